@@ -1,0 +1,64 @@
+// The inside of the host backend: what an operation may use, and the ordered lists of its implementations.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/parallel.h"
+
+namespace moebius {
+
+// Memory for the length of one operation: a stack of frames over blocks that are kept, so that after the
+// first step nothing is allocated any more.
+class Scratch {
+ public:
+  template <class T>
+  T* take(int64_t count) {
+    return static_cast<T*>(take_bytes(static_cast<size_t>(count) * sizeof(T)));
+  }
+
+  class Frame {  // returns all that was taken since, when it ends
+   public:
+    explicit Frame(Scratch& scratch) : scratch_(scratch), block_(scratch.block_), used_(scratch.used_) {}
+    ~Frame() { scratch_.block_ = block_, scratch_.used_ = used_; }
+    Frame(const Frame&) = delete;
+    Frame& operator=(const Frame&) = delete;
+
+   private:
+    Scratch& scratch_;
+    size_t block_, used_;
+  };
+
+ private:
+  void* take_bytes(size_t bytes);  // aligned to 64; aborts when the machine has no memory left
+  std::vector<Buffer> blocks_;
+  size_t block_ = 0, used_ = 0;
+};
+
+struct HostContext {
+  int threads = 1;
+  bool exact_activations = false;
+  bool avx2 = false;
+  CpuGemm gemm = CpuGemm::kAuto;
+  Scratch scratch;
+
+  const FormatKernels& kernels(Format format) const { return best_kernels(format, avx2); }
+};
+
+// An implementation of an operation on the host. declines: null if it takes these arguments, else why not.
+template <class Args>
+struct Candidate {
+  const char* name;
+  const char* (*declines)(const Args& args, const HostContext& context);
+  void (*run)(const Args& args, HostContext& context);
+};
+
+// Ordered, fastest first; the last one is the scalar reference and takes everything. host_<op>() is defined
+// in kernels/cpu/<file of the op>.cpp.
+#define X(name, Args) std::span<const Candidate<Args>> host_##name();
+MOEBIUS_OPS(X)
+#undef X
+
+}  // namespace moebius
