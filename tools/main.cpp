@@ -1,1 +1,32 @@
-int main() { return 0; }
+// moebius: one program, one subcommand a task. See README.md.
+#include <csignal>
+
+#include "tools/command.h"
+
+int main(int argc, char** argv) {
+  using namespace moebius;
+  std::signal(SIGPIPE, SIG_IGN);  // a closed pipe or connection is an error to report, not a reason to die
+  CLI::App app("moebius: run, serve and examine Mixture-of-Experts language models on this machine");
+  app.set_version_flag("--version", MOEBIUS_VERSION);
+  app.require_subcommand(1);
+  app.fallthrough(false);
+
+  Run run;
+  add_chat(app, run);
+  add_serve(app, run);
+  add_eval(app, run);
+  add_logits(app, run);
+  add_synth(app, run);
+  add_inspect(app, run);
+  add_tokenize(app, run);
+  add_template(app, run);
+  add_bench(app, run);
+  add_doctor(app, run);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  return run();
+}

@@ -1,0 +1,121 @@
+// Engine: the door through which tools and the server use a model.
+//
+// An Engine owns an opened model; a Session is one mutable timeline of tokens with its cache. Several engines
+// and sessions may live in one process. One thread at a time may use an engine and its sessions; an engine
+// outlives its sessions.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <nlohmann/json_fwd.hpp>
+
+#include "engine/options.h"
+#include "engine/sampler.h"
+#include "models/config.h"
+#include "models/tokenizer.h"
+
+namespace moebius {
+
+class Engine;
+
+class Session {
+ public:
+  ~Session();
+
+  // Called between two slices of a long computation with the tokens done and in total; false cancels
+  // (kCancelled), and the session keeps what was computed.
+  using Progress = std::function<bool(int64_t done, int64_t total)>;
+
+  // Makes the timeline equal ids (at least one), re-using the longest common prefix of what it holds, and
+  // leaves the logits after the last token. kInvalid: an id out of range, or more ids than the context holds.
+  Status sync(std::span<const int32_t> ids, const Progress& progress = {});
+  Status append(int32_t id);
+
+  // As sync, but recomputes every position and hands out the logits of all: rows(first position, logits [n,
+  // vocab]).
+  using Rows = std::function<Status(int64_t first, std::span<const float> logits)>;
+  Status sync_all(std::span<const int32_t> ids, const Rows& rows);
+
+  std::span<const float> logits() const;    // [vocab], after the last token; empty before the first sync
+  std::span<const int32_t> tokens() const;  // the timeline
+  int64_t reused() const;                   // tokens the last sync did not have to compute
+  int64_t context() const;                  // tokens it can hold
+
+  // The timeline and its cache to a file, atomically, and back, exactly. kInvalid: a file of another model or
+  // cache type.
+  Status save(const std::string& path) const;
+  Status restore(const std::string& path);
+
+ private:
+  friend class Engine;
+  struct Impl;
+  explicit Session(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+enum class FinishReason : uint8_t { kStop, kLength, kCancelled };
+
+struct GenerateOptions {
+  SamplingParams sampling;
+  int64_t max_tokens = -1;        // -1: until the context is full
+  std::vector<std::string> stop;  // the answer ends before the first of these
+  bool ignore_eos = false;
+  int top_logprobs = -1;  // -1: none; 0: of the chosen token alone; else that many alternatives too
+};
+
+// One piece of an answer. text is complete characters with no part of a stop string and may be empty while
+// bytes or a possible stop string are held back; the concatenation of all texts is the answer.
+struct Piece {
+  std::string_view text;
+  int32_t id = -1;                                 // -1: the rest of held-back text at the end
+  TokenProbability chosen;                         // with top_logprobs >= 0
+  std::span<const TokenProbability> alternatives;  // with top_logprobs > 0
+};
+
+struct GenerateStats {
+  FinishReason finish = FinishReason::kStop;
+  std::string matched_stop;  // the stop string that ended it; "" for a stop id
+  int64_t prompt_tokens = 0, reused_tokens = 0, answer_tokens = 0;  // answer_tokens counts a final stop id
+  double prefill_s = 0, decode_s = 0;
+};
+
+class Engine {
+ public:
+  static Result<std::unique_ptr<Engine>> open(const EngineOptions& options);
+  ~Engine();
+
+  const ModelConfig& config() const;
+  const GenerationConfig& generation() const;
+  bool has_tokenizer() const;  // false: only ids go in and out (`moebius logits`)
+  const Tokenizer& tokenizer() const;
+  const EngineOptions& options() const;           // with defaults filled in: context, threads, model folder
+  std::string describe() const;                   // one line: model, format, bytes, context, device
+  const std::vector<std::string>& notes() const;  // lines to log at start: skipped tensors, random weights
+  SamplingParams default_sampling() const;        // from generation_config.json
+
+  Result<std::unique_ptr<Session>> new_session();
+
+  // The prompt of a conversation by the model's own template. request: {"messages": [...], "tools": [...]
+  // (optional), plus template variables}. kInvalid: the template's own complaint; kNotFound: the model has no
+  // template.
+  Result<std::string> render_chat(const nlohmann::ordered_json& request, bool generation_prompt = true) const;
+
+  // Syncs the session to the prompt and generates until a stop id, a stop string, max_tokens, the end of the
+  // context or `on_piece` returning false. progress is called during the prefill.
+  using OnPiece = std::function<bool(const Piece&)>;
+  Result<GenerateStats> generate(Session& session, std::span<const int32_t> prompt,
+                                 const GenerateOptions& options, const OnPiece& on_piece,
+                                 const Session::Progress& progress = {});
+
+ private:
+  struct Impl;
+  explicit Engine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace moebius

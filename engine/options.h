@@ -1,0 +1,34 @@
+// EngineOptions: every knob of the engine, with its default and unit; and the only place that reads the
+// environment.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "kernels/backend.h"
+
+namespace moebius {
+
+enum class CacheType : uint8_t { kAuto, kF32, kBF16 };  // kAuto: float32 for float32 models, else BF16
+
+struct EngineOptions {
+  std::string model;    // folder, or Hugging Face cache id; "": the model that ships with the program
+  int64_t context = 0;  // tokens a session can hold; 0: the model's own limit, at most 16,384
+  int threads = 0;      // 0: one per physical core
+  CacheType cache = CacheType::kAuto;
+  CpuGemm gemm = CpuGemm::kAuto;
+  bool exact_activations = false;  // integer formats on unrounded activations (for comparison)
+  int64_t prefill_chunk = 512;     // tokens per forward pass of a prompt
+};
+
+// $HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub.
+std::string hub_cache_dir();
+// A folder for small files kept between runs: $XDG_DATA_HOME/moebius or ~/.local/share/moebius; "" without a
+// home.
+std::string user_data_dir();
+// True when $NO_COLOR is set and not empty.
+bool no_color();
+// The folder of the model that ships with the program; kNotFound says where it was looked for.
+Result<std::string> default_model_dir();
+
+}  // namespace moebius

@@ -1,0 +1,57 @@
+// Sampler: from logits to the next token. The order is: penalties, bias, then greedy at temperature 0, else
+// temperature, top-k, min-p, top-p and one draw. All state, the random generator's too, is explicit.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "kernels/status.h"
+
+namespace moebius {
+
+struct SamplingParams {
+  float temperature = 1;  // 0: greedy, the lowest id on ties; at most 100
+  int64_t top_k = 0;      // 0: all
+  float top_p = 1;        // (0, 1]
+  float min_p = 0;        // [0, 1]: drops tokens below min_p times the largest probability
+  float repetition_penalty =
+      1;  // (0, 10]: logits of ids seen in prompt or answer: divided if positive, else multiplied
+  float presence_penalty = 0;   // [-2, 2]: subtracted once for ids seen in the answer
+  float frequency_penalty = 0;  // [-2, 2]: subtracted per occurrence in the answer
+  uint64_t seed = 0;
+  std::vector<std::pair<int32_t, float>> logit_bias;  // id, added to its logit
+
+  Status validate(int64_t vocab) const;  // kInvalid names the field and its range
+};
+
+struct TokenProbability {
+  int32_t id = -1;
+  float logprob = 0;  // natural logarithm, of the softmax of the raw logits
+};
+
+class Sampler {
+ public:
+  // params must be valid for vocab.
+  Sampler(SamplingParams params, int64_t vocab);
+
+  void observe_prompt(std::span<const int32_t> ids);  // for the repetition penalty
+  // Chooses and counts the next token. logits: [vocab], left as they are.
+  int32_t sample(std::span<const float> logits);
+
+ private:
+  SamplingParams params_;
+  uint64_t state_;  // SplitMix64
+  std::unordered_map<int32_t, int32_t> answer_counts_;
+  std::vector<bool> seen_;
+  std::vector<float> adjusted_;
+  std::vector<std::pair<float, int32_t>> candidates_;
+};
+
+// The chosen token's log-probability and the `top` most likely ones, of the raw logits.
+TokenProbability log_probability(std::span<const float> logits, int32_t id);
+std::vector<TokenProbability> top_log_probabilities(std::span<const float> logits, int top);
+
+}  // namespace moebius

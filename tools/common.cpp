@@ -1,0 +1,41 @@
+#include <cstdio>
+#include <map>
+
+#include <fmt/format.h>
+
+#include "tools/command.h"
+
+namespace moebius {
+
+void add_engine_options(CLI::App& app, EngineOptions& options) {
+  app.add_option("-m,--model", options.model,
+                 "checkpoint folder, or a Hugging Face id already in the cache (default: the shipped model)");
+  app.add_option("-c,--ctx-size", options.context,
+                 "tokens a conversation can hold (0: the model's limit, at most 16384)")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("-t,--threads", options.threads, "CPU threads (0: one per physical core)")
+      ->check(CLI::Range(0, 4096));
+  app.add_option("--cache-type", options.cache, "type of the attention cache: auto, f32 or bf16")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, CacheType>{
+              {"auto", CacheType::kAuto}, {"f32", CacheType::kF32}, {"bf16", CacheType::kBF16}},
+          CLI::ignore_case));
+  app.add_option("--cpu-gemm", options.gemm, "who multiplies large batches: auto, onednn or own")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, CpuGemm>{
+              {"auto", CpuGemm::kAuto}, {"onednn", CpuGemm::kOneDnn}, {"own", CpuGemm::kOwn}},
+          CLI::ignore_case));
+  app.add_option("--prefill-chunk", options.prefill_chunk, "prompt tokens per forward pass (default 512)")
+      ->check(CLI::Range(1, 65536));
+  app.add_flag("--exact-activations", options.exact_activations,
+               "int4 and int8 weights on unrounded activations (slow; for comparison)");
+}
+
+int fail(const std::string& message) {
+  fmt::print(stderr, "moebius: {}\n", message);
+  return 1;
+}
+
+int fail(const Status& status) { return fail(status.message()); }
+
+}  // namespace moebius
