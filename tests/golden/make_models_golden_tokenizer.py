@@ -1,0 +1,2 @@
+def write_tokenizer(folder, config):
+    pass
