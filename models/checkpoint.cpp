@@ -80,7 +80,7 @@ Status Checkpoint::add_file(const std::string& name) {
   MOEBIUS_ASSIGN(auto file, SafetensorsFile::open((fs::path(dir_) / name).string()));
   by_name_.reserve(by_name_.size() + file->tensors().size());
   for (const TensorEntry& tensor : file->tensors()) {
-    if (!by_name_.emplace(tensor.name, &tensor).second) {
+    if (!by_name_.emplace(tensor.name, Place{&tensor, files_.size()}).second) {
       return invalid(
           fmt::format("'{}': tensor '{}' of '{}' is in another shard too; download the checkpoint again",
                       shown(dir_), printable(tensor.name), printable(name)));
@@ -106,7 +106,8 @@ Status Checkpoint::open_shards(const std::string& index_path) {
   std::vector<std::string> missing;
   for (const auto& [shard, at] : shards) {
     std::error_code error;
-    if (!fs::exists(fs::path(dir_) / shard, error)) missing.push_back(shard);
+    if (fs::status(fs::path(dir_) / shard, error).type() == fs::file_type::not_found)
+      missing.push_back(shard);
   }
   if (!missing.empty()) {
     return not_found(fmt::format("'{}' lacks {} of its {} shards: {}; complete the download", shown(dir_),
@@ -117,13 +118,11 @@ Status Checkpoint::open_shards(const std::string& index_path) {
     MOEBIUS_TRY(add_file(shard));
   }
   for (const auto& [tensor, shard] : weight_map) {
-    const TensorEntry* entry = find(tensor);
-    const std::vector<TensorEntry>& held = files_[shards.at(shard)]->tensors();
-    // Entries of one file lie in one array.
-    if (!entry || entry < held.data() || entry >= held.data() + held.size()) {
+    const auto found = by_name_.find(tensor);
+    if (found == by_name_.end() || found->second.file != shards.at(shard)) {
       return invalid(fmt::format(
           "'{}': tensor '{}' is {}not in '{}' as the index says; download the checkpoint again", shown(dir_),
-          printable(tensor), entry ? "in another shard and " : "", printable(shard)));
+          printable(tensor), found == by_name_.end() ? "" : "in another shard and ", printable(shard)));
     }
   }
   return {};
@@ -131,7 +130,7 @@ Status Checkpoint::open_shards(const std::string& index_path) {
 
 const TensorEntry* Checkpoint::find(const std::string& name) const {
   const auto found = by_name_.find(name);
-  return found == by_name_.end() ? nullptr : found->second;
+  return found == by_name_.end() ? nullptr : found->second.entry;
 }
 
 Status Checkpoint::check_unchanged() const {

@@ -97,7 +97,7 @@ Result<std::string> find_in_cache(const std::string& model, const fs::path& cach
   if (error || !fs::is_directory(repository, error)) {
     return not_found(
         fmt::format("no model '{}': neither a folder of that name nor '{}' exists; check the name, or "
-                    "download it first (huggingface-cli download {})",
+                    "download it first (hf download {})",
                     printable(model), shown(cache_dir / folder), id));
   }
   MOEBIUS_ASSIGN(const std::string commit, find_commit(repository, revision, model));

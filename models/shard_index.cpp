@@ -25,7 +25,6 @@ bool plain_shard_name(std::string_view name) {
 class IndexEvents : public nlohmann::json_sax<nlohmann::json> {
  public:
   std::vector<std::pair<std::string, std::string>> map;
-  bool map_seen = false;
   Status status;
 
   bool null() override { return scalar(); }
@@ -55,7 +54,7 @@ class IndexEvents : public nlohmann::json_sax<nlohmann::json> {
   bool start_object(size_t) override {
     if (in_map_) return fail("its weight_map holds something other than strings");
     if (depth_ == 1 && key_ == "weight_map") {
-      if (std::exchange(map_seen, true)) return fail("it has two weight_maps");
+      if (std::exchange(map_seen_, true)) return fail("it has two weight_maps");
       in_map_ = true;
     }
     return deeper();
@@ -93,7 +92,7 @@ class IndexEvents : public nlohmann::json_sax<nlohmann::json> {
   }
 
   int depth_ = 0;
-  bool in_map_ = false;
+  bool in_map_ = false, map_seen_ = false;
   std::string key_;
 };
 
