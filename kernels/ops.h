@@ -120,12 +120,13 @@ struct MlaValueArgs {
 enum class Scoring : uint8_t { kSoftmax, kSigmoid };
 enum class GroupScore : uint8_t { kNone, kMax, kTop2Sum };  // DeepSeek-V2, DeepSeek-V3
 
-// Top-k routing with zero experts. scores = scoring(x gate^T), in float32; selection uses scores + bias; with
-// groups, all but the topk_group best groups are masked out (score 0 for kMax as V2 does, -inf for kTop2Sum).
-// Slots are ordered by descending selection score, ties by lower id. weights = un-biased scores of the
-// chosen, divided by (their sum + 1e-20) if `normalize`, times `scale`; then slots with id >= n_experts (zero
-// experts) become id -1, weight 0: nothing is renormalised after masking (ZEDA). Bit-equal for any n,
-// whatever the format of the gate.
+// Top-k routing with zero experts. scores = scoring(x gate^T), in float32; selection uses scores + bias;
+// unless group_score is kNone, n_group divides the gate's rows, a group is that many consecutive rows, and
+// all but the topk_group best groups are masked out (score 0 for kMax as V2 does, -inf for kTop2Sum). Slots
+// are ordered by descending selection score, ties by lower id; NaN counts as -inf. weights = un-biased scores
+// of the chosen, divided by (their sum + 1e-20) if `normalize`, times `scale`; then slots with id >=
+// n_experts (zero experts) become id -1, weight 0: nothing is renormalised after masking (ZEDA). Bit-equal
+// for any n, whatever the format of the gate.
 struct RouterArgs {
   Tensor x;     // [n, hidden]
   Matrix gate;  // [n_experts + zero experts, hidden]
