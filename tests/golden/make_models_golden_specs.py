@@ -23,5 +23,6 @@ DEEPSEEK_V3 = {
 
 SPECS = [
     {"name": "deepseek_v3_tiny", "seed": 1, "dtype": "F32", "tokens": 56, "margin": 0.01,
-     "config": DEEPSEEK_V3 | {"vocab_size": 512}, "tokenizer": write_tokenizer},
+     "config": DEEPSEEK_V3 | {"vocab_size": 512, "bos_token_id": 505, "eos_token_id": 506},
+     "tokenizer": write_tokenizer},
 ]
