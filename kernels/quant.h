@@ -5,28 +5,31 @@
 // scaled rows, and dequantised rows. Nothing else depends on how a format stores its numbers, and a new
 // format adds one file.
 //
-// Layouts (safetensors order, little-endian, any alignment):
+// Layouts (safetensors order, little-endian, any alignment; a kernel never reads past the end of a row, for
+// the last row may end with the file):
 //   kF32, kBF16, kF16  data [rows, cols]
-//   kFp8Block          data [rows, cols] E4M3 bytes; scales [ceil(rows/128), ceil(cols/128)]; value = byte *
-//   scale kInt8              data [rows, ceil(cols/4)] int32 words, value + 128 in each byte, lowest byte
-//   first;
-//                      scales [rows, ceil(cols/group)]
-//   kInt4              data [rows, ceil(cols/8)] int32 words, value + 8 in each nibble, lowest nibble first;
-//   scales as kInt8
-// (compressed-tensors `pack-quantized`, symmetric; group is a multiple of 32 or the whole row.)
+//   kFp8Block  data [rows, cols] E4M3 bytes; scales [ceil(rows/128), ceil(cols/128)]; value = byte * scale.
+//              The two NaN codes are refused when a file is opened; kernels may read them as any number.
+//   kInt8      data [rows, ceil(cols/4)] int32 words, value + 128 in each byte, lowest byte first;
+//              scales [rows, ceil(cols/group)]
+//   kInt4      data [rows, ceil(cols/8)] int32 words, value + 8 in each nibble, lowest nibble first;
+//              scales as kInt8
+// (compressed-tensors `pack-quantized`, symmetric; group is a multiple of 32 or at least the whole row. What
+// fills the last word of a row after its last column is never looked at.)
 //
 // Numerics of a format, the same in every kernel of it:
-//   float formats  activations and products in float32; sums in any order (results agree within rounding)
+//   float formats  activations and products in float32; sums in any order (results agree within rounding).
+//                  The order a kernel takes for a (row, token) does not depend on the other rows and tokens.
 //   kInt8, kInt4   activations to int8 per group of 32 (quantize_activations); within a group of 32 the dot
-//   product is an
-//                  exact int32 s; over groups in ascending order acc = fma(float(s), w_scale * x_scale, acc),
-//                  acc from +0. Every kernel reproduces these bits for any number of tokens, rows and
-//                  threads. With exact activations (q == nullptr) they behave as float formats on unrounded
-//                  float32 inputs.
+//                  product is an exact int32 s; over groups in ascending order
+//                  acc = fma(float(s), w_scale * x_scale, acc), acc from +0. Every kernel reproduces these
+//                  bits for any number of tokens, rows and threads. With exact activations (q == nullptr)
+//                  they behave as float formats on unrounded float32 inputs.
 #pragma once
 
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "kernels/tensor.h"
 
@@ -53,7 +56,8 @@ struct Matrix {  // [rows, cols], non-owning
   int64_t row_bytes() const;  // of data
   const uint8_t* row(int64_t r) const { return static_cast<const uint8_t*>(data) + r * row_bytes(); }
   int64_t scales_per_row() const { return group ? (cols + group - 1) / group : 0; }
-  int64_t bytes() const;  // data and scales: what one pass over it must read
+  int64_t bytes() const;         // data and scales: what one pass over it must read
+  std::string describe() const;  // "int4[4096, 2048]"
 };
 
 // The scale of element (r, c); 1 for float formats.
@@ -71,16 +75,17 @@ struct Activations {
 };
 
 // One row of x [cols] to int8: per group of 32, m = max|x|; scale = m / 127; q = nearest-even(x * (127 / m)),
-// clamped to
-// [-127, 127]; all zero when m is 0. The one definition every backend reproduces bit for bit.
+// clamped to [-127, 127]. A group with m < 2^-120 becomes zeros with scale 0; one with an infinity or a NaN
+// becomes zeros with scale m, so that products with it are NaN. q is padded with zeros to whole groups. The
+// one definition every backend reproduces bit for bit.
 void quantize_activations(const float* x, int64_t cols, int8_t* q, float* scale, int32_t* sum);
 
 struct FormatKernels {
   const char* name;  // "<op>_<types>_<isa>", for example "rows_int4_avx2"
   bool needs_avx2;
 
-  // y[i * ldy + r] = row r of w . token(i), r in [begin, end), i in [0, n); token(i) = tokens ? tokens[i] :
-  // i, a row of x. y must not alias x.
+  // y[i * ldy + (r - begin)] = row r of w . token(i), r in [begin, end), i in [0, n); token(i) = tokens ?
+  // tokens[i] : i, a row of x. y must not alias x.
   void (*dot_rows)(const Matrix& w, int64_t begin, int64_t end, const Activations& x, const int32_t* tokens,
                    int64_t n, float* y, int64_t ldy);
 

@@ -1,0 +1,220 @@
+// The doors of the operations: every shape rule of ops.h, once for all backends.
+#include <fmt/format.h>
+
+#include "kernels/ops.h"
+
+// The text is made only when the rule is broken.
+#define MOEBIUS_NEED(condition) MOEBIUS_CHECK(condition, describe())
+
+namespace moebius {
+namespace {
+
+// float32 with dims as given (-1: any), numbers of the last dimension side by side.
+bool is_f32(const Tensor& t, std::initializer_list<int64_t> dims) {
+  if (t.dtype != DType::kF32 || t.ndim != static_cast<int>(dims.size())) return false;
+  int i = 0;
+  for (int64_t dim : dims) {
+    if (dim >= 0 && t.shape[i] != dim) return false;
+    ++i;
+  }
+  if (t.numel() == 0) return true;
+  return t.data && (t.ndim == 0 || t.stride[t.ndim - 1] == 1 || t.shape[t.ndim - 1] == 1);
+}
+
+bool is_ids(const Tensor& t, int ndim) {
+  if (t.dtype != DType::kI32 || t.ndim != ndim) return false;
+  return t.numel() == 0 || (t.data && (t.stride[ndim - 1] == 1 || t.shape[ndim - 1] == 1 || ndim == 1));
+}
+
+// Every id in [lowest, limit). Ids in device memory cannot be looked at from here.
+bool ids_within(const Tensor& ids, int32_t lowest, int64_t limit) {
+  if (ids.space == Space::kDevice) return true;
+  const int64_t columns = ids.ndim == 2 ? ids.shape[1] : 1;
+  for (int64_t i = 0; i < ids.shape[0]; ++i) {
+    for (int64_t j = 0; j < columns; ++j) {
+      const int32_t id = ids.i32()[i * ids.stride[0] + j];
+      if (id < lowest || id >= limit) return false;
+    }
+  }
+  return true;
+}
+
+bool is_matrix(const Matrix& w, int64_t rows, int64_t cols) {
+  if (w.rows < 0 || w.cols < 0 || (rows >= 0 && w.rows != rows) || (cols >= 0 && w.cols != cols))
+    return false;
+  if (w.rows == 0 || w.cols == 0) return true;
+  if (!w.data) return false;
+  if (w.format != Format::kFp8Block && !is_integer(w.format)) return !w.scales;
+  if (!w.scales || w.group <= 0) return false;
+  if (w.scale_dtype != DType::kF32 && w.scale_dtype != DType::kBF16 && w.scale_dtype != DType::kF16)
+    return false;
+  if (w.format == Format::kFp8Block) return w.group == kFp8Block;
+  return w.group % kActivationGroup == 0 || w.group >= w.cols;
+}
+
+bool is_cache(const CacheView& cache, int64_t positions) {
+  return cache.base && cache.pages && (cache.dtype == DType::kF32 || cache.dtype == DType::kBF16) &&
+         cache.page_tokens > 0 && cache.width > 0 && positions <= cache.capacity;
+}
+
+std::string describe_cache(const CacheView& cache) {
+  return fmt::format("cache {} width {} page {} capacity {}", dtype_name(cache.dtype), cache.width,
+                     cache.page_tokens, cache.capacity);
+}
+
+}  // namespace
+
+void check(const EmbedArgs& a) {
+  const auto describe = [&] {
+    return fmt::format("embed: table {}, ids {}, out {}", a.table.describe(), a.ids.describe(),
+                       a.out.describe());
+  };
+  MOEBIUS_NEED(is_matrix(a.table, -1, -1) && is_ids(a.ids, 1));
+  MOEBIUS_NEED(is_f32(a.out, {a.ids.shape[0], a.table.cols}));
+  MOEBIUS_NEED(ids_within(a.ids, 0, a.table.rows));
+}
+
+void check(const RmsNormArgs& a) {
+  const auto describe = [&] {
+    return fmt::format("rms_norm: x {}, weight {}, y {}", a.x.describe(), a.weight.describe(),
+                       a.y.describe());
+  };
+  MOEBIUS_NEED(is_f32(a.x, {-1, -1}));
+  MOEBIUS_NEED(is_f32(a.weight, {a.x.shape[1]}) && is_f32(a.y, {a.x.shape[0], a.x.shape[1]}));
+}
+
+void check(const LinearArgs& a) {
+  const auto describe = [&] {
+    return fmt::format("linear: w {}, x {}, bias {}, y {}", a.w.describe(), a.x.describe(), a.bias.describe(),
+                       a.y.describe());
+  };
+  MOEBIUS_NEED(is_matrix(a.w, -1, -1) && is_f32(a.x, {-1, a.w.cols}));
+  MOEBIUS_NEED(is_f32(a.y, {a.x.shape[0], a.w.rows}));
+  MOEBIUS_NEED(a.bias.empty() || is_f32(a.bias, {a.w.rows}));
+}
+
+void check(const RotaryArgs& a) {
+  const auto describe = [&] {
+    return fmt::format("rotary: x {}, cos {}, sin {}", a.x.describe(), a.cos.describe(), a.sin.describe());
+  };
+  MOEBIUS_NEED(is_f32(a.x, {-1, -1, -1}) && is_f32(a.cos, {a.x.shape[0], -1}));
+  MOEBIUS_NEED(is_f32(a.sin, {a.x.shape[0], a.cos.shape[1]}));
+  MOEBIUS_NEED(2 * a.cos.shape[1] <= a.x.shape[2]);
+}
+
+void check(const CacheWriteArgs& a) {
+  const auto describe = [&] {
+    return fmt::format("cache_write: x {}, {}, column {}, first {}", a.x.describe(), describe_cache(a.cache),
+                       a.column, a.first);
+  };
+  MOEBIUS_NEED(is_f32(a.x, {-1, -1}) && a.first >= 0 && a.column >= 0);
+  MOEBIUS_NEED(is_cache(a.cache, a.first + a.x.shape[0]));
+  MOEBIUS_NEED(a.column + a.x.shape[1] <= a.cache.width);
+}
+
+void check(const AttentionArgs& a) {
+  const auto describe = [&] {
+    return fmt::format("attention: q {}, {}, first {}, kv_heads {}, k {}+{}, v {}+{}, out {}", a.q.describe(),
+                       describe_cache(a.cache), a.first, a.kv_heads, a.k_column, a.k_dim, a.v_column, a.v_dim,
+                       a.out.describe());
+  };
+  MOEBIUS_NEED(is_f32(a.q, {-1, -1, a.k_dim}) && a.first >= 0);
+  MOEBIUS_NEED(is_f32(a.out, {a.q.shape[0], a.q.shape[1], a.v_dim}));
+  MOEBIUS_NEED(a.kv_heads > 0 && a.q.shape[1] % a.kv_heads == 0);
+  MOEBIUS_NEED(is_cache(a.cache, a.first + a.q.shape[0]));
+  MOEBIUS_NEED(a.k_column >= 0 && a.k_dim > 0 && a.k_column + a.kv_heads * a.k_dim <= a.cache.width);
+  MOEBIUS_NEED(a.v_column >= 0 && a.v_dim > 0 && a.v_column + a.kv_heads * a.v_dim <= a.cache.width);
+}
+
+void check(const MlaPrefillArgs& a) {
+  const auto describe = [&] {
+    return fmt::format("mla_prefill: q {}, kv_b {}, {}, first {}, nope {}, rope {}, v_dim {}, out {}",
+                       a.q.describe(), a.kv_b.describe(), describe_cache(a.cache), a.first, a.nope, a.rope,
+                       a.v_dim, a.out.describe());
+  };
+  MOEBIUS_NEED(a.nope > 0 && a.rope >= 0 && a.v_dim > 0 && a.first >= 0);
+  MOEBIUS_NEED(is_f32(a.q, {-1, -1, a.nope + a.rope}));
+  MOEBIUS_NEED(is_f32(a.out, {a.q.shape[0], a.q.shape[1], a.v_dim}));
+  MOEBIUS_NEED(is_matrix(a.kv_b, a.q.shape[1] * (a.nope + a.v_dim), -1));
+  MOEBIUS_NEED(is_cache(a.cache, a.first + a.q.shape[0]) && a.kv_b.cols + a.rope <= a.cache.width);
+}
+
+void check(const MlaAbsorbArgs& a) {
+  const auto describe = [&] {
+    return fmt::format("mla_absorb: q {}, kv_b {}, nope {}, v_dim {}, y {}", a.q.describe(),
+                       a.kv_b.describe(), a.nope, a.v_dim, a.y.describe());
+  };
+  MOEBIUS_NEED(a.nope >= 0 && a.v_dim >= 0 && is_f32(a.q, {-1, -1, -1}) && a.q.shape[2] >= a.nope);
+  MOEBIUS_NEED(is_matrix(a.kv_b, a.q.shape[1] * (a.nope + a.v_dim), -1));
+  MOEBIUS_NEED(is_f32(a.y, {a.q.shape[0], a.q.shape[1], -1}) && a.y.shape[2] >= a.kv_b.cols);
+}
+
+void check(const MlaValueArgs& a) {
+  const auto describe = [&] {
+    return fmt::format("mla_value: o {}, kv_b {}, nope {}, v_dim {}, out {}", a.o.describe(),
+                       a.kv_b.describe(), a.nope, a.v_dim, a.out.describe());
+  };
+  MOEBIUS_NEED(a.nope >= 0 && a.v_dim >= 0 && is_f32(a.o, {-1, -1, a.kv_b.cols}));
+  MOEBIUS_NEED(is_matrix(a.kv_b, a.o.shape[1] * (a.nope + a.v_dim), -1));
+  MOEBIUS_NEED(is_f32(a.out, {a.o.shape[0], a.o.shape[1], a.v_dim}));
+}
+
+void check(const RouterArgs& a) {
+  const auto describe = [&] {
+    return fmt::format("router: x {}, gate {}, bias {}, n_experts {}, groups {}/{}, ids {}, weights {}",
+                       a.x.describe(), a.gate.describe(), a.bias.describe(), a.n_experts, a.topk_group,
+                       a.n_group, a.ids.describe(), a.weights.describe());
+  };
+  MOEBIUS_NEED(is_f32(a.x, {-1, -1}) && is_matrix(a.gate, -1, a.x.shape[1]));
+  MOEBIUS_NEED(a.n_experts >= 0 && a.n_experts <= a.gate.rows);
+  MOEBIUS_NEED(a.bias.empty() || is_f32(a.bias, {a.gate.rows}));
+  MOEBIUS_NEED(is_ids(a.ids, 2) && a.ids.shape[0] == a.x.shape[0] && a.ids.shape[1] <= a.gate.rows);
+  MOEBIUS_NEED(is_f32(a.weights, {a.ids.shape[0], a.ids.shape[1]}));
+  MOEBIUS_NEED(a.n_group > 0 && a.topk_group > 0 && a.topk_group <= a.n_group);
+  if (a.group_score != GroupScore::kNone) MOEBIUS_NEED(a.gate.rows % a.n_group == 0);
+}
+
+void check(const ExpertFfnArgs& a) {
+  const auto describe = [&] {
+    return fmt::format("expert_ffn: x {}, {} experts, ids {}, slots {}", a.x.describe(), a.n_experts,
+                       a.ids.describe(), a.slots.describe());
+  };
+  MOEBIUS_NEED(is_f32(a.x, {-1, -1}) && is_ids(a.ids, 2) && a.ids.shape[0] == a.x.shape[0]);
+  const int64_t hidden = a.x.shape[1];
+  MOEBIUS_NEED(is_f32(a.slots, {a.ids.shape[0], a.ids.shape[1], hidden}));
+  MOEBIUS_NEED(a.n_experts >= 0 && ids_within(a.ids, -1, a.n_experts));
+  if (a.ids.space == Space::kDevice) return;
+  for (int64_t t = 0; t < a.ids.shape[0]; ++t) {
+    for (int64_t slot = 0; slot < a.ids.shape[1]; ++slot) {
+      const int32_t id = a.ids.i32()[t * a.ids.stride[0] + slot];
+      if (id < 0) continue;
+      const ExpertWeights& e = a.experts[id];
+      MOEBIUS_CHECK(is_matrix(e.gate, -1, hidden) && is_matrix(e.up, e.gate.rows, hidden) &&
+                        is_matrix(e.down, hidden, e.gate.rows),
+                    fmt::format("{}: expert {} gate {}, up {}, down {}", describe(), id, e.gate.describe(),
+                                e.up.describe(), e.down.describe()));
+    }
+  }
+}
+
+void check(const CombineArgs& a) {
+  const auto describe = [&] {
+    return fmt::format("combine: slots {}, ids {}, weights {}, y {}", a.slots.describe(), a.ids.describe(),
+                       a.weights.describe(), a.y.describe());
+  };
+  MOEBIUS_NEED(is_f32(a.slots, {-1, -1, -1}) && is_ids(a.ids, 2));
+  MOEBIUS_NEED(a.ids.shape[0] == a.slots.shape[0] && a.ids.shape[1] == a.slots.shape[1]);
+  MOEBIUS_NEED(is_f32(a.weights, {a.ids.shape[0], a.ids.shape[1]}));
+  MOEBIUS_NEED(is_f32(a.y, {a.slots.shape[0], a.slots.shape[2]}));
+}
+
+void check(const SwigluArgs& a) {
+  const auto describe = [&] {
+    return fmt::format("swiglu: gate {}, up {}, y {}", a.gate.describe(), a.up.describe(), a.y.describe());
+  };
+  MOEBIUS_NEED(is_f32(a.gate, {-1, -1}));
+  MOEBIUS_NEED(is_f32(a.up, {a.gate.shape[0], a.gate.shape[1]}));
+  MOEBIUS_NEED(is_f32(a.y, {a.gate.shape[0], a.gate.shape[1]}));
+}
+
+}  // namespace moebius

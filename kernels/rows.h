@@ -1,0 +1,24 @@
+// The row kernels of every format and instruction set, by name; quant.cpp orders them into format_kernels().
+// The contracts are those of FormatKernels' members.
+#pragma once
+
+#include "kernels/quant.h"
+
+namespace moebius {
+
+#define MOEBIUS_ROW_KERNELS(suffix)                                                                         \
+  void dot_rows_##suffix(const Matrix& w, int64_t begin, int64_t end, const Activations& x,                 \
+                         const int32_t* tokens, int64_t n, float* y, int64_t ldy);                          \
+  void axpy_rows_##suffix(const Matrix& w, int64_t begin, int64_t end, const float* coefficient, float* y); \
+  void dequantize_rows_##suffix(const Matrix& w, int64_t begin, int64_t end, float* out, int64_t ld);
+
+MOEBIUS_ROW_KERNELS(f32_ref)
+MOEBIUS_ROW_KERNELS(bf16_ref)
+MOEBIUS_ROW_KERNELS(f16_ref)
+MOEBIUS_ROW_KERNELS(fp8_ref)
+MOEBIUS_ROW_KERNELS(int8_ref)
+MOEBIUS_ROW_KERNELS(int4_ref)
+
+#undef MOEBIUS_ROW_KERNELS
+
+}  // namespace moebius
