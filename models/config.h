@@ -67,11 +67,10 @@ struct ModelConfig {
   std::vector<int32_t> eos_ids;
   bool random_weights = false;  // written by `moebius synth`: answers are noise
 
-  // What config.json says of quantised weights; the tensors themselves tell which ones are.
+  // How config.json says that weights are quantised; the tensors themselves tell which ones are, and how
+  // finely.
   enum class Quant : uint8_t { kNone, kFp8, kPacked };
   Quant quant = Quant::kNone;
-  int quant_bits = 0;       // kPacked: 4 or 8
-  int64_t quant_group = 0;  // kPacked: columns per scale; 0: one scale per row
 
   // Numbers cached per token and layer: MLA latent + rotary key, GQA keys then values.
   int64_t cache_width() const {

@@ -45,7 +45,7 @@ struct Weights {
 enum class Role : uint8_t { kEmbed, kHead, kAttention, kDense, kShared, kExpert, kRouter };
 
 struct WeightVisitor {
-  // name without ".weight"; rows or cols -1: whatever the file says (ragged experts).
+  // name without ".weight".
   std::function<Status(const std::string& name, Role role, int64_t rows, int64_t cols, Matrix& w)> matrix;
   // name in full ("....weight", "....bias", "....e_score_correction_bias"), float32 after loading.
   std::function<Status(const std::string& name, int64_t size, Tensor& v)> vector;
