@@ -21,8 +21,64 @@ DEEPSEEK_V3 = {
     "rms_norm_eps": 1e-05, "max_position_embeddings": 2048, "vocab_size": 160, "bos_token_id": 1,
     "eos_token_id": 2}
 
+DEEPSEEK_V2 = {
+    "architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2", **MLA, "scoring_func": "softmax",
+    "topk_method": "greedy", "norm_topk_prob": False, "torch_dtype": "float32", "hidden_size": 64,
+    "num_hidden_layers": 3, "first_k_dense_replace": 1, "n_routed_experts": 8, "n_shared_experts": 2,
+    "num_experts_per_tok": 3, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 24,
+    "intermediate_size": 88, "routed_scaling_factor": 1.0, "rope_theta": 10000,
+    "rope_scaling": yarn(40, 32, 0.707, 0.707), "rms_norm_eps": 1e-06, "max_position_embeddings": 1280,
+    "vocab_size": 160, "bos_token_id": 1, "eos_token_id": 2}
+
+GQA = {"hidden_act": "silu", "initializer_range": 0.02, "tie_word_embeddings": False, "hidden_size": 64,
+       "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "moe_intermediate_size": 32,
+       "intermediate_size": 96, "rope_theta": 1000000.0, "rope_scaling": None, "vocab_size": 160}
+
+QWEN3_MOE = {
+    "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "attention_bias": False, **GQA,
+    "norm_topk_prob": True, "torch_dtype": "float32", "head_dim": 24, "num_experts": 8, "num_experts_per_tok": 3,
+    "decoder_sparse_step": 1, "mlp_only_layers": [], "num_hidden_layers": 2, "rms_norm_eps": 1e-06,
+    "max_position_embeddings": 4096, "bos_token_id": 1, "eos_token_id": 2}
+
+GLM4_MOE = {
+    "architectures": ["Glm4MoeForCausalLM"], "model_type": "glm4_moe", "attention_bias": True,
+    "use_qk_norm": False, "partial_rotary_factor": 0.5, **GQA, "norm_topk_prob": True, "torch_dtype": "float32",
+    "first_k_dense_replace": 1, "head_dim": 32, "n_routed_experts": 8, "n_shared_experts": 1,
+    "num_experts_per_tok": 3, "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0,
+    "rms_norm_eps": 1e-05, "max_position_embeddings": 4096, "num_nextn_predict_layers": 1}
+
+GLM4_MOE_LITE = {
+    "architectures": ["Glm4MoeLiteForCausalLM"], "model_type": "glm4_moe_lite", **MLA, "q_lora_rank": 48,
+    "kv_lora_rank": 40, "qk_nope_head_dim": 24, "v_head_dim": 32, "norm_topk_prob": True,
+    "torch_dtype": "float32", "hidden_size": 64, "num_hidden_layers": 3, "first_k_dense_replace": 1,
+    "n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 3, "n_group": 1, "topk_group": 1,
+    "topk_method": "noaux_tc", "moe_intermediate_size": 24, "intermediate_size": 80,
+    "routed_scaling_factor": 1.8, "rope_theta": 1000000.0, "rope_interleave": True, "rms_norm_eps": 1e-05,
+    "max_position_embeddings": 4096, "vocab_size": 160, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def spec(name, config, *changes, seed=1, dtype="F32", tokens=56, margin=0.01, **rest):
+    for change in changes:
+        config = config | change
+    return {"name": name, "config": config, "seed": seed, "dtype": dtype, "tokens": tokens, "margin": margin} | rest
+
+
 SPECS = [
-    {"name": "deepseek_v3_tiny", "seed": 1, "dtype": "F32", "tokens": 56, "margin": 0.01,
-     "config": DEEPSEEK_V3 | {"vocab_size": 512, "bos_token_id": 505, "eos_token_id": 506},
-     "tokenizer": write_tokenizer},
+    spec("deepseek_v3_tiny", DEEPSEEK_V3, {"vocab_size": 512, "bos_token_id": 505, "eos_token_id": 506},
+         tokenizer=write_tokenizer),
+    spec("deepseek_v2_lite", DEEPSEEK_V2),
+    spec("deepseek_v2_grouped", DEEPSEEK_V2, {
+        "q_lora_rank": 24, "n_routed_experts": 16, "num_experts_per_tok": 4, "n_group": 4, "topk_group": 2,
+        "topk_method": "group_limited_greedy", "moe_intermediate_size": 16, "routed_scaling_factor": 4.0,
+        "n_shared_experts": 1, "num_hidden_layers": 2, "rope_scaling": yarn(40, 32, 1.0, 0.707)}),
+    spec("qwen3_moe", QWEN3_MOE),
+    spec("glm4_moe", GLM4_MOE, {"num_nextn_predict_layers": 0}),
+    spec("glm4_moe_qk_norm", GLM4_MOE, {"use_qk_norm": True, "routed_scaling_factor": 2.5,
+                                        "num_hidden_layers": 2, "head_dim": 40}),
+    spec("glm4_moe_lite", GLM4_MOE_LITE),
+    spec("deepseek_v3_grouped", DEEPSEEK_V3, {
+        "q_lora_rank": 24, "num_nextn_predict_layers": 1, "num_hidden_layers": 2, "n_routed_experts": 16,
+        "num_experts_per_tok": 4, "n_group": 4, "topk_group": 2, "moe_intermediate_size": 16,
+        "n_shared_experts": 1, "routed_scaling_factor": 2.5, "rope_theta": 10000.0, "rms_norm_eps": 1e-06,
+        "rope_scaling": yarn(40, 32, 1.0, 1.0), "max_position_embeddings": 1280}),
 ]

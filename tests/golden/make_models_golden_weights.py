@@ -55,7 +55,7 @@ def _mla(config, prefix):
     yield prefix + "kv_a_proj_with_mqa.weight", (latent + rope, hidden), ("rows", latent, 0.01, 1.0)
     yield prefix + "kv_a_layernorm.weight", (latent,), "norm"
     yield prefix + "kv_b_proj.weight", (heads * (nope + value), latent), 1.0
-    yield prefix + "o_proj.weight", (hidden, heads * value), 1.5
+    yield prefix + "o_proj.weight", (hidden, heads * value), 1.0
 
 
 def _gqa(config, prefix):
@@ -67,8 +67,8 @@ def _gqa(config, prefix):
     for name, rows, g in (("q", q_rows, gain), ("k", kv_rows, gain), ("v", kv_rows, 1.0)):
         yield f"{prefix}{name}_proj.weight", (rows, hidden), g
         if config["attention_bias"]:
-            yield f"{prefix}{name}_proj.bias", (rows,), 0.5 * g
-    yield prefix + "o_proj.weight", (hidden, q_rows), 1.5
+            yield f"{prefix}{name}_proj.bias", (rows,), 0.3 * g
+    yield prefix + "o_proj.weight", (hidden, q_rows), 1.0
     if config["attention_bias"] and qwen:
         yield prefix + "o_proj.bias", (hidden,), 0.3
     if normed:
@@ -93,7 +93,7 @@ def _layer(config, layer, moe):
     rows = expert_count(config) + zero_experts(config)
     yield prefix + "mlp.gate.weight", (rows, hidden), 1.5
     if base_type(config) not in ("qwen3_moe", "deepseek_v2"):
-        yield prefix + "mlp.gate.e_score_correction_bias", (rows,), 0.15
+        yield prefix + "mlp.gate.e_score_correction_bias", (rows,), 0.12
     for e, width in enumerate(expert_widths(config, layer)):
         yield from _mlp(f"{prefix}mlp.experts.{e}.", hidden, width)
     if config.get("n_shared_experts"):
@@ -127,7 +127,7 @@ def random_tensor(config, seed, name, shape, kind):
         return rng.uniform(0.6, 1.4, shape)
     values = rng.standard_normal(shape)
     if kind == "embed":
-        return values * (shape[1] ** -0.5 if config["tie_word_embeddings"] else 0.02)
+        return values * (shape[1] ** -0.5 if config["tie_word_embeddings"] else 0.05)
     if len(shape) == 1:
         return values * kind
     if isinstance(kind, tuple):
