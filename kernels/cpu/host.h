@@ -55,6 +55,23 @@ struct Candidate {
   void (*run)(const Args& args, HostContext& context);
 };
 
+template <class Args>
+const char* declines_nothing(const Args&, const HostContext&) {
+  return nullptr;
+}
+
+template <class Args>
+const char* needs_avx2(const Args&, const HostContext& context) {
+  return context.avx2 ? nullptr : "needs AVX2";
+}
+
+// The scalar reference as a candidate: reference_candidate<Args, ref::op>("op_ref").
+template <class Args, void (*kReference)(const Args&, bool)>
+constexpr Candidate<Args> reference_candidate(const char* name) {
+  return {name, declines_nothing<Args>,
+          [](const Args& args, HostContext& context) { kReference(args, context.exact_activations); }};
+}
+
 // Ordered, fastest first; the last one is the scalar reference and takes everything. host_<op>() is defined
 // in kernels/cpu/<file of the op>.cpp.
 #define X(name, Args) std::span<const Candidate<Args>> host_##name();
