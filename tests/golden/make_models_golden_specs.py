@@ -1,5 +1,6 @@
 """The golden models: configs spelled as the published ones are, at tiny sizes."""
 
+from make_models_golden_formats import fp8_config, packed_config
 from make_models_golden_tokenizer import write_tokenizer
 
 MLA = {"attention_bias": False, "hidden_act": "silu", "initializer_range": 0.02, "tie_word_embeddings": False,
@@ -56,6 +57,16 @@ GLM4_MOE_LITE = {
     "routed_scaling_factor": 1.8, "rope_theta": 1000000.0, "rope_interleave": True, "rms_norm_eps": 1e-05,
     "max_position_embeddings": 4096, "vocab_size": 160, "bos_token_id": 1, "eos_token_id": 2}
 
+# Changes that several models share
+SMALL = {"num_hidden_layers": 2, "kv_lora_rank": 40, "n_shared_experts": 1}
+WIDE = {"hidden_size": 160, "num_hidden_layers": 2, "n_routed_experts": 4, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 136, "intermediate_size": 272, "n_shared_experts": 2}
+GROUPED_32 = {"torch_dtype": "bfloat16", "hidden_size": 96, "moe_intermediate_size": 64,
+              "intermediate_size": 160}
+ZEDA = {"num_hidden_layers": 2, "zce_nums": [4], "zce_types": ["zero"], "use_zce_mask": True}
+KIMI_IGNORE = ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", r"re:.*mlp\.(gate|up|gate_up|down)_proj.*"]
+ALL_IGNORE = ["lm_head", r"re:.*mlp\.gate$"]
+
 
 def spec(name, config, *changes, seed=1, dtype="F32", tokens=56, margin=0.01, **rest):
     for change in changes:
@@ -81,4 +92,56 @@ SPECS = [
         "num_experts_per_tok": 4, "n_group": 4, "topk_group": 2, "moe_intermediate_size": 16,
         "n_shared_experts": 1, "routed_scaling_factor": 2.5, "rope_theta": 10000.0, "rms_norm_eps": 1e-06,
         "rope_scaling": yarn(40, 32, 1.0, 1.0), "max_position_embeddings": 1280}),
+
+    # Other float formats
+    spec("deepseek_v3_bf16", DEEPSEEK_V3, SMALL, {"torch_dtype": "bfloat16"}, dtype="BF16"),
+    spec("deepseek_v3_f16", DEEPSEEK_V3, SMALL, {"torch_dtype": "float16"}, dtype="F16"),
+    spec("qwen3_moe_bf16", QWEN3_MOE, {"torch_dtype": "bfloat16"}, dtype="BF16"),
+    spec("qwen3_moe_f16", QWEN3_MOE, {"torch_dtype": "float16", "tie_word_embeddings": True}, dtype="F16"),
+
+    # FP8 in 128 x 128 blocks with edge blocks of every kind
+    spec("deepseek_v3_fp8", DEEPSEEK_V3, WIDE, {
+        "torch_dtype": "bfloat16", "q_lora_rank": 144, "kv_lora_rank": 160, "qk_nope_head_dim": 32,
+        "quantization_config": fp8_config()}, dtype="BF16", tokens=48, margin=0.03),
+    spec("glm4_moe_fp8", GLM4_MOE, WIDE, {
+        "torch_dtype": "bfloat16", "num_nextn_predict_layers": 0, "head_dim": 72, "n_shared_experts": 1,
+        "quantization_config": fp8_config()}, dtype="BF16", tokens=48, margin=0.03),
+
+    # Integers, groups along the input
+    spec("deepseek_v3_int4", DEEPSEEK_V3, GROUPED_32, {
+        "q_lora_rank": 32, "rope_scaling": yarn(32.0, 32, 1.0, 1.0, beta_fast=1.0, beta_slow=1.0),
+        "quantization_config": packed_config(4, 32, KIMI_IGNORE)}, dtype="BF16", tokens=48, margin=0.03),
+    spec("deepseek_v3_int8", DEEPSEEK_V3, GROUPED_32, {"q_lora_rank": 32,
+        "quantization_config": packed_config(8, 32, ALL_IGNORE)}, dtype="BF16", tokens=48, margin=0.03,
+        shape_dtype="int64"),
+    spec("qwen3_moe_int4", QWEN3_MOE, GROUPED_32, {"num_hidden_layers": 2, "head_dim": 32,
+        "quantization_config": packed_config(4, 32, ALL_IGNORE)}, dtype="BF16", tokens=48, margin=0.03),
+    spec("qwen3_moe_int8", QWEN3_MOE, GROUPED_32, {"num_hidden_layers": 2, "head_dim": 32,
+        "quantization_config": packed_config(8, 32, ALL_IGNORE)}, dtype="BF16", tokens=48, margin=0.03),
+    spec("glm4_moe_lite_int4_g64", GLM4_MOE_LITE, GROUPED_32, {
+        "hidden_size": 128, "q_lora_rank": 64, "kv_lora_rank": 64, "moe_intermediate_size": 64,
+        "intermediate_size": 128, "num_hidden_layers": 2, "n_routed_experts": 4, "num_experts_per_tok": 2,
+        "quantization_config": packed_config(4, 64, ALL_IGNORE)}, dtype="BF16", tokens=48, margin=0.03),
+
+    # Zero experts (ZEDA)
+    spec("qwen3_moe_zeda", QWEN3_MOE, ZEDA, {"model_type": "qwen3_moe_plus_plus"}),
+    spec("glm4_moe_lite_zeda", GLM4_MOE_LITE, ZEDA, {"model_type": "glm4_moe_lite_plus_plus"}),
+    spec("deepseek_v3_zeda", DEEPSEEK_V3, SMALL, ZEDA, {"model_type": "deepseek_v3_plus_plus"}),
+
+    # Ragged expert widths (TENP)
+    spec("deepseek_v3_ragged", DEEPSEEK_V3, SMALL, {
+        "torch_dtype": "bfloat16", "num_hidden_layers": 3, "n_routed_experts": 6, "num_experts_per_tok": 2,
+        "n_shared_experts": 1, "moe_intermediate_size": 192,
+        "moe_intermediate_sizes": [[64, 192, 64, 128, 64, 64], [192, 64, 128, 192, 64, 128]]}, dtype="BF16"),
+    spec("qwen3_moe_ragged", QWEN3_MOE, {
+        "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 128,
+        "mlp_only_layers": [0], "num_hidden_layers": 2,
+        "moe_intermediate_sizes": [[128, 64, 64, 128, 64, 64]]}),
+
+    # Files: shards, and the form in which transformers 5 holds the experts
+    spec("qwen3_moe_sharded", QWEN3_MOE, {
+        "num_hidden_layers": 3, "mlp_only_layers": [1], "norm_topk_prob": False, "attention_bias": True,
+        "moe_intermediate_size": 24}, shards=3),
+    spec("deepseek_v2_fused", DEEPSEEK_V2, {"num_hidden_layers": 2}, fused=True),
+    spec("glm4_moe_fused", GLM4_MOE, {"num_hidden_layers": 2, "num_nextn_predict_layers": 0}, fused=True),
 ]
