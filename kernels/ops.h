@@ -100,12 +100,14 @@ struct MlaPrefillArgs {
   Tensor out;  // [n, heads, v_dim]
 };
 
-// Absorbed MLA, before: y[t, h, :] = sum over i < nope of q[t, h, i] * kv_b[h * (nope + v_dim) + i, :].
+// Absorbed MLA, before: y[t, h, :latent] = sum over i < nope of q[t, h, i] * kv_b[h * (nope + v_dim) + i, :],
+// and the rest of q (the rotary part) is copied behind it, so that y is the query of `attention` over cache
+// rows [latent | rope].
 struct MlaAbsorbArgs {
-  Tensor q;     // [n, heads, >= nope], strided; the first nope numbers are read
+  Tensor q;     // [n, heads, nope + rope], strided
   Matrix kv_b;  // [heads * (nope + v_dim), latent]
   int64_t nope = 0, v_dim = 0;
-  Tensor y;  // [n, heads, >= latent], strided; the first latent numbers are written
+  Tensor y;  // [n, heads, latent + rope], strided
 };
 
 // Absorbed MLA, after: out[t, h, j] = kv_b[h * (nope + v_dim) + nope + j, :] . o[t, h, :]. Activations are

@@ -146,7 +146,7 @@ void check(const MlaAbsorbArgs& a) {
   };
   MOEBIUS_NEED(a.nope >= 0 && a.v_dim >= 0 && is_f32(a.q, {-1, -1, -1}) && a.q.shape[2] >= a.nope);
   MOEBIUS_NEED(is_matrix(a.kv_b, a.q.shape[1] * (a.nope + a.v_dim), -1));
-  MOEBIUS_NEED(is_f32(a.y, {a.q.shape[0], a.q.shape[1], -1}) && a.y.shape[2] >= a.kv_b.cols);
+  MOEBIUS_NEED(is_f32(a.y, {a.q.shape[0], a.q.shape[1], a.kv_b.cols + a.q.shape[2] - a.nope}));
 }
 
 void check(const MlaValueArgs& a) {

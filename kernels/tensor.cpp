@@ -1,5 +1,7 @@
 #include "kernels/tensor.h"
 
+#include <sys/mman.h>
+
 #include <cstdlib>
 
 #include <fmt/format.h>
@@ -92,11 +94,26 @@ bool Tensor::contiguous() const {
   return true;
 }
 
-Tensor Tensor::rows(int64_t begin, int64_t count) const {
-  MOEBIUS_CHECK(ndim >= 1 && begin >= 0 && count >= 0 && begin + count <= shape[0], describe());
+Tensor Tensor::slice(int dim, int64_t begin, int64_t count) const {
+  MOEBIUS_CHECK(dim < ndim && begin >= 0 && count >= 0 && begin + count <= shape[dim], describe());
   Tensor view = *this;
-  view.data = static_cast<char*>(data) + begin * stride[0] * static_cast<int64_t>(dtype_bytes(dtype));
-  view.shape[0] = count;
+  view.data = static_cast<char*>(data) + begin * stride[dim] * static_cast<int64_t>(dtype_bytes(dtype));
+  view.shape[dim] = count;
+  return view;
+}
+
+Tensor Tensor::split(int64_t parts) const {
+  MOEBIUS_CHECK(ndim == 2 && parts > 0 && shape[1] % parts == 0 && stride[1] == 1, describe());
+  Tensor view = *this;
+  view.ndim = 3;
+  view.shape[1] = parts, view.shape[2] = shape[1] / parts;
+  view.stride[1] = view.shape[2], view.stride[2] = 1;
+  return view;
+}
+
+Tensor Tensor::reshape(std::initializer_list<int64_t> dims) const {
+  const Tensor view(data, dtype, dims, space);
+  MOEBIUS_CHECK(contiguous() && view.numel() == numel(), describe());
   return view;
 }
 
@@ -110,8 +127,18 @@ Result<Buffer> Buffer::host(size_t bytes) {
   constexpr size_t kAlign = 64;
   const size_t rounded = (bytes + kAlign - 1) / kAlign * kAlign;
   if (rounded < bytes) return no_memory(fmt::format("an allocation of {} bytes overflows", bytes));
+  Status refused = no_memory(fmt::format("no memory for {} bytes; use a smaller model or context", bytes));
+  constexpr size_t kMapFrom = size_t{1}
+                              << 20;  // pages from the system are zero and cost nothing until touched
+  if (rounded >= kMapFrom) {
+    void* data =
+        mmap(nullptr, rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (data == MAP_FAILED) return refused;
+    return Buffer(
+        data, rounded, Space::kHost, [](void* at, size_t size, void*) { munmap(at, size); }, nullptr);
+  }
   void* data = std::aligned_alloc(kAlign, rounded ? rounded : kAlign);
-  if (!data) return no_memory(fmt::format("no memory for {} bytes; use a smaller model or context", bytes));
+  if (!data) return refused;
   std::memset(data, 0, rounded);
   return Buffer(
       data, bytes, Space::kHost, [](void* at, size_t, void*) { std::free(at); }, nullptr);

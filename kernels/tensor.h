@@ -65,8 +65,13 @@ struct Tensor {
     MOEBIUS_CHECK(dtype == DType::kI32);
     return static_cast<int32_t*>(data);
   }
-  // Rows [begin, begin + count) of the first dimension; aliases this tensor.
-  Tensor rows(int64_t begin, int64_t count) const;
+  // Views that alias this tensor: [begin, begin + count) of one dimension, or of the first;
+  Tensor slice(int dim, int64_t begin, int64_t count) const;
+  Tensor rows(int64_t begin, int64_t count) const { return slice(0, begin, count); }
+  // and [n, parts * d] seen as [n, parts, d].
+  Tensor split(int64_t parts) const;
+  // The same numbers of a contiguous tensor under other dimensions.
+  Tensor reshape(std::initializer_list<int64_t> dims) const;
   std::string describe() const;  // "F32[2, 64]"
 };
 

@@ -11,9 +11,9 @@ void ref::mla_absorb(const MlaAbsorbArgs& args, bool) {
       const int64_t first = h * (args.nope + args.v_dim);
       float* y = args.y.f32() + t * args.y.stride[0] + h * args.y.stride[1];
       std::fill(y, y + args.kv_b.cols, 0.0f);
-      reference_kernels(args.kv_b.format)
-          .axpy_rows(args.kv_b, first, first + args.nope,
-                     args.q.f32() + t * args.q.stride[0] + h * args.q.stride[1], y);
+      const float* q = args.q.f32() + t * args.q.stride[0] + h * args.q.stride[1];
+      reference_kernels(args.kv_b.format).axpy_rows(args.kv_b, first, first + args.nope, q, y);
+      std::copy(q + args.nope, q + args.q.shape[2], y + args.kv_b.cols);
     }
   }
 }

@@ -1,0 +1,44 @@
+// The forward pass: one page for every architecture, device, prefill and decode.
+#pragma once
+
+#include <span>
+
+#include "engine/kv_cache.h"
+#include "engine/workspace.h"
+#include "models/weights.h"
+
+namespace moebius {
+
+// Rows [begin, begin + count) of a batch continue one sequence at `position`, whose table covers position +
+// count.
+struct Segment {
+  const PageTable* table = nullptr;
+  int64_t begin = 0, count = 0;
+  int64_t position = 0;
+};
+
+struct Batch {
+  std::span<const int32_t> ids;       // [n], each in [0, vocab)
+  std::span<const Segment> segments;  // cover all rows, in order
+};
+
+struct Model {
+  const ModelConfig& config;
+  const Weights& weights;
+  const RotaryTable& rotary;
+  Backend& backend;
+};
+
+// Embeds the batch, passes it through every layer and leaves the last layer's output in ws.x [n, hidden]; the
+// cache holds the batch's positions afterwards. ws must be a view for batch.ids.size() tokens.
+void forward(const Model& model, const Batch& batch, const KvCache& cache, const Workspace& ws);
+
+// One decoder layer: ws.x in, ws.x out.
+void layer_forward(const Model& model, int64_t layer, const Batch& batch, const KvCache& cache,
+                   const Workspace& ws);
+
+// Final norm and head of rows [begin, begin + count) of ws.x, count <= kLogitRows; overwrites ws.h. Returns
+// [count, vocab].
+Tensor head_forward(const Model& model, const Workspace& ws, int64_t begin, int64_t count);
+
+}  // namespace moebius

@@ -1,0 +1,54 @@
+#include "engine/kv_cache.h"
+
+#include <fmt/format.h>
+
+namespace moebius {
+
+Result<KvCache> KvCache::create(const ModelConfig& config, DType dtype, int64_t tokens, Backend& backend) {
+  KvCache cache;
+  cache.dtype_ = dtype;
+  cache.layers_ = config.layers;
+  cache.width_ = config.cache_width();
+  cache.pages_ = (tokens + kPageTokens - 1) / kPageTokens;
+  int64_t bytes = 0;
+  if (!checked_mul(cache.pages_ * kPageTokens, cache.bytes_per_token(), &bytes)) {
+    return no_memory(fmt::format("a cache of {} tokens is too large; lower --ctx-size", tokens));
+  }
+  MOEBIUS_ASSIGN(cache.memory_, backend.alloc(static_cast<size_t>(bytes)));
+  for (int64_t page = cache.pages_ - 1; page >= 0; --page) cache.free_.push_back(static_cast<int32_t>(page));
+  return cache;
+}
+
+Status KvCache::reserve(PageTable& table, int64_t tokens) {
+  const size_t needed = static_cast<size_t>((tokens + kPageTokens - 1) / kPageTokens);
+  if (needed > table.pages.size() + free_.size()) {
+    return no_memory(
+        fmt::format("the cache is full: {} tokens asked for, {} pages of {} left; raise --ctx-size", tokens,
+                    free_.size(), kPageTokens));
+  }
+  while (table.pages.size() < needed) {
+    table.pages.push_back(free_.back());
+    free_.pop_back();
+  }
+  return Status();
+}
+
+void KvCache::release(PageTable& table) {
+  free_.insert(free_.end(), table.pages.rbegin(), table.pages.rend());
+  table.pages.clear();
+}
+
+CacheView KvCache::view(const PageTable& table, int64_t layer) const {
+  CacheView view;
+  const int64_t layer_bytes = pages_ * kPageTokens * width_ * static_cast<int64_t>(dtype_bytes(dtype_));
+  view.base = memory_.as<char>() + layer * layer_bytes;
+  view.dtype = dtype_;
+  view.space = memory_.space();
+  view.width = width_;
+  view.page_tokens = kPageTokens;
+  view.pages = table.pages.data();
+  view.capacity = static_cast<int64_t>(table.pages.size()) * kPageTokens;
+  return view;
+}
+
+}  // namespace moebius

@@ -1,0 +1,59 @@
+#include "engine/options.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+#include <fmt/format.h>
+
+namespace moebius {
+namespace {
+
+std::string environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value ? value : "";
+}
+
+bool is_model_dir(const std::string& dir) {
+  struct stat info {};
+  return stat((dir + "/config.json").c_str(), &info) == 0;
+}
+
+std::string program_dir() {
+  char path[4096];
+  const ssize_t length = readlink("/proc/self/exe", path, sizeof path);
+  if (length <= 0) return ".";
+  const std::string program(path, static_cast<size_t>(length));
+  return program.substr(0, program.rfind('/'));
+}
+
+}  // namespace
+
+std::string hub_cache_dir() {
+  if (const std::string dir = environment("HF_HUB_CACHE"); !dir.empty()) return dir;
+  if (const std::string dir = environment("HF_HOME"); !dir.empty()) return dir + "/hub";
+  const std::string home = environment("HOME");
+  return home.empty() ? "" : home + "/.cache/huggingface/hub";
+}
+
+std::string user_data_dir() {
+  if (const std::string dir = environment("XDG_DATA_HOME"); !dir.empty()) return dir + "/moebius";
+  const std::string home = environment("HOME");
+  return home.empty() ? "" : home + "/.local/share/moebius";
+}
+
+bool no_color() { return !environment("NO_COLOR").empty(); }
+
+Result<std::string> default_model_dir() {
+  const std::string root = program_dir() + "/..";
+  std::string tried;
+  for (const char* place :
+       {"/models/pebble", "/share/moebius/pebble", "/tests/golden/models/deepseek_v3_tiny"}) {
+    if (is_model_dir(root + place)) return root + place;
+    tried += fmt::format(" {}{}", root, place);
+  }
+  return not_found(fmt::format("no model given and none shipped (looked in{}); name one with -m", tried));
+}
+
+}  // namespace moebius

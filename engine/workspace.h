@@ -1,0 +1,46 @@
+// Workspace: the activations of one forward pass, allocated once for the largest batch.
+#pragma once
+
+#include "kernels/backend.h"
+#include "models/config.h"
+
+namespace moebius {
+
+// Views for n tokens; fields a configuration does not use are empty.
+struct Workspace {
+  Tensor ids;             // I32 [n]
+  Tensor cos, sin;        // [n, rotary / 2]
+  Tensor x;               // [n, hidden], the residual stream
+  Tensor h;               // [n, hidden], normed
+  Tensor q;               // [n, heads * qk_dim]
+  Tensor q_a;             // [n, q_lora]
+  Tensor kv;              // [n, kv_lora + rope] or [n, 2 * kv_heads * head_dim]: a cache row
+  Tensor q_absorbed;      // [n, heads * (kv_lora + rope)]
+  Tensor o_latent;        // [n, heads * kv_lora]
+  Tensor attention;       // [n, heads * value_dim]
+  Tensor gate, up;        // [n, width of the dense or shared feed-forward], cut to the layer's width
+  Tensor expert_ids;      // I32 [n, top_k]
+  Tensor expert_weights;  // [n, top_k]
+  Tensor slots;           // [n, top_k, hidden]
+  Tensor logits;          // [min(n, kLogitRows), vocab]
+};
+
+inline constexpr int64_t kLogitRows = 64;  // rows of logits at a time
+inline constexpr int64_t kAbsorbedTokens =
+    16;  // MLA: up to so many tokens of a sequence are attended in absorbed form
+
+class WorkspaceMemory {
+ public:
+  // max_tokens: the largest batch. Memory is touched only as it is used.
+  static Result<WorkspaceMemory> create(const ModelConfig& config, int64_t max_tokens, Backend& backend);
+  Workspace view(int64_t n) const;  // n <= max_tokens
+  int64_t max_tokens() const { return max_tokens_; }
+
+ private:
+  int64_t lay_out(const ModelConfig& c, int64_t n, char* base, Workspace& ws) const;
+  ModelConfig config_;
+  Buffer memory_;
+  int64_t max_tokens_ = 0;
+};
+
+}  // namespace moebius
