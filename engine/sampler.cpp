@@ -1,0 +1,241 @@
+#include "engine/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include <fmt/format.h>
+
+namespace moebius {
+namespace {
+
+using Candidate = std::pair<float, int32_t>;
+
+constexpr float kLowest = -std::numeric_limits<float>::infinity();
+
+float clean(float logit) {
+  if (std::isnan(logit)) return kLowest;
+  return std::min(logit, std::numeric_limits<float>::max());
+}
+
+bool before(const Candidate& a, const Candidate& b) {
+  return a.first != b.first ? a.first > b.first : a.second < b.second;
+}
+
+// The k best of logits in order; one pass over a heap, whose worst entry most logits fail at once.
+void best(std::span<const float> logits, size_t k, std::vector<Candidate>* out) {
+  out->clear();
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const Candidate candidate{clean(logits[i]), static_cast<int32_t>(i)};
+    if (out->size() < k) {
+      out->push_back(candidate);
+      std::push_heap(out->begin(), out->end(), before);
+    } else if (before(candidate, out->front())) {
+      std::pop_heap(out->begin(), out->end(), before);
+      out->back() = candidate;
+      std::push_heap(out->begin(), out->end(), before);
+    }
+  }
+  std::sort_heap(out->begin(), out->end(), before);
+}
+
+int32_t argmax(std::span<const float> logits) {
+  size_t winner = 0;
+  float highest = kLowest;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (const float logit = clean(logits[i]); logit > highest) {
+      highest = logit;
+      winner = i;
+    }
+  }
+  return static_cast<int32_t>(winner);
+}
+
+// Sebastiano Vigna's generator of 2015: https://prng.di.unimi.it/splitmix64.c
+uint64_t next_random(uint64_t* state) {
+  uint64_t z = (*state += 0x9e3779b97f4a7c15u);
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
+// Kept apart, so that a large maximum does not swallow the logarithm.
+struct Normalizer {
+  float highest = kLowest;
+  double log_sum = 0;  // of the exponentials relative to the highest
+};
+
+Normalizer normalize(std::span<const float> logits) {
+  Normalizer out;
+  for (float logit : logits) out.highest = std::max(out.highest, clean(logit));
+  if (out.highest == kLowest) return out;
+  double sum = 0;
+  for (float logit : logits) sum += std::exp(static_cast<double>(clean(logit)) - out.highest);
+  out.log_sum = std::log(sum);
+  return out;
+}
+
+float log_share(float logit, const Normalizer& normalizer) {
+  const double share = static_cast<double>(clean(logit)) - normalizer.highest - normalizer.log_sum;
+  return std::isfinite(share) ? std::max(static_cast<float>(share), kImpossible) : kImpossible;
+}
+
+Status check_range(const char* name, float value, float low, float high, bool open_low = false) {
+  if (value >= low && value <= high && !(open_low && value == low)) return {};
+  return invalid(fmt::format("{} is {}; it must be {} {} and at most {}", name, value,
+                             open_low ? "above" : "at least", low, high));
+}
+
+}  // namespace
+
+Status SamplingParams::validate(int64_t vocab) const {
+  MOEBIUS_TRY(check_range("temperature", temperature, 0, 100));
+  if (top_k < 0) return invalid(fmt::format("top_k is {}; it must be 0 (all tokens) or more", top_k));
+  MOEBIUS_TRY(check_range("top_p", top_p, 0, 1, true));
+  MOEBIUS_TRY(check_range("min_p", min_p, 0, 1));
+  MOEBIUS_TRY(check_range("repetition_penalty", repetition_penalty, 0, 10, true));
+  MOEBIUS_TRY(check_range("presence_penalty", presence_penalty, -2, 2));
+  MOEBIUS_TRY(check_range("frequency_penalty", frequency_penalty, -2, 2));
+  for (const auto& [id, bias] : logit_bias) {
+    if (id < 0 || id >= vocab) {
+      return invalid(fmt::format("logit_bias names token {}; the vocabulary has 0 to {}", id, vocab - 1));
+    }
+    MOEBIUS_TRY(check_range("logit_bias", bias, -100, 100));
+  }
+  return {};
+}
+
+Sampler::Sampler(SamplingParams params, int64_t vocab)
+    : params_(std::move(params)), vocab_(vocab), state_(params_.seed) {
+  MOEBIUS_CHECK(vocab > 0);
+  if (params_.repetition_penalty != 1) seen_.resize(static_cast<size_t>(vocab));
+}
+
+void Sampler::observe_prompt(std::span<const int32_t> ids) {
+  if (seen_.empty()) return;
+  for (int32_t id : ids) {
+    if (id < 0 || id >= vocab_ || seen_[static_cast<size_t>(id)]) continue;
+    seen_[static_cast<size_t>(id)] = true;
+    seen_ids_.push_back(id);
+  }
+}
+
+int32_t Sampler::sample(std::span<const float> logits) {
+  MOEBIUS_CHECK(static_cast<int64_t>(logits.size()) == vocab_);
+  const std::span<const float> adjusted = adjust(logits);
+  const int32_t id = params_.temperature == 0 ? argmax(adjusted) : draw(keep(adjusted));
+  ++answer_counts_[id];
+  observe_prompt({&id, 1});
+  return id;
+}
+
+std::vector<std::pair<float, int32_t>> Sampler::distribution(std::span<const float> logits) {
+  MOEBIUS_CHECK(static_cast<int64_t>(logits.size()) == vocab_);
+  const std::span<const float> adjusted = adjust(logits);
+  if (params_.temperature == 0) return {{1.f, argmax(adjusted)}};
+  const double total = keep(adjusted);
+  if (total == 0) return {{1.f, 0}};
+  std::vector<Candidate> out = candidates_;
+  std::sort(out.begin(), out.end(), before);
+  for (Candidate& candidate : out) candidate.first = static_cast<float>(candidate.first / total);
+  return out;
+}
+
+std::span<const float> Sampler::adjust(std::span<const float> logits) {
+  const bool counts = params_.presence_penalty != 0 || params_.frequency_penalty != 0;
+  if (seen_ids_.empty() && params_.logit_bias.empty() && !(counts && !answer_counts_.empty())) return logits;
+  adjusted_.assign(logits.begin(), logits.end());
+  for (int32_t id : seen_ids_) {
+    float& logit = adjusted_[static_cast<size_t>(id)];
+    logit = logit > 0 ? logit / params_.repetition_penalty : logit * params_.repetition_penalty;
+  }
+  if (counts) {
+    for (const auto& [id, count] : answer_counts_) {
+      adjusted_[static_cast<size_t>(id)] -=
+          params_.presence_penalty + params_.frequency_penalty * static_cast<float>(count);
+    }
+  }
+  for (const auto& [id, bias] : params_.logit_bias) adjusted_[static_cast<size_t>(id)] += bias;
+  return adjusted_;
+}
+
+// Leaves in candidates_ what may be drawn, with weights relative to the best; returns their sum, 0 if no
+// token is possible.
+double Sampler::keep(std::span<const float> logits) {
+  keep_top_k(logits);
+  float highest = kLowest;
+  for (const auto& [logit, id] : candidates_) highest = std::max(highest, logit);
+  if (highest == kLowest) return 0;
+  double total = 0;
+  size_t kept = 0;
+  for (const auto& [logit, id] : candidates_) {
+    const double scaled = (static_cast<double>(logit) - highest) / params_.temperature;
+    const float weight = std::exp(static_cast<float>(scaled));
+    if (weight < params_.min_p || weight == 0) continue;
+    candidates_[kept++] = {weight, id};
+    total += weight;
+  }
+  candidates_.resize(kept);
+  return params_.top_p < 1 ? keep_top_p(total) : total;
+}
+
+void Sampler::keep_top_k(std::span<const float> logits) {
+  constexpr int64_t kHeapLimit = 1024;  // beyond it partitioning everything is cheaper than the heap
+  if (params_.top_k > 0 && params_.top_k <= std::min(kHeapLimit, vocab_)) {
+    return best(logits, static_cast<size_t>(params_.top_k), &candidates_);
+  }
+  candidates_.resize(logits.size());
+  for (size_t i = 0; i < logits.size(); ++i) candidates_[i] = {clean(logits[i]), static_cast<int32_t>(i)};
+  if (params_.top_k == 0 || params_.top_k >= vocab_) return;
+  std::nth_element(candidates_.begin(), candidates_.begin() + params_.top_k, candidates_.end(), before);
+  candidates_.resize(static_cast<size_t>(params_.top_k));
+}
+
+// Sorts only as much of the head as reaches top_p, in steps of growing size.
+double Sampler::keep_top_p(double total) {
+  const double wanted = static_cast<double>(params_.top_p) * total;
+  double sum = 0;
+  size_t sorted = 0;
+  for (size_t step = 64; sorted < candidates_.size(); step *= 4) {
+    const auto begin = candidates_.begin() + static_cast<std::ptrdiff_t>(sorted);
+    const size_t count = std::min(step, candidates_.size() - sorted);
+    const auto end = begin + static_cast<std::ptrdiff_t>(count);
+    if (end != candidates_.end()) std::nth_element(begin, end, candidates_.end(), before);
+    std::sort(begin, end, before);
+    for (auto at = begin; at != end; ++at) {
+      sum += at->first;
+      if (sum < wanted) continue;
+      candidates_.resize(static_cast<size_t>(at - candidates_.begin()) + 1);
+      return sum;
+    }
+    sorted += count;
+  }
+  return sum;
+}
+
+int32_t Sampler::draw(double total) {
+  if (total == 0) return 0;
+  const double uniform = static_cast<double>(next_random(&state_) >> 11) * 0x1p-53;  // [0, 1)
+  double left = uniform * total;
+  for (const auto& [weight, id] : candidates_) {
+    left -= weight;
+    if (left < 0) return id;
+  }
+  return candidates_.back().second;  // rounding
+}
+
+TokenProbability log_probability(std::span<const float> logits, int32_t id) {
+  MOEBIUS_CHECK(id >= 0 && static_cast<size_t>(id) < logits.size());
+  return {id, log_share(logits[static_cast<size_t>(id)], normalize(logits))};
+}
+
+std::vector<TokenProbability> top_log_probabilities(std::span<const float> logits, int top) {
+  std::vector<Candidate> candidates;
+  if (top > 0) best(logits, static_cast<size_t>(top), &candidates);
+  const Normalizer normalizer = normalize(logits);
+  std::vector<TokenProbability> out;
+  for (const auto& [logit, id] : candidates) out.push_back({id, log_share(logit, normalizer)});
+  return out;
+}
+
+}  // namespace moebius
