@@ -10,7 +10,8 @@ pip install torch==2.15.0 transformers==5.23.0 tokenizers==0.23.3 safetensors==0
 Each folder gets config.json, the weights in their published form, and golden.safetensors: `input_ids` I32 [n],
 `logits` F32 [n, vocab], `hidden.L` F32 [n, hidden] after decoder layer L, and for each MoE layer `route.L.ids`
 I32 [n, K] (best first, -1 for a zero expert) and `route.L.weights` F32 [n, K]. The oracle runs transformers in
-float64 on the exact values of the stored bytes. Tokens are chosen one after another so that no routing decision
+float64 on the exact values of the stored bytes; `logits.int8` beside packed integers is the restatement's result
+when their activations are rounded as kernels/quant.h says. Tokens are chosen one after another so that no routing decision
 is close: `margin` is the smallest relative gap between a chosen and a rejected score (experts and groups).
 Every checkpoint is also computed by make_models_golden_reference.py, which must agree, and again with each
 deliberate mistake of its TWISTS that applies, which must be noticed.
@@ -161,7 +162,7 @@ def make(spec):
     write_json(folder, "config.json", config)
     formats.write(folder, stored, spec.get("shards", 1))
     if spec.get("fused"):
-        config = save_fused(folder, config)
+        config = save_fused(folder, spec["dtype"])
     weights = formats.values(config, formats.split_experts(config, read_stored(folder)))
     plain = not (zero_experts(config) or "quantization_config" in config or "moe_intermediate_sizes" in config)
     source = folder if plain else None
@@ -176,18 +177,23 @@ def make(spec):
     single = Oracle(config, weights, source, torch.float32).forward([ids])
     noise = float(np.abs(single["logits"] - out["logits"]).max())
     assert noise < 1e-4, f"{spec['name']}: float32 differs from float64 by {noise}"
-    write_golden(folder, config, ids, out, ours)
+    golden = golden_tensors(ids, out, ours)
+    note = ""
+    if packed := {n.removesuffix(".weight_packed") for n in stored if n.endswith(".weight_packed")}:
+        golden["logits.int8"], moved_by_rounding = rounded_logits(config, weights, ids, ours, packed)
+        note = f"  int8 activations {moved_by_rounding:.3f}"
+    save_file(golden, os.path.join(folder, "golden.safetensors"))
     if "tokenizer" in spec:
         spec["tokenizer"](folder, config)
     size = sum(os.path.getsize(os.path.join(folder, f)) for f in os.listdir(folder))
     weakest = min(applicable(config), key=lambda t: moved[t])
     print(f"{spec['name']:28} {size // 1024:5} KB  margin {margin:.4f}  logits std {deviation:.2f}  "
-          f"restatement {worst:.0e}  float32 {noise:.0e}  weakest {weakest} {moved[weakest]:.3f}", flush=True)
+          f"restatement {worst:.0e}  float32 {noise:.0e}  weakest {weakest} {moved[weakest]:.3f}{note}", flush=True)
 
 
-def save_fused(folder, config):
+def save_fused(folder, dtype):
     """Rewrites the folder as transformers 5 saves it without going back to the published names."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=formats.FLOATS[dtype])
     shutil.rmtree(folder)
     model.save_pretrained(folder, save_original_format=False)
     os.remove(os.path.join(folder, "generation_config.json"))
@@ -195,7 +201,16 @@ def save_fused(folder, config):
         return json.load(f)
 
 
-def write_golden(folder, config, ids, out, ours):
+def rounded_logits(config, weights, ids, ours, packed):
+    """The logits when every packed map rounds its input to int8, and how far that moves them."""
+    other = reference.Reference(config, weights, rounded=packed).forward(ids)
+    for layer, (chosen, _) in ours["routes"].items():
+        same = np.array_equal(np.sort(chosen), np.sort(other["routes"][layer][0]))
+        assert same, f"rounding the activations changes the routing of layer {layer}: choose another seed"
+    return formats.to_torch(other["logits"], torch.float32), float(np.abs(other["logits"] - ours["logits"]).max())
+
+
+def golden_tensors(ids, out, ours):
     tensors = {"input_ids": torch.tensor(ids, dtype=torch.int32),
                "logits": formats.to_torch(out["logits"][0], torch.float32)}
     for layer, hidden in enumerate(out["hidden"]):
@@ -203,7 +218,7 @@ def write_golden(folder, config, ids, out, ours):
     for layer, (chosen, weights) in ours["routes"].items():
         tensors[f"route.{layer}.ids"] = formats.to_torch(chosen, torch.int32)
         tensors[f"route.{layer}.weights"] = formats.to_torch(weights, torch.float32)
-    save_file(tensors, os.path.join(folder, "golden.safetensors"))
+    return tensors
 
 
 def main():

@@ -114,9 +114,19 @@ def route(config, logits, bias, twist=None):
     return ids, weights, margin
 
 
+def round_activations(x):
+    """As kernels/quant.h: int8 per group of 32 inputs, scale max|x| / 127."""
+    n, columns = x.shape
+    grouped = np.pad(x, ((0, 0), (0, -columns % 32))).reshape(n, -1, 32)
+    scale = np.maximum(np.abs(grouped).max(-1, keepdims=True) / 127, 1e-30)
+    return (np.rint(grouped / scale) * scale).reshape(n, -1)[:, :columns]
+
+
 class Reference:
-    def __init__(self, config, weights, twist=None):
-        self.config, self.w, self.twist = config, weights, twist
+    """rounded: names of the linear maps whose inputs are rounded to int8 first."""
+
+    def __init__(self, config, weights, twist=None, rounded=frozenset()):
+        self.config, self.w, self.twist, self.rounded = config, weights, twist, rounded
         self.eps = config["rms_norm_eps"]
         rope = rope_parameters(config)
         self.mla = "kv_lora_rank" in config
@@ -135,6 +145,7 @@ class Reference:
             self.scale *= mscale(rope["factor"], rope.get("mscale_all_dim", 0)) ** 2
 
     def linear(self, x, name):
+        x = round_activations(x) if name in self.rounded else x
         y = x @ self.w[name + ".weight"].T
         bias = self.w.get(name + ".bias")
         return y if bias is None else y + bias
