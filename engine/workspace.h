@@ -14,7 +14,8 @@ struct Workspace {
   Tensor h;               // [n, hidden], normed
   Tensor q;               // [n, heads * qk_dim]
   Tensor q_a;             // [n, q_lora]
-  Tensor kv;              // [n, kv_lora + rope] or [n, 2 * kv_heads * head_dim]: a cache row
+  Tensor kv;              // MLA: [n, kv_lora + rope], a cache row
+  Tensor k, v;            // GQA: [n, kv_heads * head_dim]
   Tensor q_absorbed;      // [n, heads * (kv_lora + rope)]
   Tensor o_latent;        // [n, heads * kv_lora]
   Tensor attention;       // [n, heads * value_dim]

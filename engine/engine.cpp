@@ -1,0 +1,146 @@
+#include "engine/engine.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "engine/prompt.h"
+#include "engine/session.h"
+
+namespace moebius {
+namespace {
+
+constexpr int64_t kDefaultContext = 16384;
+
+std::string format_of(const ModelConfig& config, const Weights& weights) {
+  const Format linear = weights.layers.front().o.format;
+  for (const LayerWeights& layer : weights.layers) {
+    if (layer.experts.empty()) continue;
+    const Format expert = layer.experts.front().gate.format;
+    if (expert == linear) return format_name(linear);
+    return fmt::format("{} with {} experts", format_name(linear), format_name(expert));
+  }
+  return format_name(linear);
+}
+
+// Distinguishes models for Session::restore: the files' sizes and the whole configuration (FNV-1a).
+std::string fingerprint_of(const ModelFiles& files, const std::string& config_text) {
+  uint64_t hash = 14695981039346656037ull;
+  for (const char byte : config_text) hash = (hash ^ static_cast<unsigned char>(byte)) * 1099511628211ull;
+  return fmt::format("{} {} {:016x}", files.config().model_type, files.checkpoint().total_bytes(), hash);
+}
+
+bool exists(const std::string& path) {
+  struct stat info {};
+  return stat(path.c_str(), &info) == 0;
+}
+
+bool has_tokenizer_files(const std::string& dir) {
+  return exists(dir + "/tokenizer.json") || exists(dir + "/tiktoken.model") ||
+         exists(dir + "/tokenizer.model");
+}
+
+}  // namespace
+
+struct Engine::Impl {
+  EngineOptions options;
+  std::unique_ptr<ModelFiles> files;
+  std::unique_ptr<Backend> backend;
+  RotaryTable rotary;
+  GenerationConfig generation;
+  std::unique_ptr<Tokenizer> tokenizer;
+  PromptRenderer prompt;
+  WorkspaceMemory workspace;
+  DType cache_type = DType::kF32;
+  std::string fingerprint;
+  std::vector<std::string> notes;
+
+  Model model() const { return {files->config(), files->weights(), rotary, *backend}; }
+};
+
+Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Engine::~Engine() = default;
+
+Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked) {
+  auto impl = std::make_unique<Impl>();
+  EngineOptions& options = impl->options;
+  options = asked;
+  if (options.model.empty()) {
+    MOEBIUS_ASSIGN(options.model, default_model_dir());
+  } else {
+    MOEBIUS_ASSIGN(options.model, resolve_model_dir(options.model, hub_cache_dir()));
+  }
+  MOEBIUS_ASSIGN(impl->files, ModelFiles::open(options.model));
+  const ModelConfig& config = impl->files->config();
+  if (options.context > config.context) {
+    return invalid(fmt::format("--ctx-size {} is more than the model's limit of {} tokens", options.context,
+                               config.context));
+  }
+  if (options.context == 0) options.context = std::min(config.context, kDefaultContext);
+  if (options.threads == 0) options.threads = physical_cores();
+  options.prefill_chunk = std::min(options.prefill_chunk, options.context);
+  impl->backend = make_host_backend({options.threads, options.exact_activations, true, options.gemm});
+  impl->rotary = rotary_table(config.rotary);
+  MOEBIUS_ASSIGN(impl->generation, GenerationConfig::load(options.model, config));
+  if (has_tokenizer_files(options.model)) {
+    MOEBIUS_ASSIGN(impl->tokenizer, Tokenizer::open(options.model));
+  }
+  MOEBIUS_ASSIGN(impl->prompt, PromptRenderer::open(options.model));
+  const bool float32 = impl->files->weights().layers.front().o.format == Format::kF32;
+  const bool wide = options.cache == CacheType::kF32 || (options.cache == CacheType::kAuto && float32);
+  impl->cache_type = wide ? DType::kF32 : DType::kBF16;
+  MOEBIUS_ASSIGN(impl->workspace, WorkspaceMemory::create(config, options.prefill_chunk, *impl->backend));
+  MOEBIUS_ASSIGN(const std::string config_text, read_text_file(options.model + "/config.json", 16 << 20));
+  impl->fingerprint = fingerprint_of(*impl->files, config_text);
+  impl->notes = impl->files->notes();
+  if (config.random_weights)
+    impl->notes.push_back("the weights of this model are random: its answers are noise");
+  return std::unique_ptr<Engine>(new Engine(std::move(impl)));
+}
+
+const ModelConfig& Engine::config() const { return impl_->files->config(); }
+const GenerationConfig& Engine::generation() const { return impl_->generation; }
+bool Engine::has_tokenizer() const { return impl_->tokenizer != nullptr; }
+const EngineOptions& Engine::options() const { return impl_->options; }
+const std::vector<std::string>& Engine::notes() const { return impl_->notes; }
+
+const Tokenizer& Engine::tokenizer() const {
+  MOEBIUS_CHECK(impl_->tokenizer != nullptr, "look at has_tokenizer() first");
+  return *impl_->tokenizer;
+}
+
+std::string Engine::describe() const {
+  const Impl& e = *impl_;
+  const double gib = static_cast<double>(e.files->checkpoint().total_bytes()) / (1 << 30);
+  return fmt::format("{}: {} {}, {:.2f} GiB, context {}, cache {}, on {}", e.options.model,
+                     config().model_type, format_of(config(), e.files->weights()), gib, e.options.context,
+                     dtype_name(e.cache_type), e.backend->name());
+}
+
+SamplingParams Engine::default_sampling() const {
+  const GenerationConfig& g = impl_->generation;
+  SamplingParams params;
+  params.temperature = g.do_sample ? static_cast<float>(g.temperature) : 0;
+  params.top_k = g.top_k;
+  params.top_p = static_cast<float>(g.top_p);
+  params.min_p = static_cast<float>(g.min_p);
+  params.repetition_penalty = static_cast<float>(g.repetition_penalty);
+  return params;
+}
+
+Result<std::unique_ptr<Session>> Engine::new_session() {
+  const Impl& e = *impl_;
+  MOEBIUS_ASSIGN(KvCache cache, KvCache::create(config(), e.cache_type, e.options.context, *e.backend));
+  auto session = std::make_unique<Session::Impl>(e.model(), std::move(cache), e.workspace, e.options.context,
+                                                 e.options.prefill_chunk, e.fingerprint);
+  return std::unique_ptr<Session>(new Session(std::move(session)));
+}
+
+Result<std::string> Engine::render_chat(const nlohmann::ordered_json& request, bool generation_prompt) const {
+  return impl_->prompt.render(request, generation_prompt);
+}
+
+}  // namespace moebius

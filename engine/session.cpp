@@ -1,0 +1,170 @@
+#include "engine/session.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "models/safetensors.h"
+
+namespace moebius {
+
+Session::Session(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Session::~Session() = default;
+
+std::span<const float> Session::logits() const { return impl_->logits; }
+std::span<const int32_t> Session::tokens() const { return impl_->tokens; }
+int64_t Session::reused() const { return impl_->reused; }
+int64_t Session::context() const { return impl_->context; }
+
+Status Session::Impl::check_ids(std::span<const int32_t> ids) const {
+  if (ids.empty()) return invalid("the prompt is empty; give at least one token");
+  if (static_cast<int64_t>(ids.size()) > context) {
+    return invalid(
+        fmt::format("the prompt has {} tokens, the context holds {}; shorten it or raise --ctx-size",
+                    ids.size(), context));
+  }
+  for (int32_t id : ids) {
+    if (id < 0 || id >= model.config.vocab) {
+      return invalid(
+          fmt::format("token id {} is out of range; the vocabulary has {} ids", id, model.config.vocab));
+    }
+  }
+  return Status();
+}
+
+void Session::Impl::truncate(int64_t count) {
+  if (count < static_cast<int64_t>(tokens.size())) logits.clear();
+  tokens.resize(static_cast<size_t>(count));
+}
+
+void Session::Impl::keep_logits(const Tensor& row) {
+  logits.assign(row.f32(), row.f32() + model.config.vocab);
+}
+
+std::span<const int32_t> Session::Impl::next_part(std::span<const int32_t> ids) const {
+  const std::span<const int32_t> rest = ids.subspan(tokens.size());
+  return rest.first(std::min(rest.size(), static_cast<size_t>(chunk)));
+}
+
+Result<Workspace> Session::Impl::advance(std::span<const int32_t> part) {
+  const int64_t done = static_cast<int64_t>(tokens.size()), n = static_cast<int64_t>(part.size());
+  MOEBIUS_TRY(cache.reserve(pages, done + n));
+  const Segment segment{&pages, 0, n, done};
+  const Workspace ws = workspace.view(n);
+  forward(model, {part, {&segment, 1}}, cache, ws);
+  logits.clear();
+  tokens.insert(tokens.end(), part.begin(), part.end());
+  return ws;
+}
+
+Status Session::sync(std::span<const int32_t> ids, const Progress& progress) {
+  MOEBIUS_TRY(impl_->check_ids(ids));
+  const std::vector<int32_t>& have = impl_->tokens;
+  const int64_t total = static_cast<int64_t>(ids.size());
+  int64_t common = std::mismatch(have.begin(), have.end(), ids.begin(), ids.end()).first - have.begin();
+  // The last token is computed again when its logits are not at hand.
+  if (common == total && (have.size() != ids.size() || impl_->logits.empty())) --common;
+  impl_->truncate(common);
+  impl_->reused = common;
+  while (static_cast<int64_t>(have.size()) < total) {
+    if (progress && !progress(static_cast<int64_t>(have.size()), total))
+      return {Code::kCancelled, "cancelled"};
+    MOEBIUS_ASSIGN(const Workspace ws, impl_->advance(impl_->next_part(ids)));
+    if (static_cast<int64_t>(have.size()) == total) {
+      impl_->keep_logits(head_forward(impl_->model, ws, ws.x.shape[0] - 1, 1));
+    }
+  }
+  return Status();
+}
+
+Status Session::append(int32_t id) {
+  MOEBIUS_TRY(impl_->check_ids({&id, 1}));
+  if (static_cast<int64_t>(impl_->tokens.size()) >= impl_->context) {
+    return invalid(fmt::format("the context of {} tokens is full; raise --ctx-size", impl_->context));
+  }
+  impl_->reused = static_cast<int64_t>(impl_->tokens.size());
+  MOEBIUS_ASSIGN(const Workspace ws, impl_->advance({&id, 1}));
+  impl_->keep_logits(head_forward(impl_->model, ws, 0, 1));
+  return Status();
+}
+
+Status Session::sync_all(std::span<const int32_t> ids, const Rows& rows) {
+  MOEBIUS_TRY(impl_->check_ids(ids));
+  impl_->truncate(0);
+  impl_->reused = 0;
+  while (impl_->tokens.size() < ids.size()) {
+    const int64_t first = static_cast<int64_t>(impl_->tokens.size());
+    MOEBIUS_ASSIGN(const Workspace ws, impl_->advance(impl_->next_part(ids)));
+    const int64_t n = ws.x.shape[0];
+    for (int64_t begin = 0; begin < n; begin += kLogitRows) {
+      const int64_t count = std::min(kLogitRows, n - begin);
+      const Tensor logits = head_forward(impl_->model, ws, begin, count);
+      if (begin + count == n) impl_->keep_logits(logits.rows(count - 1, 1));
+      MOEBIUS_TRY(rows(first + begin, {logits.f32(), static_cast<size_t>(logits.numel())}));
+    }
+  }
+  return Status();
+}
+
+Status Session::save(const std::string& path) const {
+  const Impl& s = *impl_;
+  const int64_t n = static_cast<int64_t>(s.tokens.size());
+  SafetensorsWriter writer(path, {{"format", "moebius session 1"}, {"model", s.fingerprint}});
+  writer.declare("tokens", DType::kI32, {n});
+  writer.declare("logits", DType::kF32, {static_cast<int64_t>(s.logits.size())});
+  for (int64_t l = 0; l < s.model.config.layers; ++l) {
+    writer.declare(fmt::format("cache.{}", l), s.cache.dtype(), {n, s.cache.width()});
+  }
+  MOEBIUS_TRY(writer.append(s.tokens.data(), s.tokens.size() * sizeof(int32_t)));
+  MOEBIUS_TRY(writer.append(s.logits.data(), s.logits.size() * sizeof(float)));
+  const size_t row_bytes = static_cast<size_t>(s.cache.width()) * dtype_bytes(s.cache.dtype());
+  for (int64_t l = 0; l < s.model.config.layers; ++l) {
+    const CacheView view = s.cache.view(s.pages, l);
+    for (int64_t p = 0; p < n; ++p) MOEBIUS_TRY(writer.append(view.row(p), row_bytes));
+  }
+  return writer.finish();
+}
+
+Status Session::restore(const std::string& path) {
+  Impl& s = *impl_;
+  MOEBIUS_ASSIGN(const std::unique_ptr<SafetensorsFile> file, SafetensorsFile::open(path));
+  bool same_model = false;
+  for (const auto& [name, value] : file->metadata()) same_model |= name == "model" && value == s.fingerprint;
+  if (!same_model) return invalid(fmt::format("{}: not a session of this model; start a new one", path));
+  const auto find = [&](const std::string& name, DType dtype) -> const TensorEntry* {
+    for (const TensorEntry& t : file->tensors()) {
+      if (t.name == name && t.dtype == dtype) return &t;
+    }
+    return nullptr;
+  };
+  const TensorEntry* tokens = find("tokens", DType::kI32);
+  const TensorEntry* logits = find("logits", DType::kF32);
+  const Status broken = invalid(
+      fmt::format("{}: tensors are missing or of another cache type; use the same --cache-type", path));
+  if (!tokens || !logits || tokens->shape.size() != 1) return broken;
+  const int64_t n = tokens->shape[0];
+  const bool has_logits = logits->bytes == s.model.config.vocab * static_cast<int64_t>(sizeof(float));
+  if (n > s.context || (!has_logits && logits->bytes != 0)) return broken;
+  std::vector<int32_t> ids(static_cast<size_t>(n));
+  if (n > 0) std::memcpy(ids.data(), tokens->data, static_cast<size_t>(tokens->bytes));
+  if (n > 0) MOEBIUS_TRY(s.check_ids(ids));
+  const int64_t row_bytes = s.cache.width() * static_cast<int64_t>(dtype_bytes(s.cache.dtype()));
+  std::vector<const TensorEntry*> layers;
+  for (int64_t l = 0; l < s.model.config.layers; ++l) {
+    layers.push_back(find(fmt::format("cache.{}", l), s.cache.dtype()));
+    if (!layers.back() || layers.back()->bytes != n * row_bytes) return broken;
+  }
+  MOEBIUS_TRY(s.cache.reserve(s.pages, n));
+  for (int64_t l = 0; l < s.model.config.layers; ++l) {
+    const CacheView view = s.cache.view(s.pages, l);
+    const char* from = static_cast<const char*>(layers[static_cast<size_t>(l)]->data);
+    for (int64_t p = 0; p < n; ++p)
+      std::memcpy(view.row(p), from + p * row_bytes, static_cast<size_t>(row_bytes));
+  }
+  s.tokens = std::move(ids);
+  s.logits.resize(has_logits ? static_cast<size_t>(s.model.config.vocab) : 0);
+  if (has_logits) std::memcpy(s.logits.data(), logits->data, static_cast<size_t>(logits->bytes));
+  return Status();
+}
+
+}  // namespace moebius

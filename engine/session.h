@@ -1,0 +1,38 @@
+// The inside of a Session: one timeline over a cache. See engine.h for the contract.
+#pragma once
+
+#include "engine/engine.h"
+#include "engine/forward.h"
+
+namespace moebius {
+
+struct Session::Impl {
+  Impl(const Model& m, KvCache kv, const WorkspaceMemory& memory, int64_t context_tokens,
+       int64_t chunk_tokens, std::string model_fingerprint)
+      : model(m),
+        cache(std::move(kv)),
+        workspace(memory),
+        context(context_tokens),
+        chunk(chunk_tokens),
+        fingerprint(std::move(model_fingerprint)) {}
+
+  Status check_ids(std::span<const int32_t> ids) const;
+  // Appends up to `chunk` of ids[tokens.size()...] to the timeline; the workspace then holds their last
+  // layer.
+  Result<Workspace> advance(std::span<const int32_t> ids);
+  void truncate(int64_t count);
+  void keep_logits(const Tensor& row);
+
+  Model model;
+  KvCache cache;
+  PageTable pages;
+  const WorkspaceMemory& workspace;  // shared by the engine's sessions
+  int64_t context;
+  int64_t chunk;
+  std::string fingerprint;  // of the model, for save and restore
+  std::vector<int32_t> tokens;
+  std::vector<float> logits;  // after tokens.back(); empty when unknown
+  int64_t reused = 0;
+};
+
+}  // namespace moebius
