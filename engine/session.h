@@ -17,9 +17,10 @@ struct Session::Impl {
         fingerprint(std::move(model_fingerprint)) {}
 
   Status check_ids(std::span<const int32_t> ids) const;
-  // Appends up to `chunk` of ids[tokens.size()...] to the timeline; the workspace then holds their last
-  // layer.
-  Result<Workspace> advance(std::span<const int32_t> ids);
+  // The first `chunk` of what ids has beyond the timeline.
+  std::span<const int32_t> next_part(std::span<const int32_t> ids) const;
+  // Appends at most `chunk` tokens to the timeline; the workspace then holds their last layer.
+  Result<Workspace> advance(std::span<const int32_t> part);
   void truncate(int64_t count);
   void keep_logits(const Tensor& row);
 
