@@ -92,12 +92,12 @@ void quantize_activations(const float* x, int64_t cols, int8_t* q, float* scale,
 std::span<const FormatKernels> format_kernels(Format format) {
 #define MOEBIUS_ROWS(suffix, avx2) \
   { "rows_" #suffix, avx2, dot_rows_##suffix, axpy_rows_##suffix, dequantize_rows_##suffix }
-  static constexpr FormatKernels kF32[] = {MOEBIUS_ROWS(f32_ref, false)};
-  static constexpr FormatKernels kBF16[] = {MOEBIUS_ROWS(bf16_ref, false)};
-  static constexpr FormatKernels kF16[] = {MOEBIUS_ROWS(f16_ref, false)};
-  static constexpr FormatKernels kFp8[] = {MOEBIUS_ROWS(fp8_ref, false)};
-  static constexpr FormatKernels kInt8[] = {MOEBIUS_ROWS(int8_ref, false)};
-  static constexpr FormatKernels kInt4[] = {MOEBIUS_ROWS(int4_ref, false)};
+  static constexpr FormatKernels kF32[] = {MOEBIUS_ROWS(f32_avx2, true), MOEBIUS_ROWS(f32_ref, false)};
+  static constexpr FormatKernels kBF16[] = {MOEBIUS_ROWS(bf16_avx2, true), MOEBIUS_ROWS(bf16_ref, false)};
+  static constexpr FormatKernels kF16[] = {MOEBIUS_ROWS(f16_avx2, true), MOEBIUS_ROWS(f16_ref, false)};
+  static constexpr FormatKernels kFp8[] = {MOEBIUS_ROWS(fp8_avx2, true), MOEBIUS_ROWS(fp8_ref, false)};
+  static constexpr FormatKernels kInt8[] = {MOEBIUS_ROWS(int8_avx2, true), MOEBIUS_ROWS(int8_ref, false)};
+  static constexpr FormatKernels kInt4[] = {MOEBIUS_ROWS(int4_avx2, true), MOEBIUS_ROWS(int4_ref, false)};
 #undef MOEBIUS_ROWS
   switch (format) {
     case Format::kF32:

@@ -1,0 +1,217 @@
+// AVX2 row kernels over any format that can load eight numbers: dots in float32, sums of rows, dequantised
+// rows. Only *_avx2.cpp files include this. All of it has internal linkage, and inline functions of other
+// headers are not called: a copy of one compiled here could be linked into code that runs without AVX2.
+//
+// A format F offers
+//   static __m256 load(const uint8_t* row, int64_t c);  // columns c .. c + 7, without the scale; c % 8 == 0
+//   static constexpr int64_t kEightBytes;               // that these take
+//   static constexpr bool kScaled;                      // has scales, constant over `group` columns
+//   static constexpr int64_t kScaleRows;                // rows that share a scale
+//   static constexpr float kFactor;                     // belongs to every scale
+//
+// Order of sums: for a (row, token), eight lanes, lane l over columns l, l + 8, ... ascending, one fma each;
+// with scales, the lanes start anew for each group and are added by fma(lanes, scale, total).
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "kernels/quant.h"
+
+namespace moebius {
+namespace {
+
+// A matrix as the kernels walk it.
+struct Rows {
+  const uint8_t* data;
+  int64_t bytes;  // per row
+  int64_t cols;
+  const uint8_t* scales;
+  DType scale_dtype;
+  int64_t group, per_row;  // columns per scale, scales per row
+
+  explicit Rows(const Matrix& w)
+      : data(static_cast<const uint8_t*>(w.data)),
+        bytes(w.row_bytes()),
+        cols(w.cols),
+        scales(static_cast<const uint8_t*>(w.scales)),
+        scale_dtype(w.scale_dtype),
+        group(w.scales && w.group < w.cols ? w.group : w.cols),
+        per_row(w.scales && w.group > 0 ? (w.cols + w.group - 1) / w.group : 0) {}
+  const uint8_t* row(int64_t r) const { return data + r * bytes; }
+};
+
+static inline float scale_at(const Rows& w, int64_t index) {
+  if (w.scale_dtype == DType::kF32) {
+    float value;
+    std::memcpy(&value, w.scales + index * 4, 4);
+    return value;
+  }
+  uint16_t bits;
+  std::memcpy(&bits, w.scales + index * 2, 2);
+  if (w.scale_dtype == DType::kF16) return _cvtsh_ss(bits);
+  return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(static_cast<int>(bits) << 16)));
+}
+
+static inline float sum_lanes(__m256 v) {
+  __m128 sum = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+  return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+}
+
+static inline __m256i first_lanes(int64_t count) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lane);
+}
+
+// Columns c .. c + count - 1 of a row that ends there, count < 8; the other lanes hold numbers of no meaning,
+// all finite for finite formats.
+template <class F>
+static inline __m256 load_tail(const Rows& w, const uint8_t* row, int64_t c) {
+  uint8_t padded[32] = {};
+  const int64_t at = c / 8 * F::kEightBytes;
+  std::memcpy(padded, row + at, static_cast<size_t>(w.bytes - at));
+  return F::load(padded, 0);
+}
+
+// R rows by T tokens in registers.
+template <class F, int R, int T>
+static inline void dot_tile(const Rows& w, int64_t r0, const float* const* x, float* const* y) {
+  const uint8_t* row[R];
+  for (int i = 0; i < R; ++i) row[i] = w.row(r0 + i);
+  __m256 total[R][T];
+  for (int i = 0; i < R; ++i)
+    for (int t = 0; t < T; ++t) total[i][t] = _mm256_setzero_ps();
+  for (int64_t c0 = 0, g = 0; c0 < w.cols; c0 += w.group, ++g) {
+    const int64_t end = c0 + w.group < w.cols ? c0 + w.group : w.cols;
+    __m256 lanes[R][T];
+    for (int i = 0; i < R; ++i)
+      for (int t = 0; t < T; ++t) lanes[i][t] = F::kScaled ? _mm256_setzero_ps() : total[i][t];
+    int64_t c = c0;
+    for (; c + 8 <= end; c += 8) {
+      __m256 token[T];
+      for (int t = 0; t < T; ++t) token[t] = _mm256_loadu_ps(x[t] + c);
+      for (int i = 0; i < R; ++i) {
+        const __m256 weight = F::load(row[i], c);
+        for (int t = 0; t < T; ++t) lanes[i][t] = _mm256_fmadd_ps(weight, token[t], lanes[i][t]);
+      }
+    }
+    if (c < end) {
+      const __m256i mask = first_lanes(end - c);
+      for (int i = 0; i < R; ++i) {
+        const __m256 weight = _mm256_and_ps(load_tail<F>(w, row[i], c), _mm256_castsi256_ps(mask));
+        for (int t = 0; t < T; ++t)
+          lanes[i][t] = _mm256_fmadd_ps(weight, _mm256_maskload_ps(x[t] + c, mask), lanes[i][t]);
+      }
+    }
+    for (int i = 0; i < R; ++i) {
+      if constexpr (F::kScaled) {
+        const __m256 scale =
+            _mm256_set1_ps(scale_at(w, (r0 + i) / F::kScaleRows * w.per_row + g) * F::kFactor);
+        for (int t = 0; t < T; ++t) total[i][t] = _mm256_fmadd_ps(lanes[i][t], scale, total[i][t]);
+      } else {
+        for (int t = 0; t < T; ++t) total[i][t] = lanes[i][t];
+      }
+    }
+  }
+  for (int i = 0; i < R; ++i)
+    for (int t = 0; t < T; ++t) y[t][i] = sum_lanes(total[i][t]);
+}
+
+// All rows for T tokens: R at a time, the rest one by one.
+template <class F, int R, int T>
+static void dot_tokens(const Rows& w, int64_t begin, int64_t end, const float* const* x, float* const* y) {
+  float* at[T];
+  int64_t r = begin;
+  for (; r + R <= end; r += R) {
+    for (int t = 0; t < T; ++t) at[t] = y[t] + (r - begin);
+    dot_tile<F, R, T>(w, r, x, at);
+  }
+  for (; r < end; ++r) {
+    for (int t = 0; t < T; ++t) at[t] = y[t] + (r - begin);
+    dot_tile<F, 1, T>(w, r, x, at);
+  }
+}
+
+template <class F>
+static void dot_rows(const Matrix& matrix, int64_t begin, int64_t end, const Activations& x,
+                     const int32_t* tokens, int64_t n, float* y, int64_t ldy) {
+  const Rows w(matrix);
+  for (int64_t i = 0; i < n;) {
+    const float* token[4];
+    float* out[4];
+    const int count = n - i < 4 ? static_cast<int>(n - i) : 4;
+    for (int t = 0; t < count; ++t, ++i) {
+      token[t] = x.x + (tokens ? tokens[i] : i) * x.ld;
+      out[t] = y + i * ldy;
+    }
+    if (count == 4) {
+      dot_tokens<F, 2, 4>(w, begin, end, token, out);
+    } else if (count == 1) {
+      dot_tokens<F, 8, 1>(w, begin, end, token, out);
+    } else {
+      dot_tokens<F, 4, 2>(w, begin, end, token, out);
+      if (count == 3) dot_tokens<F, 8, 1>(w, begin, end, token + 2, out + 2);
+    }
+  }
+}
+
+// y += coefficient[i] * row r0 + i, for R rows in ascending order.
+template <class F, int R>
+static inline void axpy_tile(const Rows& w, int64_t r0, const float* coefficient, float* y) {
+  for (int64_t c0 = 0, g = 0; c0 < w.cols; c0 += w.group, ++g) {
+    const int64_t end = c0 + w.group < w.cols ? c0 + w.group : w.cols;
+    __m256 factor[R];
+    for (int i = 0; i < R; ++i) {
+      float value = coefficient[i];
+      if constexpr (F::kScaled) value *= scale_at(w, (r0 + i) / F::kScaleRows * w.per_row + g) * F::kFactor;
+      factor[i] = _mm256_set1_ps(value);
+    }
+    int64_t c = c0;
+    for (; c + 8 <= end; c += 8) {
+      __m256 sum = _mm256_loadu_ps(y + c);
+      for (int i = 0; i < R; ++i) sum = _mm256_fmadd_ps(factor[i], F::load(w.row(r0 + i), c), sum);
+      _mm256_storeu_ps(y + c, sum);
+    }
+    if (c < end) {
+      const __m256i mask = first_lanes(end - c);
+      __m256 sum = _mm256_maskload_ps(y + c, mask);
+      for (int i = 0; i < R; ++i) sum = _mm256_fmadd_ps(factor[i], load_tail<F>(w, w.row(r0 + i), c), sum);
+      _mm256_maskstore_ps(y + c, mask, sum);
+    }
+  }
+}
+
+template <class F>
+static void axpy_rows(const Matrix& matrix, int64_t begin, int64_t end, const float* coefficient, float* y) {
+  const Rows w(matrix);
+  int64_t r = begin;
+  for (; r + 4 <= end; r += 4) axpy_tile<F, 4>(w, r, coefficient + (r - begin), y);
+  for (; r < end; ++r) axpy_tile<F, 1>(w, r, coefficient + (r - begin), y);
+}
+
+template <class F>
+static void dequantize_rows(const Matrix& matrix, int64_t begin, int64_t end, float* out, int64_t ld) {
+  const Rows w(matrix);
+  for (int64_t r = begin; r < end; ++r, out += ld) {
+    const uint8_t* row = w.row(r);
+    for (int64_t c0 = 0, g = 0; c0 < w.cols; c0 += w.group, ++g) {
+      const int64_t last = c0 + w.group < w.cols ? c0 + w.group : w.cols;
+      const float scale = F::kScaled ? scale_at(w, r / F::kScaleRows * w.per_row + g) * F::kFactor : 1.0f;
+      int64_t c = c0;
+      for (; c + 8 <= last; c += 8) {
+        const __m256 value = F::load(row, c);
+        _mm256_storeu_ps(out + c, F::kScaled ? _mm256_mul_ps(value, _mm256_set1_ps(scale)) : value);
+      }
+      if (c < last) {
+        const __m256 value = load_tail<F>(w, row, c);
+        _mm256_maskstore_ps(out + c, first_lanes(last - c),
+                            F::kScaled ? _mm256_mul_ps(value, _mm256_set1_ps(scale)) : value);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace moebius

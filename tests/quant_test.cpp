@@ -1,0 +1,419 @@
+#include "kernels/quant.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include "kernels/backend.h"
+#include "kernels/half.h"
+#include "tests/random_matrix.h"
+
+namespace moebius::test {
+namespace {
+
+constexpr Format kAllFormats[kFormats] = {Format::kF32,      Format::kBF16, Format::kF16,
+                                          Format::kFp8Block, Format::kInt8, Format::kInt4};
+
+uint32_t bits_of(float value) { return std::bit_cast<uint32_t>(value); }
+
+std::vector<const FormatKernels*> runnable(Format format) {
+  std::vector<const FormatKernels*> list;
+  for (const FormatKernels& kernels : format_kernels(format))
+    if (!kernels.needs_avx2 || cpu_features().avx2) list.push_back(&kernels);
+  return list;
+}
+
+// A matrix whose last byte is the last of its memory, so that a sanitizer sees any read past it.
+struct Owned {
+  std::unique_ptr<uint8_t[]> data, scales;
+  Matrix w;
+
+  Owned(const MatrixShape& shape, std::mt19937& random, int64_t misalign = 0)
+      : data(new uint8_t[static_cast<size_t>(shape.data_bytes() + misalign)]),
+        scales(new uint8_t[static_cast<size_t>(shape.scale_bytes() + misalign)]),
+        w(random_matrix(shape, data.get() + misalign, scales.get() + misalign, random)) {}
+};
+
+struct Tokens {
+  int64_t n, cols;
+  std::vector<float> x, scale;
+  std::vector<int8_t> q;
+  std::vector<int32_t> sum;
+  Activations exact, rounded;
+
+  Tokens(int64_t count, int64_t columns, std::mt19937& random) : n(count), cols(columns) {
+    std::uniform_real_distribution<float> unit(-1, 1);
+    x.resize(static_cast<size_t>(n * cols));
+    for (float& value : x) value = unit(random) * std::exp2(4 * unit(random));
+    quantize();
+  }
+
+  void quantize() {
+    exact.x = x.data(), exact.ld = exact.cols = cols;
+    const int64_t groups = exact.groups();
+    q.assign(static_cast<size_t>(n * groups * kActivationGroup), 99);
+    scale.resize(static_cast<size_t>(n * groups));
+    sum.resize(static_cast<size_t>(n * groups));
+    for (int64_t i = 0; i < n; ++i)
+      quantize_activations(&x[static_cast<size_t>(i * cols)], cols, q.data() + i * groups * kActivationGroup,
+                           scale.data() + i * groups, sum.data() + i * groups);
+    rounded = exact;
+    rounded.q = q.data(), rounded.scale = scale.data(), rounded.sum = sum.data();
+  }
+};
+
+// What quant.h promises for integer formats, bit for bit.
+float quantized_dot(const Matrix& w, int64_t r, const Tokens& x, int64_t token) {
+  const int64_t groups = x.exact.groups();
+  float acc = 0;
+  for (int64_t g = 0; g < groups; ++g) {
+    int64_t s = 0;
+    const int64_t first = g * 32;
+    const double scale = static_cast<double>(matrix_scale(w, r, first));
+    for (int64_t c = first; c < std::min(first + 32, w.cols); ++c) {
+      const int64_t code = scale != 0 ? std::llround(element_of(w, r, c) / scale) : 0;
+      s += code * x.q[static_cast<size_t>(token * groups * 32 + c)];
+    }
+    acc = std::fma(static_cast<float>(s),
+                   matrix_scale(w, r, first) * x.scale[static_cast<size_t>(token * groups + g)], acc);
+  }
+  return acc;
+}
+
+// A float32 sum of `terms` products in any order, each product of at most three roundings, scaled at most
+// twice more.
+double float_bound(int64_t terms, double magnitude) {
+  const double u = 0x1p-24, n = static_cast<double>(terms) + 5;
+  return n * u / (1 - n * u) * magnitude + n * 0x1p-149;
+}
+
+TEST(Half, EveryF8CodeHasItsValueAndRoundTrips) {
+  for (int code = 0; code < 256; ++code) {
+    const float value = f8e4m3_to_f32(static_cast<uint8_t>(code));
+    const int exponent = (code >> 3) & 15, mantissa = code & 7;
+    if (exponent == 15 && mantissa == 7) {
+      EXPECT_TRUE(std::isnan(value)) << code;
+    } else {
+      const double magnitude =
+          exponent ? std::ldexp(8 + mantissa, exponent - 7 - 3) : std::ldexp(mantissa, -6 - 3);
+      EXPECT_EQ(static_cast<double>(value), code & 128 ? -magnitude : magnitude) << code;
+      EXPECT_EQ(std::signbit(value), code >= 128) << code;
+    }
+    EXPECT_EQ(f32_to_f8e4m3(value), code);
+  }
+}
+
+TEST(Half, F8RoundsToNearestEvenAndSaturates) {
+  for (int code = 0; code < 0x7e; ++code) {
+    const float low = f8e4m3_to_f32(static_cast<uint8_t>(code));
+    const float high = f8e4m3_to_f32(static_cast<uint8_t>(code + 1));
+    const float middle = (low + high) / 2;
+    EXPECT_EQ(f32_to_f8e4m3(middle), code + (code & 1)) << code;
+    EXPECT_EQ(f32_to_f8e4m3(std::nextafter(middle, 0.0f)), code) << code;
+    EXPECT_EQ(f32_to_f8e4m3(std::nextafter(middle, 1e9f)), code + 1) << code;
+    EXPECT_EQ(f32_to_f8e4m3(-middle), 128 + code + (code & 1)) << code;
+  }
+  EXPECT_EQ(f32_to_f8e4m3(449.0f), 0x7e);
+  EXPECT_EQ(f32_to_f8e4m3(1e30f), 0x7e);
+  EXPECT_EQ(f32_to_f8e4m3(-INFINITY), 0xfe);
+  EXPECT_EQ(f32_to_f8e4m3(NAN) & 0x7f, 0x7f);
+}
+
+TEST(Half, EveryF16CodeHasItsValueAndRoundTrips) {
+  for (int code = 0; code < 65536; ++code) {
+    const float value = f16_to_f32(static_cast<uint16_t>(code));
+    const int exponent = (code >> 10) & 31, mantissa = code & 1023;
+    if (exponent == 31 && mantissa) {
+      EXPECT_TRUE(std::isnan(value));
+      EXPECT_TRUE(std::isnan(f16_to_f32(f32_to_f16(value))));
+      continue;
+    }
+    double magnitude = exponent ? std::ldexp(1024 + mantissa, exponent - 25) : std::ldexp(mantissa, -24);
+    if (exponent == 31) magnitude = INFINITY;
+    ASSERT_EQ(static_cast<double>(value), code & 0x8000 ? -magnitude : magnitude) << code;
+    ASSERT_EQ(f32_to_f16(value), code);
+  }
+}
+
+TEST(Half, F16RoundsToNearestEven) {
+  for (int code = 0; code < 0x7bff; ++code) {
+    const float low = f16_to_f32(static_cast<uint16_t>(code)),
+                high = f16_to_f32(static_cast<uint16_t>(code + 1));
+    const float middle = (low + high) / 2;
+    ASSERT_EQ(f32_to_f16(middle), code + (code & 1)) << code;
+    ASSERT_EQ(f32_to_f16(std::nextafter(middle, 0.0f)), code) << code;
+    ASSERT_EQ(f32_to_f16(std::nextafter(middle, 1e9f)), code + 1) << code;
+    ASSERT_EQ(f32_to_f16(-middle), 0x8000 + code + (code & 1)) << code;
+  }
+  EXPECT_EQ(f32_to_f16(65519.996f), 0x7bff);
+  EXPECT_EQ(f32_to_f16(65520.0f), 0x7c00);
+  EXPECT_EQ(f32_to_f16(INFINITY), 0x7c00);
+  EXPECT_EQ(f32_to_f16(0x1p-25f), 0);
+  EXPECT_EQ(f32_to_f16(0x1p-149f), 0);
+}
+
+TEST(Half, Bf16RoundsToNearestEven) {
+  for (uint32_t code = 0; code < 65536; ++code) {
+    const float value = bf16_to_f32(static_cast<uint16_t>(code));
+    ASSERT_EQ(bits_of(value), code << 16);
+    const bool nan = (code & 0x7fff) > 0x7f80;
+    if (nan) {
+      ASSERT_TRUE(std::isnan(bf16_to_f32(f32_to_bf16(std::bit_cast<float>((code << 16) | 1)))));
+      continue;
+    }
+    ASSERT_EQ(f32_to_bf16(value), code);
+    if ((code & 0x7fff) == 0x7f80) continue;
+    const auto below = [&](uint32_t low) { return f32_to_bf16(std::bit_cast<float>((code << 16) | low)); };
+    ASSERT_EQ(below(0x7fff), code);
+    ASSERT_EQ(below(0x8000), code + (code & 1));
+    ASSERT_EQ(below(0x8001), code + 1);
+  }
+}
+
+TEST(Quant, KernelsConvertEveryCode) {
+  for (Format format : {Format::kF16, Format::kBF16, Format::kFp8Block}) {
+    const bool fp8 = format == Format::kFp8Block;
+    const int64_t codes = fp8 ? 256 : 65536;
+    std::vector<uint8_t> data(static_cast<size_t>(fp8 ? codes : 2 * codes));
+    for (int64_t i = 0; i < codes; ++i) {
+      if (fp8) data[static_cast<size_t>(i)] = static_cast<uint8_t>(i);
+      if (!fp8) store_unaligned(data.data(), i, static_cast<uint16_t>(i));
+    }
+    const float ones[2] = {1, 1};
+    Matrix w = MatrixShape{format, 1, codes}.matrix();
+    w.data = data.data();
+    if (fp8) w.scales = ones, w.scale_dtype = DType::kF32;
+    for (const FormatKernels* kernels : runnable(format)) {
+      std::vector<float> out(static_cast<size_t>(codes));
+      kernels->dequantize_rows(w, 0, 1, out.data(), codes);
+      for (int64_t i = 0; i < codes; ++i) {
+        if (fp8 && (i & 0x7f) == 0x7f) continue;
+        const float want = fp8                      ? f8e4m3_to_f32(static_cast<uint8_t>(i))
+                           : format == Format::kF16 ? f16_to_f32(static_cast<uint16_t>(i))
+                                                    : bf16_to_f32(static_cast<uint16_t>(i));
+        const float got = out[static_cast<size_t>(i)];
+        ASSERT_TRUE(bits_of(got) == bits_of(want) || (std::isnan(got) && std::isnan(want)))
+            << kernels->name << " code " << i;
+      }
+    }
+  }
+}
+
+TEST(Quant, ActivationsRoundToTheNearestOfTheirGroup) {
+  std::mt19937 random(3);
+  for (int64_t cols : {1, 5, 31, 32, 33, 64, 100}) {
+    Tokens x(3, cols, random);
+    const int64_t groups = x.exact.groups();
+    for (int64_t g = 0; g < 3 * groups; ++g) {
+      const int64_t token = g / groups, first = g % groups * 32;
+      float largest = 0;
+      int32_t sum = 0;
+      for (int64_t c = first; c < first + 32; ++c) {
+        const int8_t q = x.q[static_cast<size_t>(g * 32 + c - first)];
+        sum += q;
+        if (c >= cols) {
+          EXPECT_EQ(q, 0);
+          continue;
+        }
+        const float value = x.x[static_cast<size_t>(token * cols + c)];
+        largest = std::max(largest, std::fabs(value));
+        EXPECT_NEAR(q * x.scale[static_cast<size_t>(g)], value,
+                    x.scale[static_cast<size_t>(g)] * (0.5f + 127 * 0x1p-22f));
+      }
+      EXPECT_EQ(x.scale[static_cast<size_t>(g)], largest / 127);
+      EXPECT_EQ(x.sum[static_cast<size_t>(g)], sum);
+    }
+  }
+}
+
+TEST(Quant, ActivationsAtTheEdges) {
+  const auto quantize = [](std::vector<float> x, std::vector<int8_t>* q) {
+    q->assign(32, 99);
+    float scale = -1;
+    int32_t sum = -1;
+    quantize_activations(x.data(), static_cast<int64_t>(x.size()), q->data(), &scale, &sum);
+    EXPECT_EQ(sum, std::accumulate(q->begin(), q->end(), 0));
+    return scale;
+  };
+  std::vector<int8_t> q;
+  const std::vector<int8_t> zeros(32, 0);
+  EXPECT_EQ(quantize({0, -0.0f, 0}, &q), 0);
+  EXPECT_EQ(q, zeros);
+  EXPECT_EQ(quantize({0x1p-121f, 1e-40f}, &q), 0);
+  EXPECT_EQ(q, zeros);
+  EXPECT_EQ(quantize({0x1p-120f}, &q), 0x1p-120f / 127);
+  EXPECT_EQ(q[0], 127);
+  EXPECT_EQ(quantize({1, INFINITY}, &q), INFINITY);
+  EXPECT_EQ(q, zeros);
+  EXPECT_TRUE(std::isnan(quantize({1, -NAN, INFINITY}, &q)));
+  EXPECT_EQ(q, zeros);
+  EXPECT_EQ(quantize({3.4e38f, -3.4e38f, 0}, &q), 3.4e38f / 127);
+  EXPECT_EQ(q[0], 127);
+  EXPECT_EQ(q[1], -127);
+  quantize({127, 2.5f, 3.5f, -2.5f, -0.5f, 0.5f}, &q);
+  EXPECT_EQ(std::vector<int8_t>(q.begin(), q.begin() + 6), (std::vector<int8_t>{127, 2, 4, -2, 0, 0}));
+}
+
+TEST(Quant, SizesAndNames) {
+  const auto bytes = [](Format format, int64_t cols) {
+    return MatrixShape{format, 3, cols}.matrix().row_bytes();
+  };
+  EXPECT_EQ(bytes(Format::kF32, 5), 20);
+  EXPECT_EQ(bytes(Format::kBF16, 5), 10);
+  EXPECT_EQ(bytes(Format::kF16, 5), 10);
+  EXPECT_EQ(bytes(Format::kFp8Block, 5), 5);
+  EXPECT_EQ(bytes(Format::kInt8, 5), 8);
+  EXPECT_EQ(bytes(Format::kInt4, 9), 8);
+  std::mt19937 random(1);
+  const Owned w({Format::kInt4, 3, 72, 32, DType::kBF16}, random);
+  EXPECT_EQ(w.w.bytes(), 3 * 36 + 3 * 3 * 2);
+  EXPECT_EQ(w.w.describe(), "int4[3, 72]");
+  for (Format format : kAllFormats) {
+    EXPECT_FALSE(best_kernels(format, false).needs_avx2);
+    EXPECT_FALSE(format_kernels(format).back().needs_avx2);
+  }
+}
+
+void expect_float_dots(const FormatKernels& kernels, const Matrix& w, const Tokens& x,
+                       const std::vector<float>& y, const std::string& where) {
+  for (int64_t i = 0; i < x.n; ++i) {
+    for (int64_t r = 0; r < w.rows; ++r) {
+      double want = 0, magnitude = 0;
+      for (int64_t c = 0; c < w.cols; ++c) {
+        const double term =
+            element_of(w, r, c) * static_cast<double>(x.x[static_cast<size_t>(i * w.cols + c)]);
+        want += term, magnitude += std::fabs(term);
+      }
+      ASSERT_NEAR(static_cast<double>(y[static_cast<size_t>(i * w.rows + r)]), want,
+                  float_bound(w.cols, magnitude))
+          << kernels.name << " " << where << " row " << r << " token " << i;
+    }
+  }
+}
+
+void expect_quantized_dots(const FormatKernels& kernels, const Matrix& w, const Tokens& x,
+                           const std::vector<float>& y, const std::string& where) {
+  for (int64_t i = 0; i < x.n; ++i)
+    for (int64_t r = 0; r < w.rows; ++r)
+      ASSERT_EQ(bits_of(y[static_cast<size_t>(i * w.rows + r)]), bits_of(quantized_dot(w, r, x, i)))
+          << kernels.name << " " << where << " row " << r << " token " << i;
+}
+
+// Any rows, any subset of tokens: the same bits as all at once.
+void expect_same_in_parts(const FormatKernels& kernels, const Matrix& w, const Activations& x, int64_t n,
+                          const std::vector<float>& whole, std::mt19937& random) {
+  for (int round = 0; round < 6; ++round) {
+    const int64_t begin = static_cast<int64_t>(random() % static_cast<uint64_t>(w.rows));
+    const int64_t end = begin + 1 + static_cast<int64_t>(random() % static_cast<uint64_t>(w.rows - begin));
+    std::vector<int32_t> tokens(1 + random() % 9);
+    for (int32_t& token : tokens) token = static_cast<int32_t>(random() % static_cast<uint64_t>(n));
+    const int64_t count = static_cast<int64_t>(tokens.size()), ld = end - begin + 3;
+    std::vector<float> y(static_cast<size_t>(count * ld), -7.0f);
+    kernels.dot_rows(w, begin, end, x, tokens.data(), count, y.data(), ld);
+    for (int64_t i = 0; i < count; ++i) {
+      for (int64_t r = 0; r < ld; ++r) {
+        const float want =
+            begin + r < end ? whole[static_cast<size_t>(tokens[static_cast<size_t>(i)] * w.rows + begin + r)]
+                            : -7.0f;
+        ASSERT_EQ(bits_of(y[static_cast<size_t>(i * ld + r)]), bits_of(want)) << kernels.name;
+      }
+    }
+  }
+}
+
+void test_dots(const Matrix& w, const Tokens& x, const std::string& where, std::mt19937& random) {
+  for (const FormatKernels* kernels : runnable(w.format)) {
+    std::vector<float> y(static_cast<size_t>(x.n * w.rows));
+    kernels->dot_rows(w, 0, w.rows, x.exact, nullptr, x.n, y.data(), w.rows);
+    expect_float_dots(*kernels, w, x, y, where);
+    expect_same_in_parts(*kernels, w, x.exact, x.n, y, random);
+    if (!is_integer(w.format)) continue;
+    kernels->dot_rows(w, 0, w.rows, x.rounded, nullptr, x.n, y.data(), w.rows);
+    expect_quantized_dots(*kernels, w, x, y, where);
+    expect_same_in_parts(*kernels, w, x.rounded, x.n, y, random);
+  }
+}
+
+void test_rows(const Matrix& w, const std::string& where, std::mt19937& random) {
+  const int64_t begin = static_cast<int64_t>(random() % static_cast<uint64_t>(w.rows));
+  const int64_t count = w.rows - begin, ld = w.cols + 2;
+  std::vector<float> coefficient(static_cast<size_t>(count)), start(static_cast<size_t>(w.cols));
+  for (float& value : coefficient) value = static_cast<float>(random() % 2001) / 1000 - 1;
+  for (float& value : start) value = static_cast<float>(random() % 2001) / 1000 - 1;
+  for (const FormatKernels* kernels : runnable(w.format)) {
+    std::vector<float> out(static_cast<size_t>(count * ld), -7.0f), y = start;
+    kernels->dequantize_rows(w, begin, w.rows, out.data(), ld);
+    kernels->axpy_rows(w, begin, w.rows, coefficient.data(), y.data());
+    for (int64_t c = 0; c < ld; ++c) {
+      double want = c < w.cols ? static_cast<double>(start[static_cast<size_t>(c)]) : 0,
+             magnitude = std::fabs(want);
+      for (int64_t r = 0; r < count; ++r) {
+        const float got = out[static_cast<size_t>(r * ld + c)];
+        if (c >= w.cols) {
+          ASSERT_EQ(got, -7.0f) << kernels->name << " " << where << " wrote past a row";
+          continue;
+        }
+        const double value = element_of(w, begin + r, c);
+        ASSERT_EQ(bits_of(got), bits_of(static_cast<float>(value)))
+            << kernels->name << " " << where << " element " << begin + r << ", " << c;
+        const double term = value * static_cast<double>(coefficient[static_cast<size_t>(r)]);
+        want += term, magnitude += std::fabs(term);
+      }
+      if (c >= w.cols) continue;
+      ASSERT_NEAR(static_cast<double>(y[static_cast<size_t>(c)]), want, float_bound(count, magnitude))
+          << kernels->name << " " << where << " column " << c;
+    }
+  }
+}
+
+TEST(Quant, KernelsKeepTheirContractOnManyShapes) {
+  std::mt19937 random(11);
+  const std::pair<int64_t, int64_t> shapes[] = {
+      {1, 1},    {1, 8},   {3, 7},     {8, 32}, {9, 33},  {17, 31}, {5, 96},   {16, 64},
+      {23, 100}, {2, 129}, {130, 260}, {7, 40}, {11, 25}, {4, 29},  {3, 2100}, {1, 17000}};
+  for (Format format : kAllFormats) {
+    for (const auto& [rows, cols] : shapes) {
+      for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+        if (dtype != DType::kF32 && format < Format::kFp8Block) continue;
+        for (const int64_t group : {int64_t{32}, int64_t{96}, cols}) {
+          if (group != 32 && (!is_integer(format) || (group != cols && group > cols))) continue;
+          const int64_t misalign = static_cast<int64_t>(random() % 4);
+          const Owned owned({format, rows, cols, group, dtype}, random, misalign);
+          const Tokens x(1 + static_cast<int64_t>(random() % 19), cols, random);
+          const std::string where = fmt::format("[{}, {}] group {} {} n {} at +{}", rows, cols, group,
+                                                dtype_name(dtype), x.n, misalign);
+          test_dots(owned.w, x, where, random);
+          test_rows(owned.w, where, random);
+        }
+      }
+    }
+  }
+}
+
+TEST(Quant, KernelsHoldAtTheEdgesOfTheirRange) {
+  std::mt19937 random(12);
+  for (Format format : kAllFormats) {
+    for (const float scale : {0.0f, 1e-20f, 1e15f}) {
+      for (const int fill : {-1, 0x00, 0xff, 0x80, 0x88}) {
+        const MatrixShape shape{format, 10, 200, 32, DType::kF32, scale};
+        if (fill >= 0 && !is_integer(format)) continue;  // all codes at -128 / -8, 127 / 7, 0
+        Owned owned(shape, random);
+        if (fill >= 0) std::memset(owned.data.get(), fill, static_cast<size_t>(shape.data_bytes()));
+        Tokens x(9, 200, random);
+        if (fill >= 0) std::fill(x.x.begin(), x.x.end(), fill & 1 ? -3.0f : 3.0f);
+        std::fill(x.x.begin(), x.x.begin() + 200, 0.0f);
+        x.quantize();
+        test_dots(owned.w, x, fmt::format("scale {} fill {}", scale, fill), random);
+        test_rows(owned.w, "edge", random);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace moebius::test
