@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <fmt/format.h>
+#include <cstring>
 #include <filesystem>
 
 namespace moebius {
