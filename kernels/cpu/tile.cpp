@@ -1,0 +1,103 @@
+#include "kernels/cpu/tile.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/half.h"
+
+namespace moebius {
+namespace {
+
+void dots_scalar(const float* const* a, int64_t rows, const float* const* b, int64_t count, int64_t dim,
+                 float* out, int64_t ld) {
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < count; ++j) {
+      float sum = 0;
+      for (int64_t c = 0; c < dim; ++c) sum += a[i][c] * b[j][c];
+      out[i * ld + j] = sum;
+    }
+  }
+}
+
+float softmax_scalar(float* scores, int64_t count, float scale, float* highest, float* sum) {
+  const float before = *highest;
+  float top = before, added = 0;
+  for (int64_t j = 0; j < count; ++j) top = std::max(top, scores[j] *= scale);
+  for (int64_t j = 0; j < count; ++j) added += scores[j] = std::exp(scores[j] - top);
+  const float keep = std::exp(before - top);
+  *highest = top;
+  *sum = *sum * keep + added;
+  return keep;
+}
+
+void accumulate_scalar(float* const* acc, const float* keep, int64_t rows, const float* p,
+                       const float* const* values, int64_t count, int64_t dim) {
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t c = 0; c < dim; ++c) acc[i][c] *= keep[i];
+    for (int64_t j = 0; j < count; ++j)
+      for (int64_t c = 0; c < dim; ++c) acc[i][c] += p[i * kTile + j] * values[j][c];
+  }
+}
+
+void widen_scalar(const uint16_t* bf16, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = bf16_to_f32(bf16[i]);
+}
+
+// Up to kTileRows rows: the keys that all of them see are walked together, the rest row by row.
+void attend_rows(const TileKernels& kernels, AttendRow* rows, int64_t n_rows, const float* const* keys,
+                 const float* const* values, int64_t begin, int64_t count, int64_t k_dim, int64_t v_dim,
+                 float scale) {
+  const float* q[kTileRows] = {};
+  float* acc[kTileRows] = {};
+  float scores[kTileRows * kTile], keep[kTileRows] = {};
+  const auto seen = [&](int64_t r) { return std::clamp<int64_t>(rows[r].visible - begin, 0, count); };
+  for (int64_t r = 0; r < n_rows; ++r) q[r] = rows[r].q, acc[r] = rows[r].acc;
+
+  const int64_t common = seen(0);
+  kernels.dots(q, n_rows, keys, common, k_dim, scores, kTile);
+  for (int64_t r = 0; r < n_rows; ++r) {
+    float* row_scores = scores + r * kTile;
+    if (seen(r) == 0) continue;
+    kernels.dots(q + r, 1, keys + common, seen(r) - common, k_dim, row_scores + common, kTile);
+    keep[r] = kernels.softmax(row_scores, seen(r), scale, &rows[r].highest, &rows[r].sum);
+  }
+  if (common > 0) kernels.accumulate(acc, keep, n_rows, scores, values, common, v_dim);
+  for (int64_t r = 0; r < n_rows; ++r) {
+    const float rest_keep = common > 0 ? 1.0f : keep[r];
+    if (seen(r) > common)
+      kernels.accumulate(acc + r, &rest_keep, 1, scores + r * kTile + common, values + common,
+                         seen(r) - common, v_dim);
+  }
+}
+
+}  // namespace
+
+const TileKernels kTileScalar = {dots_scalar, softmax_scalar, accumulate_scalar, widen_scalar};
+
+void start_row(AttendRow& row, int64_t v_dim) {
+  row.highest = -INFINITY, row.sum = 0;
+  std::fill_n(row.acc, v_dim, 0.0f);
+}
+
+void attend_tile(const TileKernels& kernels, AttendRow* rows, int64_t n_rows, const float* const* keys,
+                 const float* const* values, int64_t begin, int64_t count, int64_t k_dim, int64_t v_dim,
+                 float scale) {
+  for (int64_t r = 0; r < n_rows; r += kTileRows)
+    attend_rows(kernels, rows + r, std::min(kTileRows, n_rows - r), keys, values, begin, count, k_dim, v_dim,
+                scale);
+}
+
+void merge_row(AttendRow& row, const AttendRow& later, int64_t v_dim) {
+  const float top = std::max(row.highest, later.highest);
+  const float a = std::exp(row.highest - top), b = std::exp(later.highest - top);
+  row.highest = top;
+  row.sum = row.sum * a + later.sum * b;
+  for (int64_t c = 0; c < v_dim; ++c) row.acc[c] = row.acc[c] * a + later.acc[c] * b;
+}
+
+void finish_row(AttendRow& row, int64_t v_dim) {
+  const float factor = 1.0f / row.sum;
+  for (int64_t c = 0; c < v_dim; ++c) row.acc[c] *= factor;
+}
+
+}  // namespace moebius

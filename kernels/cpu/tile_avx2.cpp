@@ -1,0 +1,151 @@
+#include "kernels/cpu/simd_avx2.h"
+#include "kernels/cpu/tile.h"
+
+namespace moebius {
+namespace {
+
+constexpr int64_t kLanes = 8;
+
+// R rows of a against K of b. The order within one dot product is that of sum_lanes over lanes that each add
+// every eighth product, whatever R and K are.
+template <int R, int K>
+inline void dots_block(const float* const* a, const float* const* b, int64_t dim, float* out, int64_t ld) {
+  __m256 sum[R][K];
+  for (int i = 0; i < R; ++i)
+    for (int j = 0; j < K; ++j) sum[i][j] = _mm256_setzero_ps();
+  int64_t c = 0;
+  for (; c + kLanes <= dim; c += kLanes) {
+    __m256 y[K];
+    for (int j = 0; j < K; ++j) y[j] = _mm256_loadu_ps(b[j] + c);
+    for (int i = 0; i < R; ++i) {
+      const __m256 x = _mm256_loadu_ps(a[i] + c);
+      for (int j = 0; j < K; ++j) sum[i][j] = _mm256_fmadd_ps(x, y[j], sum[i][j]);
+    }
+  }
+  if (c < dim) {
+    const __m256i lanes = first_lanes(dim - c);
+    __m256 y[K];
+    for (int j = 0; j < K; ++j) y[j] = _mm256_maskload_ps(b[j] + c, lanes);
+    for (int i = 0; i < R; ++i) {
+      const __m256 x = _mm256_maskload_ps(a[i] + c, lanes);
+      for (int j = 0; j < K; ++j) sum[i][j] = _mm256_fmadd_ps(x, y[j], sum[i][j]);
+    }
+  }
+  for (int i = 0; i < R; ++i)
+    for (int j = 0; j < K; ++j) out[i * ld + j] = sum_lanes(sum[i][j]);
+}
+
+template <int R>
+inline void dots_rows(const float* const* a, const float* const* b, int64_t count, int64_t dim, float* out,
+                      int64_t ld) {
+  int64_t j = 0;
+  for (; j + 3 <= count; j += 3) dots_block<R, 3>(a, b + j, dim, out + j, ld);
+  if (count - j == 2) dots_block<R, 2>(a, b + j, dim, out + j, ld);
+  if (count - j == 1) dots_block<R, 1>(a, b + j, dim, out + j, ld);
+}
+
+void dots_avx2(const float* const* a, int64_t rows, const float* const* b, int64_t count, int64_t dim,
+               float* out, int64_t ld) {
+  for (; rows >= 4; rows -= 4, a += 4, out += 4 * ld) dots_rows<4>(a, b, count, dim, out, ld);
+  if (rows == 3) dots_rows<3>(a, b, count, dim, out, ld);
+  if (rows == 2) dots_rows<2>(a, b, count, dim, out, ld);
+  if (rows == 1) dots_rows<1>(a, b, count, dim, out, ld);
+}
+
+float softmax_avx2(float* scores, int64_t count, float scale, float* highest, float* sum) {
+  const float before = *highest;
+  const __m256 factor = _mm256_set1_ps(scale);
+  __m256 top = _mm256_set1_ps(before);
+  for (int64_t j = 0; j < count; j += kLanes) {
+    const __m256i lanes = first_lanes(count - j);
+    const __m256 x = _mm256_mul_ps(_mm256_maskload_ps(scores + j, lanes), factor);
+    _mm256_maskstore_ps(scores + j, lanes, x);
+    top = _mm256_max_ps(_mm256_blendv_ps(top, x, _mm256_castsi256_ps(lanes)), top);
+  }
+  const float highest_now = max_lanes(top);
+  top = _mm256_set1_ps(highest_now);
+  __m256 added = _mm256_setzero_ps();
+  for (int64_t j = 0; j < count; j += kLanes) {
+    const __m256i lanes = first_lanes(count - j);
+    const __m256 p = exp_avx2(_mm256_sub_ps(_mm256_maskload_ps(scores + j, lanes), top));
+    _mm256_maskstore_ps(scores + j, lanes, p);
+    added = _mm256_add_ps(added, _mm256_and_ps(p, _mm256_castsi256_ps(lanes)));
+  }
+  const float keep = _mm256_cvtss_f32(exp_avx2(_mm256_set1_ps(before - highest_now)));
+  *highest = highest_now;
+  *sum = *sum * keep + sum_lanes(added);
+  return keep;
+}
+
+// C vectors of columns of R rows.
+template <int R, int C>
+inline void accumulate_block(float* const* acc, const float* keep, const float* p, const float* const* values,
+                             int64_t count, int64_t column) {
+  __m256 sum[R][C];
+  for (int i = 0; i < R; ++i)
+    for (int c = 0; c < C; ++c)
+      sum[i][c] = _mm256_mul_ps(_mm256_loadu_ps(acc[i] + column + c * kLanes), _mm256_set1_ps(keep[i]));
+  for (int64_t j = 0; j < count; ++j) {
+    __m256 v[C];
+    for (int c = 0; c < C; ++c) v[c] = _mm256_loadu_ps(values[j] + column + c * kLanes);
+    for (int i = 0; i < R; ++i) {
+      const __m256 weight = _mm256_broadcast_ss(p + i * kTile + j);
+      for (int c = 0; c < C; ++c) sum[i][c] = _mm256_fmadd_ps(weight, v[c], sum[i][c]);
+    }
+  }
+  for (int i = 0; i < R; ++i)
+    for (int c = 0; c < C; ++c) _mm256_storeu_ps(acc[i] + column + c * kLanes, sum[i][c]);
+}
+
+template <int R>
+inline void accumulate_tail(float* const* acc, const float* keep, const float* p, const float* const* values,
+                            int64_t count, int64_t column, int64_t rest) {
+  const __m256i lanes = first_lanes(rest);
+  __m256 sum[R];
+  for (int i = 0; i < R; ++i)
+    sum[i] = _mm256_mul_ps(_mm256_maskload_ps(acc[i] + column, lanes), _mm256_set1_ps(keep[i]));
+  for (int64_t j = 0; j < count; ++j) {
+    const __m256 v = _mm256_maskload_ps(values[j] + column, lanes);
+    for (int i = 0; i < R; ++i) sum[i] = _mm256_fmadd_ps(_mm256_broadcast_ss(p + i * kTile + j), v, sum[i]);
+  }
+  for (int i = 0; i < R; ++i) _mm256_maskstore_ps(acc[i] + column, lanes, sum[i]);
+}
+
+template <int R>
+void accumulate_rows(float* const* acc, const float* keep, const float* p, const float* const* values,
+                     int64_t count, int64_t dim) {
+  int64_t column = 0, vectors = dim / kLanes;
+  for (; vectors >= 5 || vectors == 3; vectors -= 3, column += 3 * kLanes)
+    accumulate_block<R, 3>(acc, keep, p, values, count, column);
+  for (; vectors >= 2; vectors -= 2, column += 2 * kLanes)
+    accumulate_block<R, 2>(acc, keep, p, values, count, column);
+  for (; vectors >= 1; --vectors, column += kLanes)
+    accumulate_block<R, 1>(acc, keep, p, values, count, column);
+  if (column < dim) accumulate_tail<R>(acc, keep, p, values, count, column, dim - column);
+}
+
+void accumulate_avx2(float* const* acc, const float* keep, int64_t rows, const float* p,
+                     const float* const* values, int64_t count, int64_t dim) {
+  if (rows == 4) accumulate_rows<4>(acc, keep, p, values, count, dim);
+  if (rows == 3) accumulate_rows<3>(acc, keep, p, values, count, dim);
+  if (rows == 2) accumulate_rows<2>(acc, keep, p, values, count, dim);
+  if (rows == 1) accumulate_rows<1>(acc, keep, p, values, count, dim);
+}
+
+void widen_avx2(const uint16_t* bf16, int64_t count, float* out) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bf16 + i));
+    _mm256_storeu_ps(out + i, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16)));
+  }
+  for (; i < count; ++i) {
+    const uint32_t bits = static_cast<uint32_t>(bf16[i]) << 16;
+    __builtin_memcpy(out + i, &bits, sizeof(bits));
+  }
+}
+
+}  // namespace
+
+const TileKernels kTileAvx2 = {dots_avx2, softmax_avx2, accumulate_avx2, widen_avx2};
+
+}  // namespace moebius
