@@ -110,7 +110,8 @@ def route(config, logits, bias, twist=None):
     zero = ids >= expert_count(config)
     weights, ids = np.where(zero, 0.0, weights), np.where(zero, -1, ids)
     if twist == "renormalise":
-        weights = weights * (config.get("routed_scaling_factor", 1.0) / np.maximum(weights.sum(-1, keepdims=True), 1e-9))
+        total = np.maximum(weights.sum(-1, keepdims=True), 1e-9)
+        weights = weights * (config.get("routed_scaling_factor", 1.0) / total)
     return ids, weights, margin
 
 

@@ -63,7 +63,8 @@ WIDE = {"hidden_size": 160, "num_hidden_layers": 2, "n_routed_experts": 4, "num_
         "moe_intermediate_size": 136, "intermediate_size": 144, "n_shared_experts": 1}
 GROUPED_32 = {"torch_dtype": "bfloat16", "hidden_size": 96, "moe_intermediate_size": 64,
               "intermediate_size": 160, "num_hidden_layers": 2}
-ZEDA = {"torch_dtype": "bfloat16", "num_hidden_layers": 2, "zce_nums": [4], "zce_types": ["zero"], "use_zce_mask": True}
+ZEDA = {"torch_dtype": "bfloat16", "num_hidden_layers": 2,
+        "zce_nums": [4], "zce_types": ["zero"], "use_zce_mask": True}
 KIMI_IGNORE = ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", r"re:.*mlp\.(gate|up|gate_up|down)_proj.*"]
 ALL_IGNORE = ["lm_head", r"re:.*mlp\.gate$"]
 
@@ -130,7 +131,8 @@ SPECS = [
     # Ragged expert widths (TENP)
     spec("deepseek_v3_ragged", DEEPSEEK_V3, SMALL, {
         "torch_dtype": "bfloat16", "num_hidden_layers": 3, "n_routed_experts": 5, "num_experts_per_tok": 2,
-        "moe_intermediate_size": 192, "moe_intermediate_sizes": [[64, 128, 64, 64, 64], [192, 64, 64, 128, 64]]}, dtype="BF16"),
+        "moe_intermediate_size": 192,
+        "moe_intermediate_sizes": [[64, 128, 64, 64, 64], [192, 64, 64, 128, 64]]}, dtype="BF16"),
     spec("qwen3_moe_ragged", QWEN3_MOE, {
         "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 128,
         "mlp_only_layers": [0],
