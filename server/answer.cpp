@@ -1,0 +1,176 @@
+#include "server/answer.h"
+
+#include <algorithm>
+
+namespace moebius {
+
+namespace {
+
+int64_t characters(std::string_view text) {
+  return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
+}
+
+Json bytes_json(const std::string& text) {
+  Json out = Json::array();
+  for (const char c : text) out.push_back(static_cast<unsigned char>(c));
+  return out;
+}
+
+const char* finish_name(FinishReason reason) { return reason == FinishReason::kLength ? "length" : "stop"; }
+
+}  // namespace
+
+std::string sse_event(const Json& json) { return "data: " + ApiError::to_text(json) + "\n\n"; }
+
+Answer::Answer(AnswerOptions options, std::function<std::string(int32_t)> token_bytes)
+    : options_(std::move(options)), token_bytes_(std::move(token_bytes)), choices_(options_.choices) {
+  if (!options_.logprobs) return;
+  for (Choice& choice : choices_) choice.logprobs = empty_logprobs();
+}
+
+Json Answer::empty_logprobs() const {
+  if (options_.api == Api::kChat) return {{"content", Json::array()}, {"refusal", nullptr}};
+  return {{"tokens", Json::array()},
+          {"token_logprobs", Json::array()},
+          {"top_logprobs", Json::array()},
+          {"text_offset", Json::array()}};
+}
+
+void Answer::append_logprobs(const GenerationEvent& event, int64_t offset, Json& out) const {
+  const std::string bytes = token_bytes_(event.id);
+  if (options_.api == Api::kChat) {
+    Json top = Json::array();
+    for (const TokenProbability& other : event.alternatives) {
+      const std::string text = token_bytes_(other.id);
+      top.push_back({{"token", text}, {"logprob", other.logprob}, {"bytes", bytes_json(text)}});
+    }
+    out["content"].push_back({{"token", bytes},
+                              {"logprob", event.chosen.logprob},
+                              {"bytes", bytes_json(bytes)},
+                              {"top_logprobs", std::move(top)}});
+    return;
+  }
+  Json top = Json::object();
+  for (const TokenProbability& other : event.alternatives) top[token_bytes_(other.id)] = other.logprob;
+  top[bytes] = event.chosen.logprob;
+  out["tokens"].push_back(bytes);
+  out["token_logprobs"].push_back(event.chosen.logprob);
+  out["top_logprobs"].push_back(std::move(top));
+  out["text_offset"].push_back(offset);
+}
+
+std::string Answer::add(const GenerationEvent& event) {
+  switch (event.kind) {
+    case GenerationEvent::Kind::kPiece:
+      return add_piece(event);
+    case GenerationEvent::Kind::kChoiceDone:
+      return add_end(event);
+    case GenerationEvent::Kind::kDone: {
+      if (!options_.stream) return {};
+      std::string out;
+      if (options_.include_usage) {
+        Json last = head(options_.api == Api::kChat ? "chat.completion.chunk" : "text_completion");
+        last["choices"] = Json::array();
+        last["usage"] = usage_json();
+        out = sse_event(last);
+      }
+      return out + kSseDone;
+    }
+    case GenerationEvent::Kind::kFailed:
+      break;
+  }
+  return {};
+}
+
+std::string Answer::add_piece(const GenerationEvent& event) {
+  Choice& choice = choices_[event.choice];
+  std::string out;
+  if (options_.stream && !choice.begun && options_.api == Api::kChat) {
+    const Json delta = {{"role", "assistant"}, {"content", ""}};
+    out = sse_event(chunk(event.choice, delta, "", nullptr, nullptr));
+  }
+  choice.begun = true;
+  Json logprobs;
+  if (options_.logprobs && event.id >= 0) {
+    logprobs = empty_logprobs();
+    append_logprobs(event, choice.token_offset, options_.stream ? logprobs : choice.logprobs);
+    choice.token_offset += characters(token_bytes_(event.id));
+  }
+  if (!options_.stream) {
+    choice.text += event.text;
+  } else if (!event.text.empty() || !logprobs.is_null()) {
+    out +=
+        sse_event(chunk(event.choice, {{"content", event.text}}, event.text, std::move(logprobs), nullptr));
+  }
+  return out;
+}
+
+std::string Answer::add_end(const GenerationEvent& event) {
+  Choice& choice = choices_[event.choice];
+  choice.finish = finish_ = finish_name(event.stats.finish);
+  usage_.completion += event.stats.answer_tokens;
+  if (event.choice % options_.n == 0) {  // the others share this one's prompt
+    usage_.prompt += event.stats.prompt_tokens;
+    usage_.cached += event.stats.reused_tokens;
+  }
+  if (!options_.stream) return {};
+  std::string out;
+  if (!choice.begun) {
+    GenerationEvent nothing;
+    nothing.choice = event.choice;
+    out = add_piece(nothing);
+  }
+  return out + sse_event(chunk(event.choice, Json::object(), "", nullptr, choice.finish));
+}
+
+Json Answer::head(const char* object) const {
+  return {{"id", options_.id},
+          {"object", object},
+          {"created", options_.created},
+          {"model", options_.model},
+          {"system_fingerprint", options_.fingerprint}};
+}
+
+Json Answer::chunk(int index, Json delta, const std::string& text, Json logprobs, Json finish) const {
+  Json choice = {{"index", index}};
+  if (options_.api == Api::kChat) {
+    choice["delta"] = std::move(delta);
+  } else {
+    choice["text"] = text;
+  }
+  choice["logprobs"] = std::move(logprobs);
+  choice["finish_reason"] = std::move(finish);
+  Json out = head(options_.api == Api::kChat ? "chat.completion.chunk" : "text_completion");
+  out["choices"] = Json::array({std::move(choice)});
+  if (options_.include_usage) out["usage"] = nullptr;
+  return out;
+}
+
+Json Answer::usage_json() const {
+  return {{"prompt_tokens", usage_.prompt},
+          {"completion_tokens", usage_.completion},
+          {"total_tokens", usage_.prompt + usage_.completion},
+          {"prompt_tokens_details", {{"cached_tokens", usage_.cached}}},
+          {"completion_tokens_details", {{"reasoning_tokens", 0}}}};
+}
+
+Json Answer::json() const {
+  Json list = Json::array();
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    Json choice = {{"index", i}};
+    if (options_.api == Api::kChat) {
+      choice["message"] = {{"role", "assistant"}, {"content", choices_[i].text}, {"refusal", nullptr}};
+    } else {
+      choice["text"] = choices_[i].text;
+    }
+    choice["logprobs"] = choices_[i].logprobs;
+    choice["finish_reason"] = choices_[i].finish;
+    list.push_back(std::move(choice));
+  }
+  Json out = head(options_.api == Api::kChat ? "chat.completion" : "text_completion");
+  out["choices"] = std::move(list);
+  out["usage"] = usage_json();
+  return out;
+}
+
+}  // namespace moebius

@@ -1,0 +1,69 @@
+// Answer: turns the events of a generation into OpenAI's objects: one object at the end, or server-sent
+// events on the way. Knows nothing of HTTP.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "server/errors.h"
+#include "server/worker.h"
+
+namespace moebius {
+
+enum class Api : uint8_t { kChat, kCompletion };
+
+struct AnswerOptions {
+  Api api = Api::kChat;
+  std::string id, model, fingerprint;
+  int64_t created = 0;  // seconds since 1970
+  int choices = 1;      // prompts times n
+  int n = 1;
+  bool logprobs = false, stream = false, include_usage = false;
+};
+
+struct Usage {
+  int64_t prompt = 0, completion = 0, cached = 0;
+};
+
+// "data: ...\n\n"
+std::string sse_event(const Json& json);
+inline constexpr const char* kSseDone = "data: [DONE]\n\n";
+inline constexpr const char* kSsePing = ": ping\n\n";
+
+class Answer {
+ public:
+  // token_bytes: the bytes an id stands for; they may be part of a character.
+  Answer(AnswerOptions options, std::function<std::string(int32_t)> token_bytes);
+
+  // Takes a kPiece, kChoiceDone or kDone. With `stream`, returns the events to send now, "" for none.
+  std::string add(const GenerationEvent& event);
+
+  Json json() const;  // the whole answer, once all choices are done
+  const Usage& usage() const { return usage_; }
+  const std::string& finish_reason() const { return finish_; }  // of the last choice that ended
+
+ private:
+  struct Choice {
+    bool begun = false;
+    std::string text, finish;
+    Json logprobs;             // null or as the API has them
+    int64_t token_offset = 0;  // characters in the tokens so far
+  };
+
+  std::string add_piece(const GenerationEvent& event);
+  std::string add_end(const GenerationEvent& event);
+  Json empty_logprobs() const;
+  void append_logprobs(const GenerationEvent& event, int64_t offset, Json& out) const;
+  Json chunk(int index, Json delta, const std::string& text, Json logprobs, Json finish) const;
+  Json head(const char* object) const;
+  Json usage_json() const;
+
+  const AnswerOptions options_;
+  const std::function<std::string(int32_t)> token_bytes_;
+  std::vector<Choice> choices_;
+  Usage usage_;
+  std::string finish_;
+};
+
+}  // namespace moebius

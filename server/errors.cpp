@@ -1,0 +1,105 @@
+#include "server/errors.h"
+
+#include <fmt/format.h>
+
+namespace moebius {
+
+namespace {
+
+Json nullable(const std::optional<std::string>& text) { return text ? Json(*text) : Json(nullptr); }
+
+}  // namespace
+
+std::string ApiError::to_text(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+Json ApiError::json() const {
+  Json error = {{"message", message}, {"type", type}, {"param", nullable(param)}, {"code", nullable(code)}};
+  error.update(extra);
+  return {{"error", std::move(error)}};
+}
+
+ApiError bad_request(std::string message, std::optional<std::string> param, std::optional<std::string> code) {
+  return {400, "invalid_request_error", std::move(message), std::move(param), std::move(code)};
+}
+
+ApiError unauthorized() {
+  return {401,
+          "authentication_error",
+          "the API key is missing or wrong; send it as `Authorization: Bearer KEY`",
+          {},
+          "invalid_api_key"};
+}
+
+ApiError forbidden(std::string message, std::string code) {
+  return {403, "permission_error", std::move(message), {}, std::move(code)};
+}
+
+ApiError unknown_route() {
+  return {404, "not_found_error", "no such route; the API lies under /v1", {}, "unknown_url"};
+}
+
+ApiError wrong_method(const std::string& allowed) {
+  return {405,
+          "invalid_request_error",
+          fmt::format("this route takes {} only", allowed),
+          {},
+          "method_not_allowed"};
+}
+
+ApiError model_not_found(const std::string& served) {
+  return {404, "invalid_request_error", fmt::format("no such model; this server has `{}`", served), "model",
+          "model_not_found"};
+}
+
+ApiError too_large(int64_t limit_bytes) {
+  return {413,
+          "invalid_request_error",
+          fmt::format("the body exceeds the limit of {} bytes", limit_bytes),
+          {},
+          "request_too_large"};
+}
+
+ApiError queue_full(int64_t limit) {
+  return {429,
+          "rate_limit_error",
+          fmt::format("{} requests are waiting already; try again later", limit),
+          {},
+          "rate_limit_exceeded"};
+}
+
+ApiError unavailable(std::string message, std::string code) {
+  return {503, "unavailable", std::move(message), {}, std::move(code)};
+}
+
+ApiError internal_error() {
+  return {500, "server_error", "the server failed to answer; its log says why", {}, "internal_error"};
+}
+
+ApiError context_exceeded(int64_t prompt_tokens, int64_t context, std::string param) {
+  ApiError error =
+      bad_request(fmt::format("the prompt has {} tokens, but the context holds {} together with the answer; "
+                              "shorten it or start the server with a larger --ctx-size",
+                              prompt_tokens, context),
+                  std::move(param), "context_length_exceeded");
+  error.extra = {{"n_prompt_tokens", prompt_tokens}, {"n_ctx", context}};
+  return error;
+}
+
+ApiError error_for_status(int status) {
+  switch (status) {
+    case 400:
+      return bad_request("the request is not well-formed HTTP");
+    case 404:
+      return unknown_route();
+    case 413:
+      return {413, "invalid_request_error", "the body is too large", {}, "request_too_large"};
+    default:
+      break;
+  }
+  if (status >= 500) return internal_error();
+  return {status, "invalid_request_error", "the request cannot be served", {}, {}};
+}
+
+}  // namespace moebius

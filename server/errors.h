@@ -1,0 +1,46 @@
+// ApiError: what a client did wrong, or what went wrong here, in the form OpenAI's clients understand.
+//
+// Messages name fields, limits and remedies; they hold no paths, no addresses and nothing of a prompt.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+namespace moebius {
+
+using Json = nlohmann::ordered_json;
+
+struct ApiError {
+  int status = 400;  // of HTTP
+  std::string type, message;
+  std::optional<std::string> param, code;
+  Json extra = Json::object();  // further keys of the error object
+
+  // {"error": {"message", "type", "param", "code", ...extra}}; the first four are always there.
+  Json json() const;
+  std::string body() const { return to_text(json()); }
+
+  // Compact text; bytes that are not UTF-8 become U+FFFD.
+  static std::string to_text(const Json& json);
+};
+
+ApiError bad_request(std::string message, std::optional<std::string> param = {},
+                     std::optional<std::string> code = {});
+ApiError unauthorized();
+ApiError forbidden(std::string message, std::string code);
+ApiError unknown_route();
+ApiError wrong_method(const std::string& allowed);
+ApiError model_not_found(const std::string& served);
+ApiError too_large(int64_t limit_bytes);
+ApiError queue_full(int64_t limit);
+ApiError unavailable(std::string message, std::string code);
+ApiError internal_error();
+// param: the field that holds the prompt
+ApiError context_exceeded(int64_t prompt_tokens, int64_t context, std::string param);
+
+// For a status that the HTTP library chose by itself.
+ApiError error_for_status(int status);
+
+}  // namespace moebius

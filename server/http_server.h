@@ -1,0 +1,30 @@
+// HttpServer: the HTTP library's server on Connections of our own, with the defaults of the library that
+// would surprise a user put right.
+#pragma once
+
+#include "server/connection.h"
+
+namespace moebius {
+
+class HttpServer : public httplib::Server {
+ public:
+  HttpServer(const ConnectionLimits& limits, size_t threads);
+
+  // Ends the reading of all open connections, so that a slow client cannot hold up the end of the program.
+  void stop_reading();
+
+ private:
+  bool process_and_close_socket(socket_t socket) override;
+
+  const ConnectionLimits limits_;
+  std::mutex mutex_;
+  std::set<socket_t> open_;
+};
+
+// Whether the client of a request that came through an HttpServer is still connected.
+bool client_is_there(const httplib::Request& request);
+
+void send_json(httplib::Response& response, int status, const Json& json);
+void send_error(httplib::Response& response, const ApiError& error);
+
+}  // namespace moebius

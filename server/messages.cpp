@@ -1,0 +1,186 @@
+#include "server/messages.h"
+
+#include <algorithm>
+#include <array>
+
+#include <fmt/format.h>
+
+#include "server/json_input.h"
+
+namespace moebius {
+
+namespace {
+
+// One part of a content list; "" and a problem where it is not text.
+std::string part_text(const Json& part, const std::string& name, Fields& in) {
+  const auto type = part.is_object() ? part.find("type") : part.end();
+  if (!part.is_object() || type == part.end() || !type->is_string()) {
+    in.fail(name, "must be a string or a list of parts with a `type`");
+    return {};
+  }
+  const std::string& kind = type->get_ref<const std::string&>();
+  if (kind != "text") {
+    in.fail(bad_request(
+        fmt::format("`{}` has a part of type `{}`; this model reads text only", name, kind.substr(0, 40)),
+        name, "unsupported_content"));
+    return {};
+  }
+  const auto text = part.find("text");
+  if (text == part.end() || !text->is_string()) {
+    in.fail(name, "has a text part without `text`");
+    return {};
+  }
+  return text->get<std::string>();
+}
+
+Json read_content(const Json& content, const std::string& name, Fields& in) {
+  if (content.is_string()) return content;
+  if (!content.is_array()) {
+    in.fail(name, "must be a string or a list of text parts");
+    return nullptr;
+  }
+  std::string joined;
+  for (size_t i = 0; i < content.size() && !in.failed(); ++i) {
+    if (i > 0) joined += '\n';
+    joined += part_text(content[i], name, in);
+  }
+  return joined;
+}
+
+Json read_tool_calls(const Json& calls, const std::string& name, const RequestLimits& limits, Fields& in) {
+  Json out = Json::array();
+  if (!calls.is_array() || static_cast<int64_t>(calls.size()) > limits.tools) {
+    in.fail(name, fmt::format("must be a list of at most {} calls", limits.tools));
+    return out;
+  }
+  for (const Json& call : calls) {
+    const auto function = call.is_object() ? call.find("function") : call.end();
+    if (!call.is_object() || function == call.end() || !function->is_object() ||
+        !function->contains("name") || !(*function)["name"].is_string()) {
+      in.fail(name, "must hold calls with `function.name`");
+      return out;
+    }
+    Json copy = call;
+    const auto arguments = copy["function"].find("arguments");
+    if (arguments != copy["function"].end() && arguments->is_string()) {
+      Result<Json> parsed = parse_json(arguments->get_ref<const std::string&>());
+      if (parsed.ok() && parsed->is_object()) *arguments = std::move(*parsed);
+    }
+    out.push_back(std::move(copy));
+  }
+  return out;
+}
+
+Json read_message(const Json& message, size_t index, const RequestLimits& limits, Fields& in) {
+  constexpr std::array<std::string_view, 5> kRoles = {"system", "developer", "user", "assistant", "tool"};
+  Json out = Json::object();
+  const std::string name = fmt::format("messages[{}]", index);
+  if (!message.is_object()) {
+    in.fail(name, "must be an object");
+    return out;
+  }
+  Fields fields(message, name + ".");
+  std::string role;
+  fields.text("role", role);
+  if (!fields.failed() && std::find(kRoles.begin(), kRoles.end(), role) == kRoles.end()) {
+    fields.fail("role", "must be system, developer, user, assistant or tool");
+  }
+  fields.unsupported("function_call", "use `tool_calls`");
+  fields.unsupported("audio", "this model reads text only");
+  out["role"] = role == "developer" ? "system" : role;
+  const Json* calls = role == "assistant" ? fields.find("tool_calls") : nullptr;
+  if (const Json* content = fields.find("content")) {
+    out["content"] = read_content(*content, fields.path("content"), in);
+  } else if (calls != nullptr || role == "assistant") {
+    out["content"] = "";
+  } else {
+    fields.fail("content", "is missing");
+  }
+  for (const char* extra : {"name", "tool_call_id", "reasoning_content"}) {
+    std::string text;
+    fields.text(extra, text);
+    if (fields.find(extra) != nullptr) out[extra] = text;
+  }
+  if (calls != nullptr) out["tool_calls"] = read_tool_calls(*calls, fields.path("tool_calls"), limits, in);
+  if (fields.failed()) in.fail(*fields.error());
+  return out;
+}
+
+void check_tools(const Json& tools, const RequestLimits& limits, Fields& in) {
+  if (static_cast<int64_t>(tools.size()) > limits.tools) {
+    return in.fail("tools", fmt::format("may hold at most {} tools", limits.tools));
+  }
+  for (const Json& tool : tools) {
+    if (!tool.is_object() || tool.value("type", Json()) != "function" || !tool.contains("function") ||
+        !tool["function"].is_object() || !tool["function"].contains("name") ||
+        !tool["function"]["name"].is_string()) {
+      return in.fail("tools", "must hold objects with `type` \"function\" and `function.name`");
+    }
+  }
+  if (static_cast<int64_t>(ApiError::to_text(tools).size()) > limits.tool_bytes) {
+    in.fail("tools", fmt::format("may take at most {} bytes", limits.tool_bytes));
+  }
+}
+
+// True when the tools are to be shown to the model.
+bool read_tool_choice(Fields& in) {
+  const Json* choice = in.find("tool_choice");
+  if (choice == nullptr || *choice == "auto") return true;
+  if (*choice == "none") return false;
+  if (choice->is_object() || *choice == "required") {
+    in.fail(bad_request("`tool_choice` can be \"none\" or \"auto\" here", "tool_choice",
+                        "unsupported_parameter"));
+  } else {
+    in.fail("tool_choice", "must be \"none\" or \"auto\"");
+  }
+  return false;
+}
+
+void read_reasoning_effort(Fields& in, Json& variables) {
+  constexpr std::array<std::string_view, 7> kEfforts = {"none", "minimal", "low", "medium",
+                                                        "high", "xhigh",   "max"};
+  std::string effort;
+  in.text("reasoning_effort", effort);
+  if (effort.empty()) return;
+  if (std::find(kEfforts.begin(), kEfforts.end(), effort) == kEfforts.end()) {
+    return in.fail("reasoning_effort", "must be none, minimal, low, medium, high, xhigh or max");
+  }
+  variables["reasoning_effort"] = effort;
+  if (effort == "none") variables["enable_thinking"] = variables["thinking"] = false;
+}
+
+}  // namespace
+
+Json read_conversation(Fields& in, const RequestLimits& limits) {
+  Json variables = Json::object();
+  const Json* messages = in.array("messages");
+  if (messages == nullptr) {
+    in.fail("messages", "is missing");
+    return variables;
+  }
+  if (messages->empty() || static_cast<int64_t>(messages->size()) > limits.messages) {
+    in.fail("messages", fmt::format("must hold 1 to {} messages", limits.messages));
+    return variables;
+  }
+  Json list = Json::array();
+  for (size_t i = 0; i < messages->size() && !in.failed(); ++i) {
+    list.push_back(read_message((*messages)[i], i, limits, in));
+  }
+  const bool show_tools = read_tool_choice(in);
+  read_reasoning_effort(in, variables);
+  if (const Json* kwargs = in.object("chat_template_kwargs")) {
+    for (const auto& [key, value] : kwargs->items()) {
+      for (const char* reserved : {"messages", "tools", "chat_template", "tokenize"}) {
+        if (key == reserved) in.fail("chat_template_kwargs", fmt::format("may not set `{}`", reserved));
+      }
+      variables[key] = value;
+    }
+  }
+  const Json* tools = in.array("tools");
+  if (tools != nullptr) check_tools(*tools, limits, in);
+  if (tools != nullptr && !tools->empty() && show_tools) variables["tools"] = *tools;
+  variables["messages"] = std::move(list);
+  return variables;
+}
+
+}  // namespace moebius

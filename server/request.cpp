@@ -1,0 +1,204 @@
+#include "server/request.h"
+
+#include <algorithm>
+#include <charconv>
+
+#include <fmt/format.h>
+
+#include "server/fields.h"
+#include "server/messages.h"
+
+namespace moebius {
+
+namespace {
+
+void read_model(Fields& in, const RequestLimits& limits) {
+  if (in.find("model") == nullptr) return;
+  std::string model;
+  in.text("model", model);
+  if (in.failed()) return;
+  if (std::find(limits.models.begin(), limits.models.end(), model) == limits.models.end()) {
+    in.fail(model_not_found(limits.models.front()));
+  }
+}
+
+void read_stop(Fields& in, const RequestLimits& limits, std::vector<std::string>& stop) {
+  const Json* value = in.find("stop");
+  if (value == nullptr) return;
+  const Json list = value->is_string() ? Json::array({*value}) : *value;
+  if (!list.is_array() || static_cast<int64_t>(list.size()) > limits.stops) {
+    return in.fail("stop", fmt::format("must be a string or a list of at most {} strings", limits.stops));
+  }
+  for (const Json& item : list) {
+    if (!item.is_string()) return in.fail("stop", "must hold strings");
+    const std::string& text = item.get_ref<const std::string&>();
+    if (text.empty() || static_cast<int64_t>(text.size()) > limits.stop_bytes) {
+      return in.fail("stop", fmt::format("must hold strings of 1 to {} bytes", limits.stop_bytes));
+    }
+    stop.push_back(text);
+  }
+}
+
+void read_logit_bias(Fields& in, const RequestLimits& limits, SamplingParams& sampling) {
+  const Json* value = in.object("logit_bias");
+  if (value == nullptr) return;
+  if (static_cast<int64_t>(value->size()) > limits.biases) {
+    return in.fail("logit_bias", fmt::format("may hold at most {} ids", limits.biases));
+  }
+  for (const auto& [key, bias] : value->items()) {
+    int32_t id = -1;
+    const auto [end, problem] = std::from_chars(key.data(), key.data() + key.size(), id);
+    if (problem != std::errc() || end != key.data() + key.size() || id < 0 || id >= limits.vocab) {
+      return in.fail("logit_bias", fmt::format("must have token ids from 0 to {} as keys", limits.vocab - 1));
+    }
+    if (!bias.is_number() || !(bias.get<double>() >= -100 && bias.get<double>() <= 100)) {
+      return in.fail("logit_bias", "must have numbers from -100 to 100 as values");
+    }
+    sampling.logit_bias.emplace_back(id, bias.get<float>());
+  }
+}
+
+void read_sampling(Fields& in, const RequestLimits& limits, SamplingRequest& request) {
+  constexpr double kSmallest = 1e-6;
+  SamplingParams& sampling = request.sampling;
+  in.number("temperature", 0, 100, sampling.temperature);
+  in.number("top_p", 0, 1, sampling.top_p);
+  sampling.top_p = std::max(sampling.top_p, static_cast<float>(kSmallest));  // 0 means the likeliest alone
+  in.number("min_p", 0, 1, sampling.min_p);
+  in.integer("top_k", -1, INT32_MAX, sampling.top_k);
+  sampling.top_k = std::max<int64_t>(sampling.top_k, 0);  // some clients say -1 for all
+  in.number("presence_penalty", -2, 2, sampling.presence_penalty);
+  in.number("frequency_penalty", -2, 2, sampling.frequency_penalty);
+  in.number("repetition_penalty", kSmallest, 10, sampling.repetition_penalty);
+  read_logit_bias(in, limits, sampling);
+  if (const Json* seed = in.find("seed")) {
+    // Every 64-bit integer is a seed, negative ones too.
+    if (!seed->is_number_integer()) return in.fail("seed", "must be an integer");
+    request.has_seed = true;
+    sampling.seed =
+        seed->is_number_unsigned() ? seed->get<uint64_t>() : static_cast<uint64_t>(seed->get<int64_t>());
+  }
+}
+
+void read_stream(Fields& in, SamplingRequest& request) {
+  in.boolean("stream", request.stream);
+  const Json* options = in.object("stream_options");
+  if (options == nullptr) return;
+  if (!request.stream) return in.fail("stream_options", "is allowed only when `stream` is true");
+  Fields fields(*options, "stream_options.");
+  bool ignored = false;
+  fields.boolean("include_usage", request.include_usage);
+  fields.boolean("include_obfuscation", ignored);
+  if (fields.failed()) in.fail(*fields.error());
+}
+
+void refuse_unsupported(Fields& in) {
+  const auto format = in.object("response_format");
+  if (format != nullptr && format->value("type", Json()) != "text") {
+    in.fail(bad_request("`response_format` can be {\"type\": \"text\"} only here", "response_format",
+                        "unsupported_parameter"));
+  }
+  for (const char* name : {"grammar", "json_schema", "guided_json", "guided_regex", "guided_choice",
+                           "guided_grammar", "structured_outputs"}) {
+    in.unsupported(name, "answers cannot be constrained");
+  }
+  for (const char* name : {"lora", "adapter"})
+    in.unsupported(name, "this server has one model and no adapters");
+}
+
+// What both kinds share; max_tokens apart, whose names and defaults differ.
+void read_common(Fields& in, const RequestLimits& limits, SamplingRequest& request) {
+  request.sampling = limits.sampling;
+  read_model(in, limits);
+  read_sampling(in, limits, request);
+  read_stop(in, limits, request.stop);
+  read_stream(in, request);
+  int64_t n = 1;
+  in.integer("n", 1, limits.n, n);
+  request.n = static_cast<int>(n);
+  in.boolean("ignore_eos", request.ignore_eos);
+  in.integer("max_tokens", 1, INT32_MAX, request.max_tokens);
+  refuse_unsupported(in);
+}
+
+bool is_token_list(const Json& value) {
+  return value.is_array() && !value.empty() && value.front().is_number();
+}
+
+void add_prompt(const Json& value, const RequestLimits& limits, Fields& in, std::vector<Prompt>& prompts) {
+  if (value.is_string()) {
+    prompts.emplace_back(value.get<std::string>());
+    return;
+  }
+  if (!is_token_list(value))
+    return in.fail("prompt", "must be a string, a list of token ids, or a list of those");
+  std::vector<int32_t> ids;
+  ids.reserve(value.size());
+  for (const Json& id : value) {
+    const bool fits = id.is_number_integer() && id.get<int64_t>() >= 0 && id.get<int64_t>() < limits.vocab;
+    if (!fits) return in.fail("prompt", fmt::format("must hold token ids from 0 to {}", limits.vocab - 1));
+    ids.push_back(static_cast<int32_t>(id.get<int64_t>()));
+  }
+  prompts.emplace_back(std::move(ids));
+}
+
+void read_prompts(Fields& in, const RequestLimits& limits, std::vector<Prompt>& prompts) {
+  const Json* value = in.find("prompt");
+  if (value == nullptr) return in.fail("prompt", "is missing");
+  if (!value->is_array() || is_token_list(*value)) return add_prompt(*value, limits, in, prompts);
+  if (value->empty() || static_cast<int64_t>(value->size()) > limits.prompts) {
+    return in.fail("prompt", fmt::format("must hold 1 to {} prompts", limits.prompts));
+  }
+  for (const Json& item : *value) add_prompt(item, limits, in, prompts);
+}
+
+std::optional<ApiError> not_an_object() { return bad_request("the body must be a JSON object"); }
+
+}  // namespace
+
+std::optional<ApiError> parse_chat_request(const Json& body, const RequestLimits& limits,
+                                           ChatRequest& request) {
+  if (!body.is_object()) return not_an_object();
+  Fields in(body);
+  read_common(in, limits, request);
+  in.integer("max_completion_tokens", 1, INT32_MAX, request.max_tokens);
+  for (const char* name : {"functions", "function_call"}) in.unsupported(name, "use `tools`");
+  in.unsupported("audio", "this model writes text only");
+  in.unsupported("prediction", "leave it out");
+  in.unsupported("web_search_options", "this server fetches nothing");
+  if (const Json* modalities = in.find("modalities");
+      modalities != nullptr && *modalities != Json::array({"text"})) {
+    in.fail(bad_request("`modalities` can be [\"text\"] only here", "modalities", "unsupported_parameter"));
+  }
+  bool logprobs = false;
+  in.boolean("logprobs", logprobs);
+  int64_t top = 0;
+  in.integer("top_logprobs", 0, 20, top);
+  if (!logprobs && in.find("top_logprobs") != nullptr && top > 0) {
+    in.fail("top_logprobs", "needs `logprobs` to be true");
+  }
+  if (logprobs) request.top_logprobs = static_cast<int>(top);
+  request.variables = read_conversation(in, limits);
+  return in.error();
+}
+
+std::optional<ApiError> parse_completion_request(const Json& body, const RequestLimits& limits,
+                                                 CompletionRequest& request) {
+  if (!body.is_object()) return not_an_object();
+  Fields in(body);
+  request.max_tokens = 16;  // OpenAI's default for this route
+  read_common(in, limits, request);
+  in.unsupported("suffix", "put it into the prompt");
+  if (const Json* echo = in.find("echo"); echo != nullptr && *echo != false) {
+    in.unsupported("echo", "put the prompt before the answer yourself");
+  }
+  if (const Json* best = in.find("best_of"); best != nullptr && *best != 1)
+    in.unsupported("best_of", "use `n`");
+  int64_t logprobs = -1;
+  in.integer("logprobs", 0, 5, logprobs);
+  request.top_logprobs = static_cast<int>(logprobs);
+  read_prompts(in, limits, request.prompts);
+  return in.error();
+}
+
+}  // namespace moebius

@@ -1,0 +1,54 @@
+// The requests of /v1/chat/completions and /v1/completions: from JSON to values that are known to be in
+// range.
+//
+// Unknown fields are ignored, known fields of a wrong type or out of range are refused by name, and so are
+// fields that are known but not done here. Pure: nothing but the JSON and the limits decides.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "engine/sampler.h"
+#include "server/errors.h"
+
+namespace moebius {
+
+struct RequestLimits {
+  std::vector<std::string> models;  // names the model answers to, the first is reported
+  int64_t vocab = 0;
+  SamplingParams sampling;  // where the request says nothing
+  int64_t n = 8, prompts = 64, messages = 4096, stops = 16, stop_bytes = 256, biases = 1024;
+  int64_t tools = 128, tool_bytes = 256 << 10;
+};
+
+// What both kinds of request share.
+struct SamplingRequest {
+  SamplingParams sampling;
+  bool has_seed = false;    // else one is to be drawn
+  int64_t max_tokens = -1;  // -1: until the context is full
+  std::vector<std::string> stop;
+  int n = 1;
+  int top_logprobs = -1;  // as GenerateOptions has it
+  bool ignore_eos = false;
+  bool stream = false, include_usage = false;
+};
+
+struct ChatRequest : SamplingRequest {
+  Json variables;  // for Engine::render_chat: messages with text content, tools, chat_template_kwargs
+};
+
+using Prompt = std::variant<std::string, std::vector<int32_t>>;
+
+struct CompletionRequest : SamplingRequest {
+  std::vector<Prompt> prompts;  // at least one
+};
+
+// Fill `request`, or say what is wrong.
+std::optional<ApiError> parse_chat_request(const Json& body, const RequestLimits& limits,
+                                           ChatRequest& request);
+std::optional<ApiError> parse_completion_request(const Json& body, const RequestLimits& limits,
+                                                 CompletionRequest& request);
+
+}  // namespace moebius

@@ -1,0 +1,55 @@
+// Server: OpenAI's HTTP API for one engine.
+//
+// Routes: GET /health (open to all), GET /version, GET /v1/models and /v1/models/{id}, POST
+// /v1/chat/completions, POST /v1/completions. Life: create, bind, run until drain() was called from any
+// thread and the running answers are finished or given up.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+
+namespace spdlog {
+class logger;
+}
+
+namespace moebius {
+
+struct ServerOptions {
+  std::string host = "127.0.0.1";          // a name or an address to listen at
+  int port = 8080;                         // 0: any free one
+  std::vector<std::string> models;         // names of the model, at least one; the first is reported
+  std::vector<std::string> api_keys;       // none: everyone may ask
+  bool allow_no_key = false;               // listen beyond loopback without a key
+  std::vector<std::string> allowed_hosts;  // more Host names to answer to on loopback, such as a proxy's
+  int64_t body_bytes = 32 << 20;
+  int queue = 64;                               // requests that wait at most
+  int sessions = 2;                             // conversations whose cache is kept
+  std::chrono::milliseconds timeout{3600'000};  // for one answer, waiting included
+  std::chrono::milliseconds ping{10'000};       // silence on a stream before a comment is sent
+  std::chrono::milliseconds drain{30'000};      // for running answers after drain()
+  std::string version;
+};
+
+class Server {
+ public:
+  // engine and log outlive the server; while it runs it alone uses the engine. kInvalid: a model without a
+  // tokenizer, or listening beyond loopback without a key.
+  static Result<std::unique_ptr<Server>> create(Engine& engine, ServerOptions options, spdlog::logger& log);
+  ~Server();
+
+  Status bind();     // kIo: the address is taken or not this machine's
+  int port() const;  // after bind()
+  Status run();      // blocks
+  void drain();      // new requests get 503 from now on; returns at once
+
+ private:
+  struct Impl;
+  explicit Server(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace moebius
