@@ -1,0 +1,23 @@
+#include <cuda_runtime.h>
+
+#include <cstdio>
+
+#include "kernels/cuda/abi.h"
+
+int moebius_cuda_devices(MoebiusCudaDevice* devices, int limit, char* error) {
+  int count = 0;
+  cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaErrorNoDevice) return 0;
+  for (int i = 0; status == cudaSuccess && i < count && i < limit; ++i) {
+    cudaDeviceProp properties;
+    status = cudaGetDeviceProperties(&properties, i);
+    if (status != cudaSuccess) break;
+    std::snprintf(devices[i].name, sizeof devices[i].name, "%s", properties.name);
+    devices[i].memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
+    devices[i].major = properties.major;
+    devices[i].minor = properties.minor;
+  }
+  if (status == cudaSuccess) return count < limit ? count : limit;
+  std::snprintf(error, kMoebiusCudaErrorBytes, "%s", cudaGetErrorString(status));
+  return -1;
+}
