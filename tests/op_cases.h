@@ -17,6 +17,7 @@
 
 #include "kernels/cpu/host.h"
 #include "kernels/half.h"
+#include "tests/random_matrix.h"
 
 namespace moebius::test {
 
@@ -33,6 +34,7 @@ class Arena {
     buffers_.push_back(std::move(*buffer));
     return buffers_.back().template as<T>();
   }
+  std::mt19937& random() { return random_; }
   float uniform(float low, float high) { return std::uniform_real_distribution<float>(low, high)(random_); }
   int64_t below(int64_t end) { return std::uniform_int_distribution<int64_t>(0, end - 1)(random_); }
   float* floats(int64_t count, float low = -1, float high = 1) {
@@ -53,15 +55,25 @@ class Arena {
 };
 
 // Memory that an operation writes: the whole allocation, with the gaps between strided rows, so that a stray
-// write is seen. `bound` is the largest |got - reference| allowed per element (0 in gaps); empty: every bit
-// must be equal.
+// write is seen. Allowed is |got - reference| <= bound[i] + relative * |reference| (bound 0 in gaps); with no
+// bound and relative 0 every bit must be equal.
 struct Output {
   const char* name;
   void* data;
   DType dtype;  // kF32, kBF16 or kI32
   int64_t count;
   std::vector<double> bound;
+  double relative = 0;
 };
+
+// random_matrix with its memory from an arena; elements of magnitude up to about 1.
+inline Matrix arena_matrix(Arena& arena, MatrixShape shape) {
+  if (is_integer(shape.format)) shape.scale = shape.format == Format::kInt8 ? 1.0f / 128 : 1.0f / 8;
+  if (shape.format == Format::kFp8Block) shape.scale = 1.0f / 448;
+  uint8_t* data = arena.take<uint8_t>(shape.data_bytes());
+  uint8_t* scales = arena.take<uint8_t>(shape.scale_bytes());
+  return random_matrix(shape, data, scales, arena.random());
+}
 
 template <class Args>
 struct Case {

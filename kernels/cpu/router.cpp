@@ -94,7 +94,8 @@ void compute_logits(const RouterArgs& args, float* logits, HostContext& context)
     for (int64_t t = token; t < std::min(n, token + kTokens); ++t) {
       Activations x;
       x.x = args.x.f32() + t * args.x.stride[0], x.ld = args.gate.cols, x.cols = args.gate.cols;
-      kernels.dot_rows(args.gate, row, std::min(rows, row + kRows), x, nullptr, 1, logits + t * rows, rows);
+      kernels.dot_rows(args.gate, row, std::min(rows, row + kRows), x, nullptr, 1, logits + t * rows + row,
+                       rows);
     }
   });
 }

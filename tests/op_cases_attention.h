@@ -1,0 +1,566 @@
+// Cases of norm, rotary, cache, attention, routing and the element-wise operations for op_test.
+#pragma once
+
+#include <cmath>
+#include <numeric>
+
+#include <fmt/format.h>
+
+#include "tests/op_cases.h"
+
+namespace moebius::test {
+
+inline constexpr int64_t kTokenCounts[] = {1, 2, 3, 17, 64};
+
+// Rows [begin, begin + count) of each tensor of a token-major operation.
+template <class Args>
+std::function<Args(const Args&, int64_t, int64_t)> part_of(std::vector<Tensor Args::*> tensors) {
+  return [tensors](const Args& args, int64_t begin, int64_t count) {
+    Args part = args;
+    for (Tensor Args::*tensor : tensors) part.*tensor = (args.*tensor).rows(begin, count);
+    return part;
+  };
+}
+
+// ---- rms_norm ----
+
+// The reference sums in double. A float sum of d squares errs by gamma(d), of which the square root takes
+// half; mean, eps, root, quotient and two products add at most 6 roundings, the reference's own result one.
+inline Case<RmsNormArgs> rms_norm_case(int64_t n, int64_t d, int64_t gap, bool in_place) {
+  Case<RmsNormArgs> c;
+  c.args.x = c.arena.matrix(n, d, gap, -3, 3);
+  c.args.weight = f32_tensor(c.arena.floats(d), {d});
+  c.args.eps = 1e-6f;
+  c.args.y = in_place ? c.args.x : c.arena.matrix(n, d, gap + 1);
+  c.outputs = {output_of("y", c.args.y)};
+  c.outputs[0].relative = gamma(static_cast<double>(d) / 2 + 8);
+  c.part = part_of<RmsNormArgs>({&RmsNormArgs::x, &RmsNormArgs::y});
+  c.tokens = n;
+  c.bytes = static_cast<double>(n * d * 8), c.flops = static_cast<double>(n * d * 4);
+  return c;
+}
+
+inline void rms_norm_cases(Mode mode, const Add<RmsNormArgs>& add) {
+  const auto at = [&](int64_t n, int64_t d, int64_t gap, bool in_place) {
+    add(fmt::format("n={} d={} gap={}{}", n, d, gap, in_place ? " in place" : ""),
+        [=] { return rms_norm_case(n, d, gap, in_place); });
+  };
+  if (mode == Mode::kPerf) return at(1, 7168, 0, false), at(256, 7168, 0, false);
+  for (const int64_t n : kTokenCounts)
+    for (const int64_t d : {1, 7, 8, 31, 64, 129, 2048}) at(n, d, d % 3, n == 3 || d == 64);
+}
+
+// ---- rotary ----
+
+// Two products and a sum on either side: gamma(2) of the magnitudes each.
+inline Case<RotaryArgs> rotary_case(int64_t n, int64_t heads, int64_t dim, int64_t half, bool interleaved) {
+  Case<RotaryArgs> c;
+  const int64_t head_stride = dim + 3;
+  const Tensor rows = c.arena.matrix(n, heads * head_stride, 5);
+  c.args.x = f32_tensor(rows.f32(), {n, heads, dim});
+  c.args.x.stride[0] = rows.stride[0], c.args.x.stride[1] = head_stride;
+  c.args.cos = c.arena.matrix(n, half), c.args.sin = c.arena.matrix(n, half, 1);
+  c.args.interleaved = interleaved;
+  const RotaryArgs a = c.args;
+  c.outputs = {output_of("x", rows, [&](int64_t t, int64_t column) {
+    const int64_t i = column % head_stride, pair = interleaved ? i / 2 : i % half;
+    if (i >= 2 * half) return 0.0;
+    const int64_t base = column - i;
+    const float* x = rows.f32() + t * rows.stride[0] + base;
+    const float first = interleaved ? x[2 * pair] : x[pair];
+    const float second = interleaved ? x[2 * pair + 1] : x[pair + half];
+    const double cos = std::fabs(a.cos.f32()[t * a.cos.stride[0] + pair]);
+    const double sin = std::fabs(a.sin.f32()[t * a.sin.stride[0] + pair]);
+    const double p = std::fabs(first), q = std::fabs(second);
+    return 2 * gamma(2) * std::max(p * cos + q * sin, q * cos + p * sin);
+  })};
+  c.part = part_of<RotaryArgs>({&RotaryArgs::x, &RotaryArgs::cos, &RotaryArgs::sin});
+  c.tokens = n;
+  c.bytes = static_cast<double>(n * heads * half * 16), c.flops = static_cast<double>(n * heads * half * 6);
+  return c;
+}
+
+inline void rotary_cases(Mode mode, const Add<RotaryArgs>& add) {
+  const auto at = [&](int64_t n, int64_t heads, int64_t dim, int64_t half) {
+    for (const bool interleaved : {false, true})
+      add(fmt::format("n={} heads={} dim={} half={}{}", n, heads, dim, half,
+                      interleaved ? " interleaved" : ""),
+          [=] { return rotary_case(n, heads, dim, half, interleaved); });
+  };
+  if (mode == Mode::kPerf) return at(1, 64, 64, 32), at(256, 64, 64, 32);
+  for (const int64_t n : kTokenCounts)
+    for (const int64_t half : {1, 3, 4, 8, 13, 32}) at(n, n == 64 ? 2 : 5, 2 * half + half % 2, half);
+}
+
+// ---- caches ----
+
+// Pages in random order, some of them never used; rows hold random numbers.
+inline CacheView random_cache(Arena& arena, DType dtype, int64_t width, int64_t page_tokens,
+                              int64_t positions) {
+  const int64_t pages = (positions + page_tokens - 1) / page_tokens, pool = pages + 2;
+  CacheView cache;
+  cache.dtype = dtype, cache.width = width, cache.page_tokens = page_tokens;
+  cache.capacity = pages * page_tokens;
+  std::vector<int32_t> order(static_cast<size_t>(pool));
+  std::iota(order.begin(), order.end(), 0);
+  for (int64_t i = pool - 1; i > 0; --i) std::swap(order[i], order[arena.below(i + 1)]);
+  int32_t* map = arena.take<int32_t>(pages);
+  std::copy_n(order.begin(), pages, map);
+  cache.pages = map;
+  const int64_t numbers = pool * page_tokens * width;
+  float* values = arena.floats(numbers);
+  cache.base = values;
+  if (dtype == DType::kBF16) {
+    uint16_t* narrow = arena.take<uint16_t>(numbers);
+    for (int64_t i = 0; i < numbers; ++i) narrow[i] = f32_to_bf16(values[i]);
+    cache.base = narrow;
+  }
+  return cache;
+}
+
+inline double cached(const CacheView& cache, int64_t position, int64_t column) {
+  const void* row = cache.row(position);
+  return cache.dtype == DType::kBF16 ? bf16_to_f32(static_cast<const uint16_t*>(row)[column])
+                                     : static_cast<const float*>(row)[column];
+}
+
+inline Case<CacheWriteArgs> cache_write_case(DType dtype, int64_t n, int64_t width, int64_t page,
+                                             int64_t first) {
+  Case<CacheWriteArgs> c;
+  c.args.x = c.arena.matrix(n, width, 2, -100, 100);
+  float* x = c.args.x.f32();
+  x[0] = std::bit_cast<float>(0x3f808000u);  // a tie
+  if (width > 2) x[1] = NAN, x[2] = std::bit_cast<float>(0x7f7fffffu);
+  c.args.column = 3, c.args.first = first;
+  c.args.cache = random_cache(c.arena, dtype, width + 4, page, first + n);
+  const int64_t rows = c.args.cache.capacity + 2 * page;
+  c.outputs = {{"cache", c.args.cache.base, dtype, rows * (width + 4), {}}};
+  c.part = [](const CacheWriteArgs& args, int64_t begin, int64_t count) {
+    CacheWriteArgs part = args;
+    part.x = args.x.rows(begin, count), part.first = args.first + begin;
+    return part;
+  };
+  c.tokens = n;
+  c.bytes = static_cast<double>(n * width) * (4 + static_cast<double>(dtype_bytes(dtype)));
+  return c;
+}
+
+inline void cache_write_cases(Mode mode, const Add<CacheWriteArgs>& add) {
+  const auto at = [&](int64_t n, int64_t width, int64_t page, int64_t first) {
+    for (const DType dtype : {DType::kF32, DType::kBF16})
+      add(fmt::format("{} n={} width={} page={} first={}", dtype_name(dtype), n, width, page, first),
+          [=] { return cache_write_case(dtype, n, width, page, first); });
+  };
+  if (mode == Mode::kPerf) return at(256, 576, 64, 0);
+  for (const int64_t n : kTokenCounts)
+    for (const int64_t width : {1, 8, 19, 64}) at(n, width, width == 8 ? 1 : 5, n % 3 * 4);
+}
+
+// ---- attention ----
+
+// How far a float32 softmax-weighted mean over `keys` may stand from the exact one, per column.
+//   E: the largest error of a score. It scales a weight by at most e^E, both above and below the fraction
+//   line. Rounded besides: score - maximum (relative to the weight: the range of scores times a unit), the
+//   exponential (2 units in the last place = 4 kUnit), a product and an exponential for every tile and block
+//   that raises the maximum (whose arguments add up to the range), and the sums over keys.
+struct SoftmaxBound {
+  std::vector<double> score, score_error, weight;
+  double range = 0, relative = 0;
+
+  void finish() {  // from score and score_error to weight and relative
+    const double top = *std::max_element(score.begin(), score.end());
+    range = top - *std::min_element(score.begin(), score.end());
+    const double error = *std::max_element(score_error.begin(), score_error.end());
+    double sum = 0;
+    weight.clear();
+    for (const double s : score) weight.push_back(std::exp(s - top)), sum += weight.back();
+    for (double& w : weight) w /= sum;
+    const double keys = static_cast<double>(score.size()), steps = keys / 64 + keys / 256 + 4;
+    relative = 2 * std::expm1(error) + 2 * gamma(keys + 6 * steps + 2 * range);
+  }
+};
+
+struct AttentionShape {
+  DType dtype;
+  int64_t n, first, heads, kv_heads, k_dim, v_dim, page;
+  bool mla = false;  // one key/value head, the value a prefix of the key
+  float scale = 0.3f;
+  std::string name() const {
+    return fmt::format("{} n={} first={} heads={}/{} dims={}/{} page={}{} scale={}", dtype_name(dtype), n,
+                       first, heads, kv_heads, k_dim, v_dim, page, mla ? " mla" : "", scale);
+  }
+};
+
+inline std::vector<double> attention_bound(const AttentionArgs& a) {
+  const int64_t n = a.q.shape[0], heads = a.q.shape[1], group = heads / a.kv_heads;
+  std::vector<double> bound;
+  for (int64_t t = 0; t < n; ++t) {
+    for (int64_t h = 0; h < heads; ++h) {
+      const float* q = a.q.f32() + t * a.q.stride[0] + h * a.q.stride[1];
+      SoftmaxBound softmax;
+      for (int64_t j = 0; j <= a.first + t; ++j) {
+        double dot = 0, magnitude = 0;
+        for (int64_t i = 0; i < a.k_dim; ++i) {
+          const double term = q[i] * cached(a.cache, j, a.k_column + h / group * a.k_dim + i);
+          dot += term, magnitude += std::fabs(term);
+        }
+        softmax.score.push_back(dot * a.scale);
+        softmax.score_error.push_back(magnitude * a.scale * gamma(static_cast<double>(a.k_dim) + 2));
+      }
+      softmax.finish();
+      for (int64_t i = 0; i < a.v_dim; ++i) {
+        double magnitude = 0;
+        for (int64_t j = 0; j <= a.first + t; ++j)
+          magnitude +=
+              softmax.weight[j] * std::fabs(cached(a.cache, j, a.v_column + h / group * a.v_dim + i));
+        bound.push_back(magnitude * softmax.relative);
+      }
+    }
+  }
+  return bound;
+}
+
+inline Case<AttentionArgs> attention_case(const AttentionShape& s, bool with_bound) {
+  Case<AttentionArgs> c;
+  AttentionArgs& a = c.args;
+  const Tensor q = c.arena.matrix(s.n, s.heads * (s.k_dim + 2), 3);
+  a.q = f32_tensor(q.f32(), {s.n, s.heads, s.k_dim});
+  a.q.stride[0] = q.stride[0], a.q.stride[1] = s.k_dim + 2;
+  a.first = s.first, a.kv_heads = s.kv_heads, a.k_dim = s.k_dim, a.v_dim = s.v_dim, a.scale = s.scale;
+  a.k_column = s.mla ? 0 : 1;
+  a.v_column = s.mla ? 0 : 1 + s.kv_heads * s.k_dim;
+  const int64_t width = s.mla ? s.k_dim : 2 + s.kv_heads * (s.k_dim + s.v_dim);
+  a.cache = random_cache(c.arena, s.dtype, width, s.page, s.first + s.n);
+  const Tensor out = c.arena.matrix(s.n, s.heads * s.v_dim, 1);
+  a.out = f32_tensor(out.f32(), {s.n, s.heads, s.v_dim});
+  a.out.stride[0] = out.stride[0];
+  if (with_bound) {
+    const std::vector<double> bound = attention_bound(a);
+    c.outputs = {output_of("out", out, [&](int64_t t, int64_t column) {
+      return bound[static_cast<size_t>(t * s.heads * s.v_dim + column)];
+    })};
+  }
+  c.part = [](const AttentionArgs& args, int64_t begin, int64_t count) {
+    AttentionArgs part = args;
+    part.q = args.q.rows(begin, count), part.out = args.out.rows(begin, count);
+    part.first = args.first + begin;
+    return part;
+  };
+  c.tokens = s.n;
+  const double seen =
+      static_cast<double>(s.n) * static_cast<double>(s.first) + 0.5 * static_cast<double>(s.n * (s.n + 1));
+  c.flops = 2 * seen * static_cast<double>(s.heads * (s.k_dim + s.v_dim));
+  c.bytes = static_cast<double>((s.first + s.n) * width) * static_cast<double>(dtype_bytes(s.dtype));
+  return c;
+}
+
+inline void attention_cases(Mode mode, const Add<AttentionArgs>& add) {
+  const auto at = [&](const AttentionShape& s) {
+    add(s.name(), [=] { return attention_case(s, mode == Mode::kTest); });
+  };
+  constexpr DType kF32 = DType::kF32, kBF16 = DType::kBF16;
+  if (mode == Mode::kPerf) {
+    at({kBF16, 1, 8191, 16, 1, 576, 512, 64, true});
+    at({kBF16, 1, 8191, 128, 1, 576, 512, 64, true});
+    at({kBF16, 1, 8191, 32, 4, 128, 128, 64});
+    at({kF32, 1, 8191, 32, 4, 128, 128, 64});
+    at({kBF16, 1, 300, 16, 1, 576, 512, 64, true});
+    at({kBF16, 128, 1024, 32, 4, 128, 128, 64});
+    return;
+  }
+  for (const DType dtype : {kF32, kBF16}) {
+    for (const int64_t n : kTokenCounts) {
+      for (const int64_t first : {0, 5, 63, 250}) {
+        at({dtype, n, first, 4, 2, 20, 13, 7});              // two heads a group, odd dims
+        at({dtype, n, first, 5, 1, 40, 32, 16, true});       // absorbed MLA
+        if (n <= 17) at({dtype, n, first, 3, 3, 8, 24, 1});  // a key/value head each
+      }
+    }
+    for (const int64_t kv_heads : {1, 2, 4, 8}) at({dtype, 3, 100, 8, kv_heads, 16, 16, 16});
+    at({dtype, 1, 0, 1, 1, 1, 1, 1});
+    at({dtype, 1, 2000, 4, 1, 72, 64, 16, true});  // blocks on several threads
+    at({dtype, 2, 1030, 6, 3, 16, 16, 16});
+    at({dtype, 1, 255, 4, 1, 16, 16, 64}), at({dtype, 1, 256, 4, 1, 16, 16, 64});
+    at({dtype, 3, 600, 130, 1, 8, 8, 16});                    // more heads in a group than a unit takes
+    at({dtype, 2, 300, 16, 1, 576, 512, 64, true, 0.0416f});  // DeepSeek's dims
+    at({dtype, 17, 300, 2, 1, 64, 64, 16, false, 8.0f});      // one key takes nearly all the weight
+  }
+}
+
+// ---- mla_prefill ----
+
+struct MlaShape {
+  Format format;
+  DType dtype;
+  int64_t n, first, heads, nope, rope, v_dim, latent, page;
+  std::string name() const {
+    return fmt::format("{} {} n={} first={} heads={} nope={} rope={} v={} latent={} page={}",
+                       format_name(format), dtype_name(dtype), n, first, heads, nope, rope, v_dim, latent,
+                       page);
+  }
+};
+
+// As for attention, and besides: a rebuilt key or value is a dot product of `latent` terms, off by
+// gamma(latent + 1) of its magnitude (one more rounding where a weight is dequantised).
+inline std::vector<double> mla_prefill_bound(const MlaPrefillArgs& a) {
+  const int64_t n = a.q.shape[0], heads = a.q.shape[1], latent = a.kv_b.cols, keys = a.first + n;
+  const int64_t rows = a.nope + a.v_dim, dim = a.nope + a.rope;
+  std::vector<double> bound(static_cast<size_t>(n * heads * a.v_dim));
+  std::vector<float> w(static_cast<size_t>(rows * latent));
+  std::vector<double> value(static_cast<size_t>(keys * rows)), off(value.size());
+  for (int64_t h = 0; h < heads; ++h) {
+    format_kernels(a.kv_b.format).back().dequantize_rows(a.kv_b, h * rows, (h + 1) * rows, w.data(), latent);
+    for (int64_t j = 0; j < keys; ++j) {
+      for (int64_t r = 0; r < rows; ++r) {
+        double dot = 0, magnitude = 0;
+        for (int64_t i = 0; i < latent; ++i) {
+          const double term = w[r * latent + i] * cached(a.cache, j, i);
+          dot += term, magnitude += std::fabs(term);
+        }
+        value[j * rows + r] = dot;
+        off[j * rows + r] = magnitude * gamma(static_cast<double>(latent) + 1);
+      }
+    }
+    for (int64_t t = 0; t < n; ++t) {
+      const float* q = a.q.f32() + t * a.q.stride[0] + h * a.q.stride[1];
+      SoftmaxBound softmax;
+      for (int64_t j = 0; j <= a.first + t; ++j) {
+        double dot = 0, magnitude = 0, from_key = 0;
+        for (int64_t i = 0; i < dim; ++i) {
+          const double key = i < a.nope ? value[j * rows + i] : cached(a.cache, j, latent + i - a.nope);
+          dot += q[i] * key, magnitude += std::fabs(q[i] * key);
+          if (i < a.nope) from_key += std::fabs(q[i]) * off[j * rows + i];
+        }
+        softmax.score.push_back(dot * a.scale);
+        softmax.score_error.push_back(a.scale * (from_key + magnitude * gamma(static_cast<double>(dim) + 2)));
+      }
+      softmax.finish();
+      for (int64_t i = 0; i < a.v_dim; ++i) {
+        double magnitude = 0, from_value = 0;
+        for (int64_t j = 0; j <= a.first + t; ++j) {
+          magnitude += softmax.weight[j] * std::fabs(value[j * rows + a.nope + i]);
+          from_value += softmax.weight[j] * off[j * rows + a.nope + i];
+        }
+        bound[(t * heads + h) * a.v_dim + i] = magnitude * softmax.relative + 1.01 * from_value;
+      }
+    }
+  }
+  return bound;
+}
+
+inline Case<MlaPrefillArgs> mla_prefill_case(const MlaShape& s, bool with_bound) {
+  Case<MlaPrefillArgs> c;
+  MlaPrefillArgs& a = c.args;
+  const int64_t dim = s.nope + s.rope;
+  const Tensor q = c.arena.matrix(s.n, s.heads * (dim + 1), 2);
+  a.q = f32_tensor(q.f32(), {s.n, s.heads, dim});
+  a.q.stride[0] = q.stride[0], a.q.stride[1] = dim + 1;
+  a.kv_b = arena_matrix(c.arena, {s.format, s.heads * (s.nope + s.v_dim), s.latent});
+  a.cache = random_cache(c.arena, s.dtype, s.latent + s.rope, s.page, s.first + s.n);
+  a.first = s.first, a.nope = s.nope, a.rope = s.rope, a.v_dim = s.v_dim, a.scale = 0.1f;
+  const Tensor out = c.arena.matrix(s.n, s.heads * s.v_dim, 1);
+  a.out = f32_tensor(out.f32(), {s.n, s.heads, s.v_dim});
+  a.out.stride[0] = out.stride[0];
+  if (with_bound) {
+    const std::vector<double> bound = mla_prefill_bound(a);
+    c.outputs = {output_of("out", out, [&](int64_t t, int64_t column) {
+      return bound[static_cast<size_t>(t * s.heads * s.v_dim + column)];
+    })};
+  }
+  c.part = [](const MlaPrefillArgs& args, int64_t begin, int64_t count) {
+    MlaPrefillArgs part = args;
+    part.q = args.q.rows(begin, count), part.out = args.out.rows(begin, count);
+    part.first = args.first + begin;
+    return part;
+  };
+  c.tokens = s.n;
+  const double keys = static_cast<double>(s.first + s.n), heads = static_cast<double>(s.heads);
+  const double seen =
+      static_cast<double>(s.n) * static_cast<double>(s.first) + 0.5 * static_cast<double>(s.n * (s.n + 1));
+  c.flops =
+      2 * heads *
+      (seen * static_cast<double>(dim + s.v_dim) + keys * static_cast<double>((s.nope + s.v_dim) * s.latent));
+  c.bytes = static_cast<double>(a.kv_b.bytes());
+  return c;
+}
+
+inline void mla_prefill_cases(Mode mode, const Add<MlaPrefillArgs>& add) {
+  const auto at = [&](const MlaShape& s) {
+    add(s.name(), [=] { return mla_prefill_case(s, mode == Mode::kTest); });
+  };
+  constexpr DType kF32 = DType::kF32, kBF16 = DType::kBF16;
+  if (mode == Mode::kPerf) {
+    at({Format::kBF16, kBF16, 256, 0, 16, 128, 64, 128, 512, 64});
+    at({Format::kBF16, kBF16, 256, 2048, 16, 128, 64, 128, 512, 64});
+    at({Format::kInt4, kBF16, 256, 2048, 16, 128, 64, 128, 512, 64});
+    return;
+  }
+  for (const Format format :
+       {Format::kF32, Format::kBF16, Format::kF16, Format::kFp8Block, Format::kInt8, Format::kInt4})
+    for (const DType dtype : {kF32, kBF16}) at({format, dtype, 3, 70, 2, 32, 8, 24, 64, 16});
+  for (const int64_t n : kTokenCounts)
+    for (const int64_t first : {0, 60, 250})
+      at({Format::kBF16, n % 2 ? kBF16 : kF32, n, first, 3, 13, 6, 11, 32, 5});
+  at({Format::kF32, kBF16, 40, 530, 2, 40, 8, 33, 24, 16});  // several waves, pieces with a rest
+  at({Format::kInt4, kBF16, 2, 10, 1, 64, 0, 64, 512, 16});  // no rotary part
+}
+
+// ---- router ----
+
+struct RouterShape {
+  int64_t n, experts, zeros, k;
+  Scoring scoring = Scoring::kSoftmax;
+  GroupScore group_score = GroupScore::kNone;
+  int64_t groups = 1, top_groups = 1;
+  bool bias = false, normalize = false;
+  Format format = Format::kF32;
+  int odd = 0;  // 1: all logits equal, 2: every row twice, 3: NaN in some tokens, 4: huge logits
+  std::string name() const {
+    return fmt::format("n={} experts={}+{} k={} scoring={} groups={}:{}/{} bias={} normalize={} {} odd={}", n,
+                       experts, zeros, k, static_cast<int>(scoring), static_cast<int>(group_score),
+                       top_groups, groups, bias, normalize, format_name(format), odd);
+  }
+};
+
+// x and gate are whole numbers times powers of two, small enough that a logit is exact in any order of
+// summation: the choice of experts, ties included, is then the same for every correct implementation. A
+// weight is a quotient of sums of at most rows + k exponentials (2 units in the last place), on either side.
+inline Case<RouterArgs> router_case(const RouterShape& s) {
+  Case<RouterArgs> c;
+  RouterArgs& a = c.args;
+  const int64_t rows = s.experts + s.zeros, hidden = 48;
+  a.x = c.arena.matrix(s.n, hidden, 3);
+  for (int64_t i = 0; i < s.n * (hidden + 3); ++i)
+    a.x.f32()[i] =
+        s.odd == 1 ? 0.0f : static_cast<float>(c.arena.below(9) - 4) * (s.odd == 4 ? 64.0f : 0.25f);
+  if (s.odd == 3)
+    for (int64_t t = 0; t < s.n; t += 2) a.x.f32()[t * (hidden + 3) + t % hidden] = NAN;
+  std::vector<int> gate(static_cast<size_t>(rows * hidden));
+  for (int& g : gate) g = static_cast<int>(c.arena.below(9)) - 4;
+  for (int64_t r = 1; s.odd == 2 && r < rows; r += 2)
+    std::copy_n(gate.begin() + (r - 1) * hidden, hidden, gate.begin() + r * hidden);
+  a.gate = {s.format, rows, hidden};
+  if (s.format == Format::kInt8) {
+    uint8_t* data = c.arena.take<uint8_t>(rows * hidden);
+    float* scales = c.arena.take<float>(rows * 2);
+    for (size_t i = 0; i < gate.size(); ++i) data[i] = static_cast<uint8_t>(gate[i] + 128);
+    std::fill_n(scales, rows * 2, 0.25f);
+    a.gate.data = data, a.gate.scales = scales, a.gate.group = 32;
+  } else if (s.format == Format::kBF16) {
+    uint16_t* data = c.arena.take<uint16_t>(rows * hidden);
+    for (size_t i = 0; i < gate.size(); ++i) data[i] = f32_to_bf16(static_cast<float>(gate[i]) * 0.25f);
+    a.gate.data = data;
+  } else {
+    float* data = c.arena.take<float>(rows * hidden);
+    for (size_t i = 0; i < gate.size(); ++i) data[i] = static_cast<float>(gate[i]) * 0.25f;
+    a.gate.data = data;
+  }
+  if (s.bias) {
+    float* bias = c.arena.take<float>(rows);
+    for (int64_t r = 0; r < rows; ++r) bias[r] = static_cast<float>(c.arena.below(65) - 32) / 64.0f;
+    a.bias = f32_tensor(bias, {rows});
+  }
+  a.scoring = s.scoring, a.group_score = s.group_score, a.n_experts = s.experts;
+  a.n_group = s.groups, a.topk_group = s.top_groups, a.normalize = s.normalize, a.scale = 2.5f;
+  a.ids = Tensor(c.arena.take<int32_t>(s.n * (s.k + 1)), DType::kI32, {s.n, s.k});
+  a.ids.stride[0] = s.k + 1;
+  a.weights = c.arena.matrix(s.n, s.k, 2);
+  c.outputs = {output_of("ids", a.ids), output_of("weights", a.weights)};
+  c.outputs[1].relative = 2 * gamma(static_cast<double>(2 * (rows + s.k) + 16));
+  c.part = part_of<RouterArgs>({&RouterArgs::x, &RouterArgs::ids, &RouterArgs::weights});
+  c.tokens = s.n;
+  c.bytes = static_cast<double>(a.gate.bytes()), c.flops = 2.0 * static_cast<double>(s.n * rows * hidden);
+  return c;
+}
+
+inline void router_cases(Mode mode, const Add<RouterArgs>& add) {
+  const auto at = [&](const RouterShape& s) { add(s.name(), [=] { return router_case(s); }); };
+  constexpr Scoring kSoftmax = Scoring::kSoftmax, kSigmoid = Scoring::kSigmoid;
+  constexpr GroupScore kNone = GroupScore::kNone, kMax = GroupScore::kMax, kTop2 = GroupScore::kTop2Sum;
+  if (mode == Mode::kPerf) return at({1, 256, 0, 8}), at({256, 256, 0, 8});
+  for (const int64_t n : kTokenCounts) {
+    at({n, 64, 0, 6});
+    at({n, 64, 32, 4, kSigmoid, kNone, 1, 1, true, true});
+    at({n, 32, 0, 8, kSigmoid, kTop2, 8, 4, true, true, Format::kBF16});
+    at({n, 33, 0, 3, kSoftmax, kMax, 11, 3});
+  }
+  for (const Format format : {Format::kF32, Format::kBF16, Format::kInt8})
+    for (const int odd : {0, 1, 2, 3, 4}) {
+      at({5, 24, 12, 6, kSoftmax, kNone, 1, 1, false, true, format, odd});
+      at({5, 24, 12, 36, kSigmoid, kNone, 1, 1, true, false, format, odd});  // every row is chosen
+      at({5, 24, 0, 4, kSigmoid, kTop2, 6, 2, true, true, format, odd});
+      at({5, 24, 0, 4, kSoftmax, kMax, 4, 1, false, false, format, odd});
+      at({5, 8, 0, 2, kSigmoid, kTop2, 8, 3, true, true, format, odd});  // groups of one
+    }
+  at({2, 1, 0, 1});
+  at({2, 0, 3, 2});  // nothing but zero experts
+}
+
+// ---- combine ----
+
+inline Case<CombineArgs> combine_case(int64_t n, int64_t k, int64_t hidden) {
+  Case<CombineArgs> c;
+  const Tensor slots = c.arena.matrix(n, k * (hidden + 1), 2);
+  c.args.slots = f32_tensor(slots.f32(), {n, k, hidden});
+  c.args.slots.stride[0] = slots.stride[0], c.args.slots.stride[1] = hidden + 1;
+  int32_t* ids = c.arena.take<int32_t>(n * k);
+  for (int64_t i = 0; i < n * k; ++i) ids[i] = static_cast<int32_t>(c.arena.below(6)) - 1;
+  std::fill_n(ids, k, n > 1 ? -1 : 3);  // a token without experts
+  for (int64_t t = 0; t < n; ++t)       // what stands in unused slots must not be looked at
+    for (int64_t s = 0; s < k; ++s)
+      if (ids[t * k + s] < 0) std::fill_n(slots.f32() + t * slots.stride[0] + s * (hidden + 1), hidden, NAN);
+  c.args.ids = Tensor(ids, DType::kI32, {n, k});
+  c.args.weights = c.arena.matrix(n, k, 1);
+  c.args.y = c.arena.matrix(n, hidden, 3);
+  c.outputs = {output_of("y", c.args.y)};
+  c.part =
+      part_of<CombineArgs>({&CombineArgs::slots, &CombineArgs::ids, &CombineArgs::weights, &CombineArgs::y});
+  c.tokens = n;
+  c.bytes = static_cast<double>(n * (k + 2) * hidden * 4), c.flops = static_cast<double>(2 * n * k * hidden);
+  return c;
+}
+
+inline void combine_cases(Mode mode, const Add<CombineArgs>& add) {
+  const auto at = [&](int64_t n, int64_t k, int64_t hidden) {
+    add(fmt::format("n={} k={} hidden={}", n, k, hidden), [=] { return combine_case(n, k, hidden); });
+  };
+  if (mode == Mode::kPerf) return at(1, 8, 7168), at(256, 8, 7168);
+  for (const int64_t n : kTokenCounts)
+    for (const int64_t k : {1, 6, 20})
+      for (const int64_t hidden : {1, 9, 64, 2051}) at(n, k, hidden);
+}
+
+// ---- swiglu ----
+
+// On either side an exponential (2 units in the last place), a sum, a quotient and a product: 8 roundings;
+// where exp(-gate) overflows on one side only, the other's quotient is below 90 / 2^127.
+inline Case<SwigluArgs> swiglu_case(int64_t n, int64_t d, int in_place) {
+  Case<SwigluArgs> c;
+  c.args.gate = c.arena.matrix(n, d, 1, -20, 20);
+  c.args.up = c.arena.matrix(n, d, 2, -5, 5);
+  const float extremes[] = {0.0f,  -0.0f,   87.0f, -87.0f, -88.7f, -88.8f,
+                            89.0f, -200.0f, 1e30f, -1e30f, 1e-40f};
+  for (int64_t i = 0; i < std::min<int64_t>(d, 11); ++i) c.args.gate.f32()[i] = extremes[i];
+  c.args.y = in_place == 1 ? c.args.gate : in_place == 2 ? c.args.up : c.arena.matrix(n, d, 3);
+  const SwigluArgs a = c.args;
+  c.outputs = {output_of("y", a.y, [&](int64_t t, int64_t i) {
+    return 0x1p-120 * std::fabs(a.up.f32()[t * a.up.stride[0] + i]);
+  })};
+  c.outputs[0].relative = 2 * gamma(8);
+  c.part = part_of<SwigluArgs>({&SwigluArgs::gate, &SwigluArgs::up, &SwigluArgs::y});
+  c.tokens = n;
+  c.bytes = static_cast<double>(n * d * 12), c.flops = static_cast<double>(n * d * 4);
+  return c;
+}
+
+inline void swiglu_cases(Mode mode, const Add<SwigluArgs>& add) {
+  const auto at = [&](int64_t n, int64_t d, int in_place) {
+    add(fmt::format("n={} d={} in place {}", n, d, in_place), [=] { return swiglu_case(n, d, in_place); });
+  };
+  if (mode == Mode::kPerf) return at(1, 18432, 0), at(256, 2048, 0);
+  for (const int64_t n : kTokenCounts)
+    for (const int64_t d : {1, 8, 13, 100, 5000})
+      for (const int in_place : {0, 1, 2}) at(n, d, in_place);
+}
+
+}  // namespace moebius::test
