@@ -6,6 +6,7 @@
 #include <charconv>
 
 #include "models/file_io.h"
+#include "models/json_fields.h"
 #include "models/tokenizer_bpe.h"
 #include "models/tokenizer_files.h"
 #include "models/tokenizer_text.h"
@@ -66,15 +67,15 @@ Status in_file(const std::string& path, const Status& status) {
 }  // namespace
 
 Result<TokenizerConfig> parse_tokenizer_config(std::string_view text) {
-  MOEBIUS_ASSIGN(const TokenizerJson file, parse_tokenizer_json(text));
-  if (!file.rest.is_object()) return invalid("not a JSON object");
+  const json root = parse_json(text);
+  if (!root.is_object()) return invalid("not a JSON object of at most 64 levels");
   TokenizerConfig config;
-  config.bos_token = token_text_in(file.rest, "bos_token");
-  config.eos_token = token_text_in(file.rest, "eos_token");
-  config.add_bos_token = flag_in(file.rest, "add_bos_token");
-  config.add_eos_token = flag_in(file.rest, "add_eos_token");
-  config.legacy = flag_in(file.rest, "legacy").value_or(false);
-  MOEBIUS_TRY(add_configured_tokens(file.rest, config.added));
+  config.bos_token = token_text_in(root, "bos_token");
+  config.eos_token = token_text_in(root, "eos_token");
+  config.add_bos_token = flag_in(root, "add_bos_token");
+  config.add_eos_token = flag_in(root, "add_eos_token");
+  config.legacy = flag_in(root, "legacy").value_or(false);
+  MOEBIUS_TRY(add_configured_tokens(root, config.added));
   return config;
 }
 
@@ -108,13 +109,16 @@ Result<std::unique_ptr<Tokenizer>> Tokenizer::open(const std::string& dir) {
 
 Result<std::string> Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
   std::string text;
+  bool started = false;
   for (const int32_t id : ids) {
     if (id < 0 || id >= vocab_size()) {
       return invalid(fmt::format("token id {} is outside the vocabulary of {}", id, vocab_size()));
     }
     if (skip_special && is_special(id)) continue;
     std::string_view bytes = token_bytes(id);
-    if (text.empty() && bytes.starts_with(' ') && drops_first_space(id)) bytes.remove_prefix(1);
+    const bool first = !started && !bytes.empty();
+    started = started || first;
+    if (first && bytes.front() == ' ' && drops_first_space(id)) bytes.remove_prefix(1);
     text += bytes;
   }
   return text;
@@ -123,8 +127,9 @@ Result<std::string> Tokenizer::decode(std::span<const int32_t> ids, bool skip_sp
 std::string StreamDecoder::push(int32_t id) {
   if (skip_special_ && tokenizer_.is_special(id)) return "";
   std::string_view bytes = tokenizer_.token_bytes(id);
-  if (!started_ && bytes.starts_with(' ') && tokenizer_.drops_first_space(id)) bytes.remove_prefix(1);
-  started_ = started_ || !bytes.empty();
+  const bool first = !started_ && !bytes.empty();
+  started_ = started_ || first;
+  if (first && bytes.front() == ' ' && tokenizer_.drops_first_space(id)) bytes.remove_prefix(1);
   held_ += bytes;
   const size_t shown = held_.size() - utf8_incomplete_tail(held_);
   std::string storage;

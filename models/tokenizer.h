@@ -49,7 +49,7 @@ class Tokenizer {
   // What the id adds to a decoded text, "" if out of range or unused; lives as long as the tokenizer.
   virtual std::string_view token_bytes(int32_t id) const = 0;
   // Whether the space of this id is dropped where it begins a decoded text (sentencepiece's dummy prefix).
-  virtual bool drops_first_space(int32_t id) const { return false; }
+  virtual bool drops_first_space(int32_t /*id*/) const { return false; }
 
   std::optional<int32_t> bos_id() const { return bos_id_; }  // from tokenizer_config.json or the model file
   std::optional<int32_t> eos_id() const { return eos_id_; }

@@ -25,6 +25,19 @@ constexpr std::string_view kSpaceItems =
 constexpr std::string_view kWordItems = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})";
 constexpr std::string_view kHexItems = "0-9a-fA-F";
 
+// What Oniguruma takes these for; PCRE2's are narrower.
+constexpr std::array<std::pair<std::string_view, std::string_view>, 9> kNamedClasses = {{
+    {"alpha", R"(\p{Alphabetic})"},
+    {"alnum", R"(\p{Alphabetic}\p{Nd})"},
+    {"upper", R"(\p{Uppercase})"},
+    {"lower", R"(\p{Lowercase})"},
+    {"digit", R"(\p{Nd})"},
+    {"punct", R"(\p{P}$+<=>\x{5e}`|~)"},
+    {"space", kSpaceItems},
+    {"word", kWordItems},
+    {"xdigit", kHexItems},
+}};
+
 constexpr std::array<std::string_view, 30> kCategories = {
     "Cc", "Cf", "Cn", "Co", "Cs", "Ll", "Lm", "Lo", "Lt", "Lu", "Mc", "Me", "Mn", "Nd", "Nl",
     "No", "Pc", "Pd", "Pe", "Pf", "Pi", "Po", "Ps", "Sc", "Sk", "Sm", "So", "Zl", "Zp", "Zs"};
@@ -436,13 +449,7 @@ class Rewriter {
   }
 
   Status class_item(int depth, CharSet& base, std::vector<CharSet>& nested) {
-    if (sees("[:")) {
-      const size_t close = pattern_.find(":]", position_ + 2);
-      if (close == std::string_view::npos || close - position_ > 12) return refuse("this class name");
-      base.items += pattern_.substr(position_, close + 2 - position_);
-      position_ = close + 2;
-      return {};
-    }
+    if (sees("[:")) return named_class(nested);
     if (take("[")) {
       MOEBIUS_ASSIGN(CharSet inner, char_class(depth + 1));
       nested.push_back(std::move(inner));
@@ -464,6 +471,23 @@ class Rewriter {
     if (single_ == kNoCharacter || single_ < low) return refuse("this range");
     base.items += literal(low) + "-" + literal(single_);
     return {};
+  }
+
+  // [:name:] or [:^name:]
+  Status named_class(std::vector<CharSet>& nested) {
+    const size_t begin = position_ + 2;
+    const size_t close = pattern_.find(":]", begin);
+    if (close == std::string_view::npos) return refuse("this class name");
+    std::string_view name = pattern_.substr(begin, close - begin);
+    const bool negated = name.starts_with('^');
+    if (negated) name.remove_prefix(1);
+    for (const auto& [known, items] : kNamedClasses) {
+      if (name != known) continue;
+      nested.push_back(plain_set(items, negated));
+      position_ = close + 2;
+      return {};
+    }
+    return refuse("this class name");
   }
 
   Result<CharSet> class_character() {
