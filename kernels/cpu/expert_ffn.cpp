@@ -1,12 +1,216 @@
-#include "kernels/cpu/host.h"
+// The MoE feed-forward on the host, once for all formats.
+//
+// Slots are sorted by expert, so that an expert's weights are read once for all its tokens. Experts with few
+// tokens, or of integer formats, share two parallel regions of tasks (expert, block of rows): gate and up
+// into h, then down into the slots. Experts with many tokens of a float format go one by one through panels.
+#include <cmath>
+#include <cstring>
+
+#include "kernels/cpu/products.h"
 
 namespace moebius {
+namespace {
+
+struct Group {  // the slots of one expert: positions [first, first + n) of the sorted order
+  const ExpertWeights* expert;
+  int64_t first, n;
+  int64_t up_task, down_task;  // of the first block
+  Activations x, h;
+};
+
+struct Sorted {  // all slots in use, by expert, then by token
+  int64_t pairs = 0, groups = 0;
+  int32_t* token;  // [pairs]
+  float** slot;    // [pairs], where the result goes
+  Group* group;    // [groups]
+  int64_t widest = 0;
+};
+
+Sorted sort_slots(const ExpertFfnArgs& args, Scratch& scratch) {
+  const int64_t n = args.ids.shape[0], k = args.ids.shape[1];
+  const auto id_at = [&](int64_t t, int64_t s) { return args.ids.i32()[t * args.ids.stride[0] + s]; };
+  int64_t* next = scratch.take<int64_t>(args.n_experts + 1);
+  std::fill(next, next + args.n_experts + 1, int64_t{0});
+  for (int64_t t = 0; t < n; ++t)
+    for (int64_t s = 0; s < k; ++s)
+      if (id_at(t, s) >= 0) ++next[id_at(t, s) + 1];
+  Sorted sorted;
+  sorted.group = scratch.take<Group>(std::min(args.n_experts, n * k));
+  for (int64_t e = 0; e < args.n_experts; ++e) {
+    const int64_t count = next[e + 1];
+    next[e + 1] += next[e];
+    if (count == 0) continue;
+    sorted.group[sorted.groups++] = Group{args.experts + e, next[e], count, 0, 0, {}, {}};
+    sorted.widest = std::max(sorted.widest, args.experts[e].gate.rows);
+  }
+  sorted.pairs = next[args.n_experts];
+  sorted.token = scratch.take<int32_t>(sorted.pairs);
+  sorted.slot = scratch.take<float*>(sorted.pairs);
+  for (int64_t t = 0; t < n; ++t) {
+    for (int64_t s = 0; s < k; ++s) {
+      if (id_at(t, s) < 0) continue;
+      const int64_t at = next[id_at(t, s)]++;
+      sorted.token[at] = static_cast<int32_t>(t);
+      sorted.slot[at] = args.slots.f32() + t * args.slots.stride[0] + s * args.slots.stride[1];
+    }
+  }
+  return sorted;
+}
+
+void swiglu(const float* gate, const float* up, int64_t n, float* h) {
+  for (int64_t i = 0; i < n; ++i) h[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+}
+
+bool by_panels(const Group& group, const HostContext& context) {
+  const ExpertWeights& e = *group.expert;
+  return !declines_panels(e.gate, group.n, context) && !declines_panels(e.up, group.n, context) &&
+         !declines_panels(e.down, group.n, context);
+}
+
+void run_by_panels(const ExpertFfnArgs& args, const Sorted& sorted, const Group& group,
+                   HostContext& context) {
+  const Scratch::Frame frame(context.scratch);
+  const ExpertWeights& e = *group.expert;
+  const int64_t hidden = args.x.shape[1], width = e.gate.rows, n = group.n;
+  float* x = context.scratch.take<float>(n * hidden);
+  float* gate = context.scratch.take<float>(n * width);
+  float* up = context.scratch.take<float>(n * width);
+  constexpr int64_t kGrain = 8;
+  const size_t row_bytes = static_cast<size_t>(hidden) * sizeof(float);
+  parallel_for(context.threads, n, kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      std::memcpy(x + i * hidden, args.x.f32() + sorted.token[group.first + i] * args.x.stride[0], row_bytes);
+  });
+  multiply_panels(e.gate, x, hidden, n, gate, width, false, context);
+  multiply_panels(e.up, x, hidden, n, up, width, false, context);
+  parallel_for(context.threads, n, kGrain, [&](int64_t begin, int64_t end) {
+    swiglu(gate + begin * width, up + begin * width, (end - begin) * width, gate + begin * width);
+  });
+  multiply_panels(e.down, gate, width, n, x, hidden, false, context);
+  parallel_for(context.threads, n, kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      std::memcpy(sorted.slot[group.first + i], x + i * hidden, row_bytes);
+  });
+}
+
+// The task is block `block` of gate and up of a group: h = silu(gate x) * up x for its rows.
+void up_block(const Sorted& sorted, const Group& group, int64_t block, float* h, const HostContext& context) {
+  const ExpertWeights& e = *group.expert;
+  const int64_t begin = block * block_rows(e.gate), end = std::min(begin + block_rows(e.gate), e.gate.rows);
+  const int64_t rows = end - begin;
+  Tile gate, up;
+  for (int64_t first = 0; first < group.n; first += kTileTokens) {
+    const int64_t count = std::min(kTileTokens, group.n - first);
+    const int32_t* tokens = sorted.token + group.first + first;
+    context.kernels(e.gate.format).dot_rows(e.gate, begin, end, group.x, tokens, count, gate.values, rows);
+    context.kernels(e.up.format).dot_rows(e.up, begin, end, group.x, tokens, count, up.values, rows);
+    for (int64_t i = 0; i < count; ++i)
+      swiglu(gate.values + i * rows, up.values + i * rows, rows,
+             h + (group.first + first + i) * sorted.widest + begin);
+  }
+}
+
+void down_block(const Sorted& sorted, const Group& group, int64_t block, const HostContext& context) {
+  const Matrix& w = group.expert->down;
+  const int64_t begin = block * block_rows(w), end = std::min(begin + block_rows(w), w.rows),
+                rows = end - begin;
+  Tile tile;
+  for (int64_t first = 0; first < group.n; first += kTileTokens) {
+    const int64_t count = std::min(kTileTokens, group.n - first);
+    context.kernels(w.format).dot_rows(w, begin, end, tokens_from(group.h, first), nullptr, count,
+                                       tile.values, rows);
+    for (int64_t i = 0; i < count; ++i)
+      std::memcpy(sorted.slot[group.first + first + i] + begin, tile.values + i * rows,
+                  static_cast<size_t>(rows) * sizeof(float));
+  }
+}
+
+// The group whose tasks, numbered from start(group) on, contain `task`.
+template <class Start>
+const Group& group_of(const Group* groups, int64_t count, int64_t task, Start start) {
+  const Group* after = std::upper_bound(
+      groups, groups + count, task, [&](int64_t value, const Group& group) { return value < start(group); });
+  return after[-1];
+}
+
+// h of every group as its down projection reads it.
+void round_h(const Sorted& sorted, Group* groups, int64_t count, const float* h, HostContext& context) {
+  bool any = false;
+  for (int64_t i = 0; i < count; ++i) {
+    Group& group = groups[i];
+    group.h.x = h + group.first * sorted.widest;
+    group.h.ld = sorted.widest;
+    group.h.cols = group.expert->gate.rows;
+    any = any || is_integer(group.expert->down.format);
+  }
+  if (!any || exact_activations(context)) return;
+  const int64_t groups_wide = (sorted.widest + kActivationGroup - 1) / kActivationGroup;
+  int8_t* q = context.scratch.take<int8_t>(sorted.pairs * groups_wide * kActivationGroup);
+  float* scale = context.scratch.take<float>(sorted.pairs * groups_wide);
+  int32_t* sum = context.scratch.take<int32_t>(sorted.pairs * groups_wide);
+  constexpr int64_t kFew = 8;  // pairs that one thread rounds faster than a team gathers
+  parallel_for(context.threads, count, sorted.pairs > kFew ? 1 : count, [&](int64_t begin, int64_t end) {
+    for (Group* group = groups + begin; group < groups + end; ++group) {
+      if (!is_integer(group->expert->down.format)) continue;
+      const int64_t at = group->first * groups_wide;
+      round_tokens(group->h, group->n, q + at * kActivationGroup, scale + at, sum + at, 1);
+      group->h.q = q + at * kActivationGroup, group->h.scale = scale + at, group->h.sum = sum + at;
+    }
+  });
+}
+
+void run_by_rows(const ExpertFfnArgs& args, const Sorted& sorted, Group* groups, int64_t count,
+                 HostContext& context) {
+  const Matrix* rounds = nullptr;  // a matrix that wants rounded tokens
+  int64_t up_tasks = 0, down_tasks = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const ExpertWeights& e = *groups[i].expert;
+    groups[i].up_task = up_tasks, groups[i].down_task = down_tasks;
+    up_tasks += block_count(e.gate), down_tasks += block_count(e.down);
+    for (const Matrix* w : {&e.gate, &e.up})
+      if (!rounds || is_integer(w->format)) rounds = w;
+  }
+  const Activations x = prepare_tokens(*rounds, args.x.f32(), args.x.shape[0], args.x.stride[0], context);
+  for (int64_t i = 0; i < count; ++i) groups[i].x = x;
+  float* h = context.scratch.take<float>(sorted.pairs * sorted.widest);
+  parallel_for(context.threads, up_tasks, 1, [&](int64_t task, int64_t) {
+    const Group& group = group_of(groups, count, task, [](const Group& g) { return g.up_task; });
+    up_block(sorted, group, task - group.up_task, h, context);
+  });
+  round_h(sorted, groups, count, h, context);
+  parallel_for(context.threads, down_tasks, 1, [&](int64_t task, int64_t) {
+    const Group& group = group_of(groups, count, task, [](const Group& g) { return g.down_task; });
+    down_block(sorted, group, task - group.down_task, context);
+  });
+}
+
+void expert_ffn_rows(const ExpertFfnArgs& args, HostContext& context) {
+  const Sorted sorted = sort_slots(args, context.scratch);
+  if (sorted.pairs > 0) run_by_rows(args, sorted, sorted.group, sorted.groups, context);
+}
+
+void expert_ffn_onednn(const ExpertFfnArgs& args, HostContext& context) {
+  const Sorted sorted = sort_slots(args, context.scratch);
+  Group* const end = sorted.group + sorted.groups;
+  Group* const few = std::partition(sorted.group, end, [&](const Group& g) { return by_panels(g, context); });
+  for (const Group* group = sorted.group; group < few; ++group) run_by_panels(args, sorted, *group, context);
+  if (few < end) run_by_rows(args, sorted, few, end - few, context);
+}
+
+}  // namespace
 
 std::span<const Candidate<ExpertFfnArgs>> host_expert_ffn() {
   static constexpr Candidate<ExpertFfnArgs> kCandidates[] = {
+      {"expert_ffn_onednn",
+       [](const ExpertFfnArgs& args, const HostContext& context) {
+         return declines_panels(args.ids.shape[0], context);
+       },
+       expert_ffn_onednn},
+      {"expert_ffn_rows", [](const ExpertFfnArgs&, const HostContext&) -> const char* { return nullptr; },
+       expert_ffn_rows},
       {"expert_ffn_ref", [](const ExpertFfnArgs&, const HostContext&) -> const char* { return nullptr; },
        [](const ExpertFfnArgs& args, HostContext& context) {
-         ref::expert_ffn(args, context.exact_activations);
+         ref::expert_ffn(args, exact_activations(context));
        }},
   };
   return kCandidates;

@@ -1,11 +1,64 @@
-#include "kernels/cpu/host.h"
+#include <cstring>
+
+#include "kernels/cpu/products.h"
 
 namespace moebius {
+namespace {
+
+const char* declines_onednn(const LinearArgs& args, const HostContext& context) {
+  return declines_panels(args.w, args.x.shape[0], context);
+}
+
+void linear_onednn(const LinearArgs& args, HostContext& context) {
+  const int64_t n = args.x.shape[0], ldy = args.y.stride[0];
+  const bool bias = !args.bias.empty();
+  for (int64_t i = 0; bias && i < n; ++i) {
+    float* y = args.y.f32() + i * ldy;
+    for (int64_t r = 0; r < args.w.rows; ++r) y[r] = (args.accumulate ? y[r] : 0.0f) + args.bias.f32()[r];
+  }
+  multiply_panels(args.w, args.x.f32(), args.x.stride[0], n, args.y.f32(), ldy, args.accumulate || bias,
+                  context);
+}
+
+void finish_rows(const LinearArgs& args, int64_t token, int64_t begin, int64_t end, const float* product) {
+  float* y = args.y.f32() + token * args.y.stride[0];
+  const float* bias = args.bias.empty() ? nullptr : args.bias.f32();
+  if (!bias && !args.accumulate) {
+    std::memcpy(y + begin, product, static_cast<size_t>(end - begin) * sizeof(float));
+    return;
+  }
+  for (int64_t r = begin; r < end; ++r) {
+    float value = product[r - begin];
+    if (bias) value += bias[r];
+    y[r] = args.accumulate ? y[r] + value : value;
+  }
+}
+
+void linear_rows(const LinearArgs& args, HostContext& context) {
+  const Matrix& w = args.w;
+  const int64_t n = args.x.shape[0];
+  const Activations x = prepare_tokens(w, args.x.f32(), n, args.x.stride[0], context);
+  const FormatKernels& kernels = context.kernels(w.format);
+  parallel_for(context.threads, w.rows, block_rows(w), [&](int64_t begin, int64_t end) {
+    Tile tile;
+    for (int64_t first = 0; first < n; first += kTileTokens) {
+      const int64_t count = std::min(kTileTokens, n - first);
+      kernels.dot_rows(w, begin, end, tokens_from(x, first), nullptr, count, tile.values, end - begin);
+      for (int64_t i = 0; i < count; ++i)
+        finish_rows(args, first + i, begin, end, tile.values + i * (end - begin));
+    }
+  });
+}
+
+}  // namespace
 
 std::span<const Candidate<LinearArgs>> host_linear() {
   static constexpr Candidate<LinearArgs> kCandidates[] = {
+      {"linear_onednn", declines_onednn, linear_onednn},
+      {"linear_rows", [](const LinearArgs&, const HostContext&) -> const char* { return nullptr; },
+       linear_rows},
       {"linear_ref", [](const LinearArgs&, const HostContext&) -> const char* { return nullptr; },
-       [](const LinearArgs& args, HostContext& context) { ref::linear(args, context.exact_activations); }},
+       [](const LinearArgs& args, HostContext& context) { ref::linear(args, exact_activations(context)); }},
   };
   return kCandidates;
 }

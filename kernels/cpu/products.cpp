@@ -1,0 +1,95 @@
+#include "kernels/cpu/products.h"
+
+#include "kernels/cpu/onednn.h"
+
+namespace moebius {
+namespace {
+
+constexpr int64_t kTaskBytes = 65536;
+constexpr int64_t kPanelRows = 128;
+constexpr int64_t kPanelTokens = 48;  // from here on panels beat rows (see bench/results)
+
+bool float32_in_place(const Matrix& w) {
+  return w.format == Format::kF32 && reinterpret_cast<uintptr_t>(w.data) % alignof(float) == 0;
+}
+
+}  // namespace
+
+bool exact_activations(const HostContext& context) {
+  return context.exact_activations || (context.gemm == CpuGemm::kOneDnn && !onednn_missing());
+}
+
+void round_tokens(const Activations& x, int64_t n, int8_t* q, float* scale, int32_t* sum, int threads) {
+  const int64_t groups = x.groups();
+  const int64_t grain = std::max<int64_t>(1, kTaskBytes / 4 / std::max<int64_t>(1, x.cols));
+  parallel_for(threads, n, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      quantize_activations(x.x + i * x.ld, x.cols, q + i * groups * kActivationGroup, scale + i * groups,
+                           sum + i * groups);
+  });
+}
+
+Activations prepare_tokens(const Matrix& w, const float* x, int64_t n, int64_t ld, HostContext& context) {
+  Activations tokens;
+  tokens.x = x, tokens.ld = ld, tokens.cols = w.cols;
+  if (!is_integer(w.format) || exact_activations(context)) return tokens;
+  const int64_t groups = tokens.groups();
+  int8_t* q = context.scratch.take<int8_t>(n * groups * kActivationGroup);
+  float* scale = context.scratch.take<float>(n * groups);
+  int32_t* sum = context.scratch.take<int32_t>(n * groups);
+  round_tokens(tokens, n, q, scale, sum, context.threads);
+  tokens.q = q, tokens.scale = scale, tokens.sum = sum;
+  return tokens;
+}
+
+Activations tokens_from(const Activations& x, int64_t first) {
+  Activations rest = x;
+  rest.x += first * x.ld;
+  if (!x.q) return rest;
+  rest.q += first * x.groups() * kActivationGroup;
+  rest.scale += first * x.groups();
+  rest.sum += first * x.groups();
+  return rest;
+}
+
+int64_t block_rows(const Matrix& w) {
+  const int64_t rows = kTaskBytes / std::max<int64_t>(1, w.row_bytes());
+  return std::clamp<int64_t>(rows / 8 * 8, 8, kBlockRows);
+}
+
+const char* declines_panels(int64_t n, const HostContext& context) {
+  if (onednn_missing()) return onednn_missing();
+  if (context.gemm == CpuGemm::kOwn) return "own kernels were asked for";
+  const int64_t few = context.gemm == CpuGemm::kOneDnn ? 2 : kPanelTokens;
+  return n < few ? "few tokens are faster by rows" : nullptr;
+}
+
+const char* declines_panels(const Matrix& w, int64_t n, const HostContext& context) {
+  if (is_integer(w.format) && !exact_activations(context))
+    return "integer formats multiply rounded activations";
+  if (w.rows == 0 || w.cols == 0) return "an empty matrix";
+  return declines_panels(n, context);
+}
+
+void multiply_panels(const Matrix& w, const float* x, int64_t ldx, int64_t n, float* y, int64_t ldy,
+                     bool accumulate, HostContext& context) {
+  const Scratch::Frame frame(context.scratch);
+  const int64_t panels = (w.rows + kPanelRows - 1) / kPanelRows;
+  const bool in_place = float32_in_place(w);
+  const int64_t workers = std::min<int64_t>(context.threads, panels);
+  const int64_t panel_size = std::min(kPanelRows, w.rows) * w.cols;
+  float* copies = in_place ? nullptr : context.scratch.take<float>(workers * panel_size);
+  const FormatKernels& kernels = context.kernels(w.format);
+  parallel_tasks(context, panels, [&](int64_t task, int64_t worker) {
+    const int64_t begin = task * kPanelRows, end = std::min(begin + kPanelRows, w.rows);
+    const float* panel = reinterpret_cast<const float*>(w.row(begin));
+    if (!in_place) {
+      float* copy = copies + worker * panel_size;
+      kernels.dequantize_rows(w, begin, end, copy, w.cols);
+      panel = copy;
+    }
+    onednn_gemm(n, end - begin, w.cols, x, ldx, panel, w.cols, y + begin, ldy, accumulate);
+  });
+}
+
+}  // namespace moebius

@@ -1,0 +1,57 @@
+// Products of tokens with matrices on the host: what linear and expert_ffn are made of.
+//
+// Two ways. By rows: FormatKernels on weights in place, any number of tokens, the numerics of quant.h. By
+// panels: a few rows at a time dequantised to float32 and multiplied by oneDNN, for float formats and many
+// tokens. Integer formats go by panels only when their activations are exact, by --exact-activations or, in
+// the same sense, by --cpu-gemm onednn: then few tokens too are multiplied with exact activations, by rows.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+
+#include "kernels/cpu/host.h"
+
+namespace moebius {
+
+// Calls body(task, worker) for every task in [0, tasks); worker in [0, context.threads) is never used by two
+// threads at once, for memory of its own.
+template <class Body>
+void parallel_tasks(const HostContext& context, int64_t tasks, Body&& body) {
+  std::atomic<int64_t> next{0};
+  parallel_for(context.threads, std::min<int64_t>(context.threads, tasks), 1, [&](int64_t worker, int64_t) {
+    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) body(task, worker);
+  });
+}
+
+// Whether products with integer formats leave activations unrounded.
+bool exact_activations(const HostContext& context);
+
+// Tokens x [n, cols], rows ld apart, as products with w read them; memory from the scratch, threads inside.
+Activations prepare_tokens(const Matrix& w, const float* x, int64_t n, int64_t ld, HostContext& context);
+// The same with memory given by the caller: q [n, groups * 32], scale and sum [n, groups].
+void round_tokens(const Activations& x, int64_t n, int8_t* q, float* scale, int32_t* sum, int threads);
+
+// Tokens from `first` on.
+Activations tokens_from(const Activations& x, int64_t first);
+
+// Rows of w that make a task by rows, so that a task reads some tens of KB of weights: a multiple of 8, at
+// most kBlockRows.
+inline constexpr int64_t kBlockRows = 64;
+int64_t block_rows(const Matrix& w);
+inline int64_t block_count(const Matrix& w) { return (w.rows + block_rows(w) - 1) / block_rows(w); }
+
+// Tokens by rows of a block, in the order the kernels write them.
+inline constexpr int64_t kTileTokens = 32;
+struct Tile {
+  alignas(64) float values[kTileTokens * kBlockRows];
+};
+
+// Null when products of n tokens with some matrix, or with w, go by panels, else why they go by rows.
+const char* declines_panels(int64_t n, const HostContext& context);
+const char* declines_panels(const Matrix& w, int64_t n, const HostContext& context);
+
+// y[i, r] = (accumulate ? y[i, r] : 0) + x[i] . row r of w, by panels; threads inside.
+void multiply_panels(const Matrix& w, const float* x, int64_t ldx, int64_t n, float* y, int64_t ldy,
+                     bool accumulate, HostContext& context);
+
+}  // namespace moebius
