@@ -7,6 +7,8 @@
 // be reached. Immutable after parse(); render() may be called from several threads.
 #pragma once
 
+#include <ctime>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -18,9 +20,10 @@
 namespace moebius {
 
 struct TemplateLimits {
-  int64_t steps = 5'000'000;          // expressions and statements evaluated
-  int64_t output_bytes = 64ll << 20;  // rendered text and the memory of intermediate values alike
-  int depth = 100;                    // nested blocks, expressions, macro calls
+  int64_t steps = 5'000'000;           // expressions and statements evaluated
+  int64_t output_bytes = 256ll << 20;  // rendered text and the memory of intermediate values alike
+  int depth = 500;                     // nested blocks, expressions, macro calls and values, one level each
+  std::function<std::tm()> clock;      // local time for strftime_now; empty: the system's
 };
 
 class ChatTemplate {
