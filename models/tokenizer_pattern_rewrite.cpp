@@ -23,6 +23,8 @@ constexpr int kMaxClassDepth = 16;
 constexpr std::string_view kSpaceItems =
     R"(\x{09}-\x{0d}\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})";
 constexpr std::string_view kWordItems = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})";
+// Oniguruma's \w and \b take these as well, its classes do not.
+constexpr std::string_view kLatin1WordItems = R"(\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})";
 constexpr std::string_view kHexItems = "0-9a-fA-F";
 
 // What Oniguruma takes these for; PCRE2's are narrower.
@@ -32,7 +34,7 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 9> kNamedCla
     {"upper", R"(\p{Uppercase})"},
     {"lower", R"(\p{Lowercase})"},
     {"digit", R"(\p{Nd})"},
-    {"punct", R"(\p{P}$+<=>\x{5e}`|~)"},
+    {"punct", R"(\p{P}\p{S})"},
     {"space", kSpaceItems},
     {"word", kWordItems},
     {"xdigit", kHexItems},
@@ -210,13 +212,14 @@ class Rewriter {
       return escape();
     }
     if (take("(")) {
-      groups_.push_back(begin);
+      groups_.push_back({begin, caseless_});
       out_ += '(';
       return group_prefix();
     }
     if (take(")")) {
       if (groups_.empty()) return refuse("an unopened )");
-      atom_ = groups_.back();
+      atom_ = groups_.back().begin;
+      caseless_ = groups_.back().caseless_outside;
       groups_.pop_back();
       out_ += ')';
       return {};
@@ -249,15 +252,26 @@ class Rewriter {
     }
     take("?");
     out_ += '?';
-    bool any = false;
+    bool any = false, on = true;
     while (!at_end() && !sees(":") && !sees(")")) {
       const char32_t flag = next();
       if (flag != 'i' && flag != 'm' && flag != '-') return refuse("a group option");
+      if (flag == 'i') caseless_ = on;
+      if (flag == '-') on = false;
       out_ += flag == 'm' ? 's' : static_cast<char>(flag);  // Ruby's m lets the dot match a line end
       any = true;
     }
     if (!any || at_end()) return refuse("a group option");
-    if (take(":")) out_ += ':';
+    if (take(":")) {
+      out_ += ':';
+    } else {  // the option holds beyond this group; within an alternative the dialects differ on how far
+      if (groups_.back().begin != 0) return refuse("an option inside of a pattern");
+      const bool caseless = caseless_;
+      take(")");
+      out_ += ')';
+      groups_.pop_back();
+      caseless_ = caseless;
+    }
     return {};
   }
 
@@ -304,11 +318,15 @@ class Rewriter {
         return {};
       case 'b':
       case 'B': {
-        const std::string word = fmt::format("[{}]", kWordItems);
+        const std::string word = fmt::format("[{}{}]", kWordItems, kLatin1WordItems);
         out_ += c == 'b' ? fmt::format("(?:(?<={0})(?!{0})|(?<!{0})(?={0}))", word)
                          : fmt::format("(?:(?<={0})(?={0})|(?<!{0})(?!{0}))", word);
         return {};
       }
+      case 'w':
+      case 'W':
+        out_ += fmt::format("[{}{}{}]", c == 'W' ? "^" : "", kWordItems, kLatin1WordItems);
+        return {};
       case 'R':
       case 'X':
         return refuse("this escape");
@@ -418,6 +436,9 @@ class Rewriter {
     if (name == "L&" || name == "LC") {
       set.categories = categories_named("Lu") | categories_named("Ll") | categories_named("Lt");
     }
+    const CategorySet cased = categories_named("Lu") | categories_named("Ll") | categories_named("Lt");
+    const bool some_cased = (set.categories & cased).any() && (set.categories & cased) != cased;
+    if (caseless_ && some_cased) return refuse("a case property where case does not count");
     if (set.categories.none()) {
       set.items = fmt::format("\\p{{{}{}}}", name.size() > 2 && is_script_here(name) ? "sc:" : "", name);
     }
@@ -508,8 +529,13 @@ class Rewriter {
   std::string_view pattern_;
   size_t position_ = 0;
   std::string out_;
-  size_t atom_ = 0;             // where the last atom begins in out_
-  std::vector<size_t> groups_;  // where the open groups begin in out_
+  size_t atom_ = 0;  // where the last atom begins in out_
+  struct Group {
+    size_t begin;  // in out_
+    bool caseless_outside;
+  };
+  std::vector<Group> groups_;  // the open ones
+  bool caseless_ = false;
   char32_t single_ = kNoCharacter;
 };
 

@@ -284,8 +284,10 @@ TEST(Pattern, IntersectionOfCategoriesNeedsNoGroup) {
 
 TEST(Pattern, RefusesWhatItCannotKeep) {
   for (const char* pattern :
-       {"(", "a)", "[a", "[z-a]", "\\1", "\\k<a>", "(?<name>a)", "(?x)a", "\\p{NoSuch}", "\\p{", "\\", "(?",
-        "a{2}?", "\\x{110000}", "\\x{d800}", "\\xff", "*", "\\C", "\\Q"}) {
+       {"(",         "a)",          "[a",   "[z-a]", "\\1", "\\k<a>",       "(?<name>a)",
+        "(?x)a",     "\\p{NoSuch}", "\\p{", "\\",    "(?",  "a{2}?",        "\\x{110000}",
+        "\\x{d800}", "\\xff",       "*",    "\\C",   "\\Q", "(?i:\\p{Lu})", "(?i)(a)\\p{Ll}",
+        "a(?i)b"}) {
     const auto compiled = Pattern::compile(pattern);
     EXPECT_FALSE(compiled.ok()) << pattern;
     if (compiled.ok()) continue;

@@ -134,7 +134,7 @@ def write_huggingface(out, texts, name, tokenizer, config, edit=lambda root: Non
         lambda text: bos + tokenizer.encode(text, add_special_tokens=True).ids,
         lambda ids, skip: tokenizer.decode(ids, skip_special_tokens=skip),
         # The library decodes an added token by the byte alphabet where it can, and so loses its letters.
-        [i for i in range(tokenizer.get_vocab_size()) if tokenizer.id_to_token(i) != "cafe\u0301"]))
+        [i for i in range(tokenizer.get_vocab_size()) if not tokenizer.id_to_token(i).startswith("caf")]))
 
 
 def make_qwen(out, texts):
@@ -276,7 +276,7 @@ def make_pretokenizers(out, texts):
     steps.append(split({"String": "世"}, "Contiguous", True))
     for text in (r"\s+$", r"^.", r"\w+|[^\w\s]+", r"[a-z&&[^aeiou]]+", r"[^\s&&[^a]]", r"[\p{L}&&[^\p{Lu}\p{Han}]]+",
                  r"[\p{Han}\p{Hiragana}]+", r"\bfox\b", r"x*", r"\p{N}{1,2}+", r".{,3}", r"[[:alpha:]]+", r"[[:punct:][:^word:]]+", r"[[:upper:]]+", r"[^[:lower:]]+", r"(?<=o)w",
-                 r"\h+", r"[^\S\n]+", r"[\d\-a]+", r"(?i:THE|K|s)", r"\P{L}+", r"\p{^L}+", r"[a[b-d]e]+", r"(?m:e.)",
+                 r"\h+", r"[^\S\n]+", r"[\d\-a]+", r"(?i:THE|K|s)", r"\P{L}+", r"\p{^L}+", r"[a[b-d]e]+", r"(?m:e.)", r"(?i)THE|O|(?-i:ROW)",
                  r"\x{4f60}|\u597D", r"[\x61e-i]+", r"a++|e?+", r"(o|w)n?", r"{|}"):
         steps.append(regex(text))
     steps.append({"type": "Digits", "individual_digits": True})
