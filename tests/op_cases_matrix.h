@@ -276,8 +276,9 @@ inline Case<MlaAbsorbArgs> mla_absorb_case(Format format, int64_t n, int64_t hea
   Case<MlaAbsorbArgs> c;
   MlaAbsorbArgs& a = c.args;
   Tensor q_rows, y_rows;
-  a.q = arena_heads(c.arena, n, heads, nope + 2, 1, &q_rows);
-  a.y = arena_heads(c.arena, n, heads, latent + 3, 1, &y_rows);
+  const int64_t rope = 2;
+  a.q = arena_heads(c.arena, n, heads, nope + rope, 1, &q_rows);
+  a.y = arena_heads(c.arena, n, heads, latent + rope, 1, &y_rows);
   a.kv_b = arena_matrix(c.arena, {format, heads * (nope + v_dim), latent});
   a.nope = nope, a.v_dim = v_dim;
   c.outputs = {output_of("y", y_rows, [&](int64_t t, int64_t column) {

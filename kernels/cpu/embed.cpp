@@ -19,9 +19,8 @@ void embed_rows(const EmbedArgs& args, HostContext& context) {
 
 std::span<const Candidate<EmbedArgs>> host_embed() {
   static constexpr Candidate<EmbedArgs> kCandidates[] = {
-      {"embed_rows", [](const EmbedArgs&, const HostContext&) -> const char* { return nullptr; }, embed_rows},
-      {"embed_ref", [](const EmbedArgs&, const HostContext&) -> const char* { return nullptr; },
-       [](const EmbedArgs& args, HostContext& context) { ref::embed(args, context.exact_activations); }},
+      {"embed_rows", declines_nothing<EmbedArgs>, embed_rows},
+      reference_candidate<EmbedArgs, ref::embed>("embed_ref"),
   };
   return kCandidates;
 }

@@ -206,9 +206,8 @@ std::span<const Candidate<ExpertFfnArgs>> host_expert_ffn() {
          return declines_panels(args.ids.shape[0], context);
        },
        expert_ffn_onednn},
-      {"expert_ffn_rows", [](const ExpertFfnArgs&, const HostContext&) -> const char* { return nullptr; },
-       expert_ffn_rows},
-      {"expert_ffn_ref", [](const ExpertFfnArgs&, const HostContext&) -> const char* { return nullptr; },
+      {"expert_ffn_rows", declines_nothing<ExpertFfnArgs>, expert_ffn_rows},
+      {"expert_ffn_ref", declines_nothing<ExpertFfnArgs>,
        [](const ExpertFfnArgs& args, HostContext& context) {
          ref::expert_ffn(args, exact_activations(context));
        }},

@@ -55,9 +55,8 @@ void linear_rows(const LinearArgs& args, HostContext& context) {
 std::span<const Candidate<LinearArgs>> host_linear() {
   static constexpr Candidate<LinearArgs> kCandidates[] = {
       {"linear_onednn", declines_onednn, linear_onednn},
-      {"linear_rows", [](const LinearArgs&, const HostContext&) -> const char* { return nullptr; },
-       linear_rows},
-      {"linear_ref", [](const LinearArgs&, const HostContext&) -> const char* { return nullptr; },
+      {"linear_rows", declines_nothing<LinearArgs>, linear_rows},
+      {"linear_ref", declines_nothing<LinearArgs>,
        [](const LinearArgs& args, HostContext& context) { ref::linear(args, exact_activations(context)); }},
   };
   return kCandidates;

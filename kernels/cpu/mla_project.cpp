@@ -17,6 +17,7 @@ void mla_absorb_rows(const MlaAbsorbArgs& args, HostContext& context) {
       std::fill(y, y + w.cols, 0.0f);
       const float* q = args.q.f32() + t * args.q.stride[0] + h * args.q.stride[1];
       kernels.axpy_rows(w, first, first + args.nope, q, y);
+      std::copy(q + args.nope, q + args.q.shape[2], y + w.cols);
     }
   });
 }
@@ -45,24 +46,16 @@ void mla_value_rows(const MlaValueArgs& args, HostContext& context) {
 
 std::span<const Candidate<MlaAbsorbArgs>> host_mla_absorb() {
   static constexpr Candidate<MlaAbsorbArgs> kCandidates[] = {
-      {"mla_absorb_rows", [](const MlaAbsorbArgs&, const HostContext&) -> const char* { return nullptr; },
-       mla_absorb_rows},
-      {"mla_absorb_ref", [](const MlaAbsorbArgs&, const HostContext&) -> const char* { return nullptr; },
-       [](const MlaAbsorbArgs& args, HostContext& context) {
-         ref::mla_absorb(args, context.exact_activations);
-       }},
+      {"mla_absorb_rows", declines_nothing<MlaAbsorbArgs>, mla_absorb_rows},
+      reference_candidate<MlaAbsorbArgs, ref::mla_absorb>("mla_absorb_ref"),
   };
   return kCandidates;
 }
 
 std::span<const Candidate<MlaValueArgs>> host_mla_value() {
   static constexpr Candidate<MlaValueArgs> kCandidates[] = {
-      {"mla_value_rows", [](const MlaValueArgs&, const HostContext&) -> const char* { return nullptr; },
-       mla_value_rows},
-      {"mla_value_ref", [](const MlaValueArgs&, const HostContext&) -> const char* { return nullptr; },
-       [](const MlaValueArgs& args, HostContext& context) {
-         ref::mla_value(args, context.exact_activations);
-       }},
+      {"mla_value_rows", declines_nothing<MlaValueArgs>, mla_value_rows},
+      reference_candidate<MlaValueArgs, ref::mla_value>("mla_value_ref"),
   };
   return kCandidates;
 }

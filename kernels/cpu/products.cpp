@@ -1,6 +1,7 @@
 #include "kernels/cpu/products.h"
 
 #include "kernels/cpu/onednn.h"
+#include "kernels/cpu/workers.h"
 
 namespace moebius {
 namespace {
@@ -76,11 +77,11 @@ void multiply_panels(const Matrix& w, const float* x, int64_t ldx, int64_t n, fl
   const Scratch::Frame frame(context.scratch);
   const int64_t panels = (w.rows + kPanelRows - 1) / kPanelRows;
   const bool in_place = float32_in_place(w);
-  const int64_t workers = std::min<int64_t>(context.threads, panels);
+  const int64_t workers = worker_count(context, panels);
   const int64_t panel_size = std::min(kPanelRows, w.rows) * w.cols;
   float* copies = in_place ? nullptr : context.scratch.take<float>(workers * panel_size);
   const FormatKernels& kernels = context.kernels(w.format);
-  parallel_tasks(context, panels, [&](int64_t task, int64_t worker) {
+  for_each_unit(context, panels, [&](int64_t task, int64_t worker) {
     const int64_t begin = task * kPanelRows, end = std::min(begin + kPanelRows, w.rows);
     const float* panel = reinterpret_cast<const float*>(w.row(begin));
     if (!in_place) {

@@ -7,21 +7,10 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 
 #include "kernels/cpu/host.h"
 
 namespace moebius {
-
-// Calls body(task, worker) for every task in [0, tasks); worker in [0, context.threads) is never used by two
-// threads at once, for memory of its own.
-template <class Body>
-void parallel_tasks(const HostContext& context, int64_t tasks, Body&& body) {
-  std::atomic<int64_t> next{0};
-  parallel_for(context.threads, std::min<int64_t>(context.threads, tasks), 1, [&](int64_t worker, int64_t) {
-    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) body(task, worker);
-  });
-}
 
 // Whether products with integer formats leave activations unrounded.
 bool exact_activations(const HostContext& context);
