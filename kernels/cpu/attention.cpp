@@ -92,9 +92,10 @@ void attend_block(const AttentionArgs& args, const TileKernels& kernels, int64_t
   const bool shared = value_is_prefix_of_key(args);
   for (int64_t begin = block * kBlock; begin < end; begin += kTile) {
     const int64_t count = std::min(kTile, end - begin);
-    tile_rows(kernels, args.cache, begin, count, args.k_column + kv * args.k_dim, args.k_dim, store, keys);
+    tile_rows(kernels, args.cache, begin, count, args.k_column + kv * args.k_dim, args.k_dim, end, store,
+              keys);
     if (!shared)
-      tile_rows(kernels, args.cache, begin, count, args.v_column + kv * args.v_dim, args.v_dim,
+      tile_rows(kernels, args.cache, begin, count, args.v_column + kv * args.v_dim, args.v_dim, end,
                 store + kTile * args.k_dim, separate);
     attend_tile(kernels, rows, n_rows, keys, shared ? keys : separate, begin, count, args.k_dim, args.v_dim,
                 args.scale);

@@ -104,7 +104,7 @@ void mla_prefill_tiled(const MlaPrefillArgs& args, const TileKernels& kernels, H
   for (; wave.begin < positions; wave.begin += kWave) {
     wave.count = std::min(kWave, positions - wave.begin);
     parallel_for(context.threads, wave.count, kTile, [&](int64_t begin, int64_t end) {
-      tile_rows(kernels, args.cache, wave.begin + begin, end - begin, 0, cached, store + begin * cached,
+      tile_rows(kernels, args.cache, wave.begin + begin, end - begin, 0, cached, 0, store + begin * cached,
                 wave.latents + begin);
     });
     expand_wave(args, kernels, wave, weights, context);

@@ -49,7 +49,7 @@ void attend_rows(const TileKernels& kernels, AttendRow* rows, int64_t n_rows, co
                  float scale) {
   const float* q[kTileRows] = {};
   float* acc[kTileRows] = {};
-  float scores[kTileRows * kTile], keep[kTileRows] = {};
+  float scores[kTileRows * kTile] = {}, keep[kTileRows] = {};
   const auto seen = [&](int64_t r) { return std::clamp<int64_t>(rows[r].visible - begin, 0, count); };
   for (int64_t r = 0; r < n_rows; ++r) q[r] = rows[r].q, acc[r] = rows[r].acc;
 

@@ -19,8 +19,9 @@ struct TileKernels {
   void (*dots)(const float* const* a, int64_t rows, const float* const* b, int64_t count, int64_t dim,
                float* out, int64_t ld);
 
-  // scores [count <= kTile], raw dot products, become exp(scale * score - new maximum); *highest and *sum are
-  // brought up to date. Returns what earlier sums and values have to be multiplied by.
+  // scores [count], raw dot products, become exp(scale * score - new maximum); *highest and *sum are brought
+  // up to date. scores has room for kTile numbers, and those from count on are lost. Returns what earlier
+  // sums and values have to be multiplied by.
   float (*softmax)(float* scores, int64_t count, float scale, float* highest, float* sum);
 
   // acc[i] = acc[i] * keep[i] + sum over j ascending of p[i * kTile + j] * values[j], each [dim]; rows <=
