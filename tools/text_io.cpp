@@ -56,15 +56,6 @@ bool too_deep(std::string_view text) {
   return false;
 }
 
-Result<ordered_json> parse_document(std::string_view text, const std::string& origin) {
-  if (too_deep(text)) {
-    return invalid(fmt::format("{} nests JSON deeper than {} levels; flatten it", origin, kMaxJsonDepth));
-  }
-  ordered_json document = ordered_json::parse(text, nullptr, false);
-  if (document.is_discarded()) return invalid(fmt::format("{} is not valid JSON", origin));
-  return document;
-}
-
 Result<std::vector<int32_t>> ids_of_json(std::string_view text, const std::string& origin) {
   MOEBIUS_ASSIGN(const ordered_json document, parse_document(text, origin));
   const ordered_json* list = &document;
@@ -100,6 +91,15 @@ std::string valid_utf8(std::string_view text) {
   const std::string quoted =
       nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   return nlohmann::json::parse(quoted, nullptr, false).get<std::string>();
+}
+
+Result<ordered_json> parse_document(std::string_view text, const std::string& origin) {
+  if (too_deep(text)) {
+    return invalid(fmt::format("{} nests JSON deeper than {} levels; flatten it", origin, kMaxJsonDepth));
+  }
+  ordered_json document = ordered_json::parse(text, nullptr, false);
+  if (document.is_discarded()) return invalid(fmt::format("{} is not valid JSON", origin));
+  return document;
 }
 
 Result<ordered_json> read_json(const std::string& path) {

@@ -18,7 +18,10 @@ Result<std::string> read_input(const std::string& path, size_t max_bytes = size_
 // text with invalid UTF-8 replaced by U+FFFD, so that it can stand in JSON.
 std::string valid_utf8(std::string_view text);
 
-// A JSON document of a file or "-"; key order is kept. kInvalid: not JSON, or nested deeper than 64.
+// A JSON document, from text or from a file or "-"; key order is kept. kInvalid: not JSON, or nested deeper
+// than
+// 64. origin: where text is from.
+Result<nlohmann::ordered_json> parse_document(std::string_view text, const std::string& origin);
 Result<nlohmann::ordered_json> read_json(const std::string& path);
 
 // Serialises with non-ASCII text as it is; invalid UTF-8 becomes U+FFFD.
