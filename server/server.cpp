@@ -363,20 +363,19 @@ void Server::Impl::respond(const Request& request, Response& response, const Sam
 }
 
 void Server::Impl::respond_whole(const Request& request, Response& response, Running& running) {
-  while (true) {
+  while (client_is_there(request)) {
+    if (Clock::now() > running.deadline) return refuse(response, running.route, failure(running, {}));
     const std::optional<GenerationEvent> event = running.ticket->next(kPoll);
-    if (event && event->kind == GenerationEvent::Kind::kFailed) {
+    if (!event) continue;
+    if (event->kind == GenerationEvent::Kind::kFailed) {
       return refuse(response, running.route, failure(running, event->status));
     }
-    if (event) {
-      running.answer.add(*event);
-      if (event->kind != GenerationEvent::Kind::kDone) continue;
-      log_done(running, 200);
-      return send_json(response, 200, running.answer.json());
-    }
-    if (!client_is_there(request)) return log_done(running, 499);
-    if (Clock::now() > running.deadline) return refuse(response, running.route, failure(running, {}));
+    running.answer.add(*event);
+    if (event->kind != GenerationEvent::Kind::kDone) continue;
+    log_done(running, 200);
+    return send_json(response, 200, running.answer.json());
   }
+  log_done(running, 499);
 }
 
 void Server::Impl::respond_stream(const Request& request, Response& response,
@@ -403,7 +402,7 @@ bool Server::Impl::stream(const std::function<bool()>& client_there, httplib::Da
   while (client_there()) {
     const std::optional<GenerationEvent> event = running.ticket->next(kPoll);
     const bool failed = event && event->kind == GenerationEvent::Kind::kFailed;
-    if (failed || (!event && Clock::now() > running.deadline)) {
+    if (failed || Clock::now() > running.deadline) {
       const ApiError error = failure(running, failed ? event->status : Status());
       log_done(running, error.status);
       if (!send(sse_event(error.json()))) return false;

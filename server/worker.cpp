@@ -48,10 +48,10 @@ void Ticket::post(GenerationEvent event) {
   changed_.notify_one();
 }
 
-size_t pick_session(std::span<const SessionFacts> sessions, size_t limit) {
+size_t pick_session(std::span<const SessionFacts> sessions, int64_t prompt, size_t limit) {
   const auto less_common = [](const SessionFacts& a, const SessionFacts& b) { return a.common < b.common; };
   const auto best = std::max_element(sessions.begin(), sessions.end(), less_common);
-  if (best != sessions.end() && best->common > 0 && 2 * best->common >= best->length) {
+  if (best != sessions.end() && best->common > 0 && 2 * best->common >= std::min(best->length, prompt)) {
     return static_cast<size_t>(best - sessions.begin());
   }
   if (sessions.size() < limit) return sessions.size();
@@ -141,7 +141,7 @@ Result<EngineWorker::Slot*> EngineWorker::slot_for(std::span<const int32_t> prom
     const auto [end, unused] = std::mismatch(held.begin(), held.end(), prompt.begin(), prompt.end());
     facts.push_back({static_cast<int64_t>(held.size()), end - held.begin(), slot.last_used});
   }
-  const size_t index = pick_session(facts, session_limit_);
+  const size_t index = pick_session(facts, static_cast<int64_t>(prompt.size()), session_limit_);
   if (index == slots_.size()) {
     MOEBIUS_ASSIGN(std::unique_ptr<Session> session, engine_.new_session());
     slots_.push_back({std::move(session)});

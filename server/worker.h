@@ -69,10 +69,10 @@ struct SessionFacts {
   uint64_t last_used = 0;
 };
 
-// The index of the session to use, sessions.size() for a new one. A session that keeps at least half of its
-// timeline continues (the longest common prefix wins); otherwise the prompt is another conversation and takes
-// a new session while there are fewer than `limit`, then the one unused for longest.
-size_t pick_session(std::span<const SessionFacts> sessions, size_t limit);
+// The index of the session to use, sessions.size() for a new one. The longest common prefix wins if it is at
+// least half of the session's timeline or of the prompt; otherwise the prompt is another conversation and
+// takes a new session while there are fewer than `limit`, then the one unused for longest.
+size_t pick_session(std::span<const SessionFacts> sessions, int64_t prompt, size_t limit);
 
 class EngineWorker {
  public:

@@ -1,0 +1,971 @@
+// The server: schema, framing and access as pure functions, then whole requests over a socket to a tiny
+// model.
+#include <gtest/gtest.h>
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <thread>
+
+#include <spdlog/logger.h>
+#include <spdlog/sinks/null_sink.h>
+
+#include "server/access.h"
+#include "server/answer.h"
+#include "server/connection.h"
+#include "server/http_library.h"
+#include "server/json_input.h"
+#include "server/request.h"
+#include "server/server.h"
+#include "server/worker.h"
+
+namespace moebius {
+namespace {
+
+using Headers = httplib::Headers;
+
+RequestLimits test_limits() {
+  RequestLimits limits;
+  limits.models = {"tiny", "alias"};
+  limits.vocab = 512;
+  limits.sampling.temperature = 0.8f;
+  limits.sampling.top_k = 7;
+  return limits;
+}
+
+std::string repeated(const std::string& text, int times) {
+  std::string out;
+  for (int i = 0; i < times; ++i) out += text;
+  return out;
+}
+
+// ---- schema
+
+struct Refused {
+  std::string fields;  // after {"messages": [...], or {"prompt": "a",
+  int status;
+  std::string param, code;  // "": null
+};
+
+std::string code_of(const std::optional<ApiError>& error) {
+  return error ? error->code.value_or("") : "none";
+}
+std::string param_of(const std::optional<ApiError>& error) {
+  return error ? error->param.value_or("") : "none";
+}
+
+std::optional<ApiError> chat_error(const std::string& text, ChatRequest& request) {
+  const Result<Json> json = parse_json(text);
+  if (!json.ok()) return bad_request(json.status().message());
+  return parse_chat_request(*json, test_limits(), request);
+}
+
+std::optional<ApiError> completion_error(const std::string& text, CompletionRequest& request) {
+  const Result<Json> json = parse_json(text);
+  if (!json.ok()) return bad_request(json.status().message());
+  return parse_completion_request(*json, test_limits(), request);
+}
+
+std::string chat_body(const std::string& fields) {
+  return R"({"messages": [{"role": "user", "content": "hi"}])" + (fields.empty() ? "" : ", " + fields) + "}";
+}
+
+TEST(Schema, RefusesWithStatusParamAndCode) {
+  const std::string no = "unsupported_parameter";
+  const std::vector<Refused> table = {
+      {R"("model": "gpt-4")", 404, "model", "model_not_found"},
+      {R"("model": 4)", 400, "model", ""},
+      {R"("temperature": "1")", 400, "temperature", ""},
+      {R"("temperature": -0.1)", 400, "temperature", ""},
+      {R"("temperature": 100.5)", 400, "temperature", ""},
+      {R"("top_p": 1.01)", 400, "top_p", ""},
+      {R"("top_p": [1])", 400, "top_p", ""},
+      {R"("top_k": -2)", 400, "top_k", ""},
+      {R"("top_k": 1.5)", 400, "top_k", ""},
+      {R"("min_p": 2)", 400, "min_p", ""},
+      {R"("presence_penalty": 2.1)", 400, "presence_penalty", ""},
+      {R"("frequency_penalty": -3)", 400, "frequency_penalty", ""},
+      {R"("repetition_penalty": 0)", 400, "repetition_penalty", ""},
+      {R"("seed": 1.5)", 400, "seed", ""},
+      {R"("max_tokens": 0)", 400, "max_tokens", ""},
+      {R"("max_tokens": -1)", 400, "max_tokens", ""},
+      {R"("max_tokens": 18446744073709551615)", 400, "max_tokens", ""},
+      {R"("max_tokens": 1e30)", 400, "max_tokens", ""},
+      {R"("max_completion_tokens": "5")", 400, "max_completion_tokens", ""},
+      {R"("n": 0)", 400, "n", ""},
+      {R"("n": 9)", 400, "n", ""},
+      {R"("n": true)", 400, "n", ""},
+      {R"("stop": 5)", 400, "stop", ""},
+      {R"("stop": [""])", 400, "stop", ""},
+      {R"("stop": ["a", 1])", 400, "stop", ""},
+      {R"("stop": [)" + repeated("\"a\",", 16) + R"("a"])", 400, "stop", ""},
+      {R"("stop": ")" + std::string(257, 'a') + "\"", 400, "stop", ""},
+      {R"("stream": "yes")", 400, "stream", ""},
+      {R"("stream_options": {"include_usage": true})", 400, "stream_options", ""},
+      {R"("stream": true, "stream_options": {"include_usage": 1})", 400, "stream_options.include_usage", ""},
+      {R"("logit_bias": {"512": 1})", 400, "logit_bias", ""},
+      {R"("logit_bias": {"-1": 1})", 400, "logit_bias", ""},
+      {R"("logit_bias": {"1x": 1})", 400, "logit_bias", ""},
+      {R"("logit_bias": {"1": 101})", 400, "logit_bias", ""},
+      {R"("logit_bias": {"1": "1"})", 400, "logit_bias", ""},
+      {R"("logit_bias": [1])", 400, "logit_bias", ""},
+      {R"("logprobs": 3)", 400, "logprobs", ""},
+      {R"("top_logprobs": 3)", 400, "top_logprobs", ""},
+      {R"("logprobs": true, "top_logprobs": 21)", 400, "top_logprobs", ""},
+      {R"("response_format": {"type": "json_object"})", 400, "response_format", no},
+      {R"("response_format": "text")", 400, "response_format", ""},
+      {R"("tool_choice": "required")", 400, "tool_choice", no},
+      {R"("tool_choice": {"type": "function", "function": {"name": "f"}})", 400, "tool_choice", no},
+      {R"("tool_choice": "maybe")", 400, "tool_choice", ""},
+      {R"("tools": {})", 400, "tools", ""},
+      {R"("tools": [{"type": "function"}])", 400, "tools", ""},
+      {R"("tools": [)" + repeated(R"({"type": "function", "function": {"name": "f"}},)", 128) +
+           R"({"type": "function", "function": {"name": "f"}}])",
+       400, "tools", ""},
+      {R"("tools": [{"type": "function", "function": {"name": ")" + std::string(256 << 10, 'x') + R"("}}])",
+       400, "tools", ""},
+      {R"("functions": [])", 400, "functions", no},
+      {R"("function_call": "auto")", 400, "function_call", no},
+      {R"("audio": {})", 400, "audio", no},
+      {R"("modalities": ["text", "audio"])", 400, "modalities", no},
+      {R"("prediction": {})", 400, "prediction", no},
+      {R"("guided_json": {})", 400, "guided_json", no},
+      {R"("reasoning_effort": "extreme")", 400, "reasoning_effort", ""},
+      {R"("chat_template_kwargs": {"messages": []})", 400, "chat_template_kwargs", ""},
+      {R"("chat_template_kwargs": {"tools": []})", 400, "chat_template_kwargs", ""},
+      {R"("chat_template_kwargs": {"chat_template": ""})", 400, "chat_template_kwargs", ""},
+      {R"("chat_template_kwargs": {"tokenize": true})", 400, "chat_template_kwargs", ""},
+      {R"("chat_template_kwargs": [])", 400, "chat_template_kwargs", ""},
+      // messages again: the last of equal keys counts
+      {R"("messages": null)", 400, "messages", ""},
+      {R"("messages": [])", 400, "messages", ""},
+      {R"("messages": "hi")", 400, "messages", ""},
+      {R"("messages": ["hi"])", 400, "messages[0]", ""},
+      {R"("messages": [{"role": "function", "content": "x"}])", 400, "messages[0].role", ""},
+      {R"("messages": [{"content": "x"}])", 400, "messages[0].role", ""},
+      {R"("messages": [{"role": 1, "content": "x"}])", 400, "messages[0].role", ""},
+      {R"("messages": [{"role": "user"}])", 400, "messages[0].content", ""},
+      {R"("messages": [{"role": "user", "content": 5}])", 400, "messages[0].content", ""},
+      {R"("messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}])",
+       400, "messages[0].content", "unsupported_content"},
+      {R"("messages": [{"role": "user", "content": [{"type": "text"}]}])", 400, "messages[0].content", ""},
+      {R"("messages": [{"role": "user", "content": ["text"]}])", 400, "messages[0].content", ""},
+      {R"("messages": [{"role": "assistant", "tool_calls": [1]}])", 400, "messages[0].tool_calls", ""},
+      {R"("messages": [)" + repeated(R"({"role": "user", "content": ""},)", 4096) +
+           R"({"role": "user", "content": ""}])",
+       400, "messages", ""},
+  };
+  for (const Refused& row : table) {
+    ChatRequest request;
+    const auto error = chat_error(chat_body(row.fields), request);
+    const std::string shown = row.fields.substr(0, 100);
+    ASSERT_TRUE(error) << shown;
+    EXPECT_EQ(error->status, row.status) << shown;
+    EXPECT_EQ(param_of(error), row.param) << shown << error->message;
+    EXPECT_EQ(code_of(error), row.code) << shown;
+    EXPECT_EQ(error->type, "invalid_request_error") << shown;
+  }
+}
+
+TEST(Schema, RefusesCompletions) {
+  const std::vector<Refused> table = {
+      {R"("prompt": null)", 400, "prompt", ""},
+      {R"("prompt": [])", 400, "prompt", ""},
+      {R"("prompt": [1, 512])", 400, "prompt", ""},
+      {R"("prompt": [1, -1])", 400, "prompt", ""},
+      {R"("prompt": [1.5])", 400, "prompt", ""},
+      {R"("prompt": [1, "a"])", 400, "prompt", ""},
+      {R"("prompt": [18446744073709551615])", 400, "prompt", ""},
+      {R"("prompt": [[]])", 400, "prompt", ""},
+      {R"("prompt": {"a": 1})", 400, "prompt", ""},
+      {R"("prompt": [)" + repeated("\"a\",", 64) + R"("a"])", 400, "prompt", ""},
+      {R"("suffix": "x")", 400, "suffix", "unsupported_parameter"},
+      {R"("echo": true)", 400, "echo", "unsupported_parameter"},
+      {R"("best_of": 2)", 400, "best_of", "unsupported_parameter"},
+      {R"("logprobs": 6)", 400, "logprobs", ""},
+      {R"("logprobs": true)", 400, "logprobs", ""},
+  };
+  for (const Refused& row : table) {
+    CompletionRequest request;
+    const auto error = completion_error(R"({"prompt": "a", )" + row.fields + "}", request);
+    EXPECT_EQ(param_of(error), row.param) << row.fields;
+    EXPECT_EQ(code_of(error), row.code) << row.fields;
+  }
+}
+
+TEST(Schema, ReadsWhatIsAllowed) {
+  ChatRequest request;
+  const auto error = chat_error(
+      chat_body(
+          R"("model": "alias", "temperature": 0, "top_p": 0, "top_k": -1, "seed": -1, "stop": "END", "n": 8,
+             "max_tokens": 3, "max_completion_tokens": 4, "logprobs": true, "top_logprobs": 20,
+             "logit_bias": {"511": -100}, "stream": true,
+             "stream_options": {"include_usage": true, "include_obfuscation": false},
+             "store": true, "metadata": {"a": "b"}, "user": "u", "safety_identifier": "s", "prompt_cache_key": "k",
+             "service_tier": "auto", "verbosity": "low", "parallel_tool_calls": true, "unheard_of": [1],
+             "modalities": ["text"], "response_format": {"type": "text"}, "tool_choice": "auto",
+             "frequency_penalty": null, "reasoning_effort": "none", "chat_template_kwargs": {"thinking": 3})"),
+      request);
+  ASSERT_FALSE(error) << error->message;
+  EXPECT_EQ(request.sampling.temperature, 0);
+  EXPECT_GT(request.sampling.top_p, 0);
+  EXPECT_EQ(request.sampling.top_k, 0);
+  EXPECT_EQ(request.sampling.seed, UINT64_MAX);
+  EXPECT_EQ(request.sampling.frequency_penalty, 0);
+  EXPECT_TRUE(request.sampling.validate(512).ok());
+  EXPECT_EQ(request.sampling.logit_bias, (std::vector<std::pair<int32_t, float>>{{511, -100.f}}));
+  EXPECT_EQ(request.stop, std::vector<std::string>{"END"});
+  EXPECT_EQ(request.max_tokens, 4);
+  EXPECT_EQ(request.top_logprobs, 20);
+  EXPECT_TRUE(request.include_usage);
+  EXPECT_EQ(request.variables["enable_thinking"], false);
+  EXPECT_EQ(request.variables["thinking"], 3);
+
+  ChatRequest plain;
+  ASSERT_FALSE(chat_error(chat_body(""), plain));
+  EXPECT_EQ(plain.sampling.temperature, 0.8f);
+  EXPECT_EQ(plain.sampling.top_k, 7);
+  EXPECT_EQ(plain.max_tokens, -1);
+  EXPECT_EQ(plain.top_logprobs, -1);
+  EXPECT_FALSE(plain.has_seed);
+}
+
+TEST(Schema, NormalisesTheConversation) {
+  ChatRequest request;
+  const auto error = chat_error(
+      R"({"messages": [{"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+           {"role": "assistant", "content": null, "tool_calls":
+             [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"z\": 1, \"a\": 2}"}}]},
+           {"role": "tool", "tool_call_id": "1", "content": "3"},
+           {"role": "user", "name": "Ann", "content": "ü"}],
+         "tools": [{"type": "function", "function": {"name": "f", "parameters": {"z": {}, "a": {}}}}]})",
+      request);
+  ASSERT_FALSE(error) << error->message;
+  EXPECT_EQ(
+      request.variables.dump(),
+      R"({"tools":[{"type":"function","function":{"name":"f","parameters":{"z":{},"a":{}}}}],"messages":[)"
+      R"({"role":"system","content":"a\nb"},{"role":"assistant","content":"","tool_calls":[{"id":"1",)"
+      R"("type":"function","function":{"name":"f","arguments":{"z":1,"a":2}}}]},)"
+      R"({"role":"tool","content":"3","tool_call_id":"1"},{"role":"user","content":"ü","name":"Ann"}]})");
+  ChatRequest without;
+  ASSERT_FALSE(chat_error(
+      chat_body(R"("tool_choice": "none", "tools": [{"type": "function", "function": {"name": "f"}}])"),
+      without));
+  EXPECT_FALSE(without.variables.contains("tools"));
+}
+
+TEST(Schema, ReadsPrompts) {
+  CompletionRequest request;
+  ASSERT_FALSE(completion_error(R"({"prompt": ["a", [1, 2], "b"], "logprobs": 5, "best_of": 1})", request));
+  ASSERT_EQ(request.prompts.size(), 3u);
+  EXPECT_EQ(std::get<std::string>(request.prompts[0]), "a");
+  EXPECT_EQ(std::get<std::vector<int32_t>>(request.prompts[1]), (std::vector<int32_t>{1, 2}));
+  EXPECT_EQ(request.max_tokens, 16);
+  EXPECT_EQ(request.top_logprobs, 5);
+  CompletionRequest ids;
+  ASSERT_FALSE(completion_error(R"({"prompt": [5, 6]})", ids));
+  EXPECT_EQ(ids.prompts.size(), 1u);
+}
+
+TEST(JsonInput, BoundsDepthSizeAndShape) {
+  EXPECT_TRUE(parse_json(repeated("[", 64) + repeated("]", 64)).ok());
+  EXPECT_FALSE(parse_json(repeated("[", 65) + repeated("]", 65)).ok());
+  EXPECT_FALSE(parse_json(repeated(R"({"a":)", 100'000)).ok());
+  for (const char* text :
+       {"", "{", "{}}", "nul", "[1,]", "{\"a\" 1}", "NaN", "[Infinity]", "[1e999]", "\"\xff\"",
+        "\"\xc0\x80\"", "\"\xed\xa0\x80\"", "\"\\ud800\"", "'a'", "[01]", "\"a\nb\""}) {
+    const Result<Json> json = parse_json(text);
+    ASSERT_FALSE(json.ok()) << text;
+    EXPECT_EQ(json.status().message().find('\n'), std::string::npos);
+  }
+  std::string keys = "{\"k\":0";
+  for (int i = 0; i < 1200; ++i) keys += ",\"" + std::to_string(i) + "\":0";
+  EXPECT_FALSE(parse_json(keys + "}").ok());
+  JsonLimits few;
+  few.values = 10;
+  EXPECT_TRUE(parse_json("[1,2,3,4,5,6,7,8,9]", few).ok());
+  EXPECT_FALSE(parse_json("[1,2,3,4,5,6,7,8,9,10]", few).ok());
+  EXPECT_EQ((*parse_json(R"({"a": 1, "a": 2})"))["a"], 2);
+}
+
+TEST(Errors, HaveAllFourKeys) {
+  EXPECT_EQ(bad_request("no", "n").body(),
+            R"({"error":{"message":"no","type":"invalid_request_error","param":"n","code":null}})");
+  const Json error = context_exceeded(9, 8, "prompt").json()["error"];
+  EXPECT_EQ(error["code"], "context_length_exceeded");
+  EXPECT_EQ(error["n_prompt_tokens"], 9);
+  EXPECT_EQ(error["n_ctx"], 8);
+  EXPECT_EQ(bad_request("\xff").json()["error"].size(), 4u);
+  EXPECT_NE(bad_request("\xff").body().find("\xEF\xBF\xBD"), std::string::npos);
+}
+
+// ---- access
+
+TEST(Access, ComparesKeys) {
+  const ApiKeys keys({"first", "second"});
+  EXPECT_TRUE(keys.required());
+  EXPECT_TRUE(keys.accepts("first"));
+  EXPECT_TRUE(keys.accepts("second"));
+  for (const char* wrong : {"", "firs", "first ", "firstsecond", "First"}) EXPECT_FALSE(keys.accepts(wrong));
+  EXPECT_FALSE(ApiKeys().required());
+  EXPECT_EQ(bearer_token("Bearer abc"), "abc");
+  EXPECT_EQ(bearer_token("bearer   abc "), "abc");
+  for (const char* wrong : {"", "Bearer", "Bearer ", "Basic abc", "Bearerabc"})
+    EXPECT_EQ(bearer_token(wrong), "");
+}
+
+TEST(Access, KnowsLoopback) {
+  for (const char* yes : {"localhost", "LocalHost", "127.0.0.1", "127.1.2.3", "::1", "[::1]"})
+    EXPECT_TRUE(is_loopback(yes)) << yes;
+  for (const char* no : {"", "0.0.0.0", "::", "127.0.0.1.evil.com", "127.evil.com", "127.0.0", "127.0.0.",
+                         "127..0.1", "10.0.0.1", "localhost.evil.com", "127.0.0.0001"})
+    EXPECT_FALSE(is_loopback(no)) << no;
+}
+
+TEST(Access, ChecksHostAndOrigin) {
+  const std::vector<std::string> more = {"moe.lan", "box:9000"};
+  for (const char* yes : {"localhost", "localhost:1", "127.0.0.1:8080", "[::1]", "[::1]:8080", "LOCALHOST:80",
+                          "moe.lan", "MOE.lan:443", "box:9000"})
+    EXPECT_TRUE(host_allowed(yes, more)) << yes;
+  for (const char* no : {"", "evil.com", "localhost.evil.com", "127.0.0.1.evil.com:80", "localhost:80:80",
+                         "localhost:x", "[::1", "[::1]x", "[::1]:80x", "::1:80", "box:9001", "user@localhost",
+                         "localhost:123456", "localhost/"})
+    EXPECT_FALSE(host_allowed(no, more)) << no;
+  EXPECT_TRUE(origin_allowed("http://localhost:3000", more));
+  EXPECT_TRUE(origin_allowed("https://moe.lan", more));
+  for (const char* no : {"null", "", "http://evil.com", "http://localhost.evil.com", "file://", "localhost"})
+    EXPECT_FALSE(origin_allowed(no, more)) << no;
+}
+
+TEST(Connection, ChecksTheHead) {
+  const std::string line = "POST /v1/completions HTTP/1.1\r\n", host = "Host: localhost\r\n";
+  const std::string length = "Content-Length: 2\r\n";
+  ConnectionLimits limits;
+  const auto status = [&](const std::string& head) {
+    const auto error = check_head(head, limits);
+    return error ? error->status : 200;
+  };
+  EXPECT_EQ(status(line + host + length + "\r\n"), 200);
+  EXPECT_EQ(status(line + host + "Transfer-Encoding: chunked\r\n\r\n"), 200);
+  EXPECT_EQ(status("GET / HTTP/1.0\r\n\r\n"), 200);
+  const std::vector<std::pair<std::string, int>> refused = {
+      {line + host + length + "Transfer-Encoding: chunked\r\n\r\n", 400},
+      {line + host + length + length + "\r\n", 400},
+      {line + host + "Content-Length: 2\r\nContent-Length: 3\r\n\r\n", 400},
+      {line + host + "Content-Length: +2\r\n\r\n", 400},
+      {line + host + "Content-Length: 0x2\r\n\r\n", 400},
+      {line + host + "Content-Length: 2, 2\r\n\r\n", 400},
+      {line + host + "Content-Length: -1\r\n\r\n", 400},
+      {line + host + "Content-Length:\r\n\r\n", 400},
+      {line + host + "Content-Length: 99999999999999999999\r\n\r\n", 400},
+      {line + host + "Content-Length: 999999999999\r\n\r\n", 413},
+      {line + host + "Transfer-Encoding: gzip, chunked\r\n\r\n", 400},
+      {line + host + "Transfer-Encoding: xchunked\r\n\r\n", 400},
+      {line + host + "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", 400},
+      {line + host + "Content-Length : 2\r\n\r\n", 400},
+      {line + host + " Content-Length: 2\r\n\r\n", 400},
+      {line + host + "X-A: b\r\n folded\r\nContent-Length: 2\r\n\r\n", 400},
+      {line + host + "X-A: b\nContent-Length: 2\r\n\r\n", 400},
+      {line + host + std::string("X-A: b\0c\r\n", 10) + length + "\r\n", 400},
+      {line + host + "X-A: b\rc\r\n" + length + "\r\n", 400},
+      {line + host + "nonsense\r\n" + length + "\r\n", 400},
+      {line + host + host + length + "\r\n", 400},
+      {line + length + "\r\n", 400},
+      {line + host + "\r\n", 411},
+      {line + host + length + "Content-Type: multipart/form-data; boundary=x\r\n\r\n", 415},
+      {"POST /v1/completions\r\n\r\n", 400},
+      {"POST /v1 HTTP/2.0\r\n" + host + length + "\r\n", 400},
+      {"POST http://localhost/v1 HTTP/1.1\r\n" + host + length + "\r\n", 400},
+      {"POST /a b HTTP/1.1\r\n" + host + length + "\r\n", 400},
+      {"P@ST / HTTP/1.1\r\n" + host + length + "\r\n", 400},
+      {"GET /" + std::string(3000, 'a') + " HTTP/1.1\r\n" + host + "\r\n", 414},
+      {line + host + length + "X-A: " + std::string(9000, 'a') + "\r\n\r\n", 431},
+      {line + host + length + repeated("X-A: b\r\n", 100) + "\r\n", 431},
+      {line + host + length + repeated("X-A: " + std::string(7000, 'a') + "\r\n", 5) + "\r\n", 431},
+  };
+  for (const auto& [head, expected] : refused) EXPECT_EQ(status(head), expected) << head.substr(0, 120);
+}
+
+// ---- framing
+
+GenerationEvent piece(int choice, const std::string& text, int32_t id) {
+  GenerationEvent event;
+  event.choice = choice;
+  event.text = text;
+  event.id = id;
+  event.chosen = {id, -0.5f};
+  event.alternatives = {{id, -0.5f}, {9, -2}};
+  return event;
+}
+
+GenerationEvent ended(int choice, FinishReason reason) {
+  GenerationEvent event;
+  event.kind = GenerationEvent::Kind::kChoiceDone;
+  event.choice = choice;
+  event.stats.finish = reason;
+  event.stats.prompt_tokens = 10, event.stats.reused_tokens = 4, event.stats.answer_tokens = 3;
+  return event;
+}
+
+GenerationEvent all_done() {
+  GenerationEvent event;
+  event.kind = GenerationEvent::Kind::kDone;
+  return event;
+}
+
+AnswerOptions answer_options(Api api, bool stream) {
+  AnswerOptions options;
+  options.api = api;
+  options.id = "id-1", options.model = "m", options.fingerprint = "f", options.created = 7;
+  options.stream = stream;
+  return options;
+}
+
+std::string token_name(int32_t id) { return id == 3 ? "\xc3" : "t" + std::to_string(id); }
+
+TEST(Answer, StreamsChat) {
+  AnswerOptions options = answer_options(Api::kChat, true);
+  options.include_usage = true;
+  Answer answer(options, token_name);
+  const std::string head =
+      R"(data: {"id":"id-1","object":"chat.completion.chunk","created":7,"model":"m","system_fingerprint":"f","choices":)";
+  EXPECT_EQ(
+      answer.add(piece(0, "a\n", 1)),
+      head +
+          R"([{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}],"usage":null})" +
+          "\n\n" + head +
+          R"([{"index":0,"delta":{"content":"a\n"},"logprobs":null,"finish_reason":null}],"usage":null})" +
+          "\n\n");
+  EXPECT_EQ(answer.add(piece(0, "", 2)), "");
+  EXPECT_EQ(
+      answer.add(ended(0, FinishReason::kStop)),
+      head + R"([{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}],"usage":null})" + "\n\n");
+  EXPECT_EQ(
+      answer.add(all_done()),
+      head +
+          R"([],"usage":{"prompt_tokens":10,"completion_tokens":3,"total_tokens":13,"prompt_tokens_details":{"cached_tokens":4},"completion_tokens_details":{"reasoning_tokens":0}}})" +
+          "\n\ndata: [DONE]\n\n");
+}
+
+TEST(Answer, StreamsAnEmptyAnswer) {
+  Answer answer(answer_options(Api::kChat, true), token_name);
+  const std::string text = answer.add(ended(0, FinishReason::kLength));
+  EXPECT_NE(text.find(R"("role":"assistant")"), std::string::npos);
+  EXPECT_NE(text.find(R"("finish_reason":"length")"), std::string::npos);
+  EXPECT_EQ(text.find("usage"), std::string::npos);
+  EXPECT_EQ(answer.add(all_done()), "data: [DONE]\n\n");
+}
+
+TEST(Answer, CountsAPromptOnceForItsChoices) {
+  AnswerOptions options = answer_options(Api::kCompletion, false);
+  options.n = 2, options.choices = 4;
+  Answer answer(options, token_name);
+  for (int i = 0; i < 4; ++i) {
+    answer.add(piece(i, std::to_string(i), i));
+    answer.add(ended(i, FinishReason::kLength));
+  }
+  const Json json = answer.json();
+  EXPECT_EQ(json["usage"]["prompt_tokens"], 20);
+  EXPECT_EQ(json["usage"]["completion_tokens"], 12);
+  EXPECT_EQ(json["usage"]["prompt_tokens_details"]["cached_tokens"], 8);
+  EXPECT_EQ(json["choices"][3].dump(), R"({"index":3,"text":"3","logprobs":null,"finish_reason":"length"})");
+  EXPECT_EQ(json["object"], "text_completion");
+}
+
+TEST(Answer, WritesLogprobs) {
+  AnswerOptions options = answer_options(Api::kChat, false);
+  options.logprobs = true;
+  Answer chat(options, token_name);
+  chat.add(piece(0, "x", 3));
+  chat.add(piece(0, "rest", -1));
+  chat.add(ended(0, FinishReason::kStop));
+  EXPECT_EQ(chat.json()["choices"][0]["message"]["content"], "xrest");
+  EXPECT_EQ(ApiError::to_text(chat.json()["choices"][0]["logprobs"]),
+            "{\"content\":[{\"token\":\"\xEF\xBF\xBD\",\"logprob\":-0.5,\"bytes\":[195],\"top_logprobs\":["
+            "{\"token\":\"\xEF\xBF\xBD\",\"logprob\":-0.5,\"bytes\":[195]},"
+            "{\"token\":\"t9\",\"logprob\":-2.0,\"bytes\":[116,57]}]}],\"refusal\":null}");
+  options.api = Api::kCompletion;
+  Answer completion(options, token_name);
+  completion.add(piece(0, "t1", 1));
+  completion.add(piece(0, "t2", 2));
+  completion.add(ended(0, FinishReason::kStop));
+  EXPECT_EQ(completion.json()["choices"][0]["logprobs"].dump(),
+            R"({"tokens":["t1","t2"],"token_logprobs":[-0.5,-0.5],)"
+            R"("top_logprobs":[{"t1":-0.5,"t9":-2.0},{"t2":-0.5,"t9":-2.0}],"text_offset":[0,2]})");
+}
+
+TEST(Sessions, ContinueOrGiveWay) {
+  using Facts = std::vector<SessionFacts>;
+  EXPECT_EQ(pick_session(Facts{}, 200, 2), 0u);              // the first
+  EXPECT_EQ(pick_session(Facts{{100, 90, 1}}, 200, 2), 0u);  // the same conversation
+  EXPECT_EQ(pick_session(Facts{{100, 20, 1}}, 200, 2), 1u);  // only the system prompt in common
+  EXPECT_EQ(pick_session(Facts{{100, 20, 1}}, 200, 1), 0u);  // nowhere else to go
+  EXPECT_EQ(pick_session(Facts{{100, 20, 1}}, 30, 2), 0u);   // an earlier state of the conversation
+  EXPECT_EQ(pick_session(Facts{{100, 0, 5}, {100, 0, 3}}, 200, 2), 1u);              // the older one
+  EXPECT_EQ(pick_session(Facts{{100, 60, 1}, {100, 80, 9}}, 200, 2), 1u);            // the longest prefix
+  EXPECT_EQ(pick_session(Facts{{100, 49, 9}, {10, 0, 1}, {10, 0, 2}}, 200, 3), 1u);  // too little in common
+}
+
+// ---- over a socket
+
+constexpr const char* kModel = "tests/golden/models/deepseek_v3_tiny";
+constexpr int64_t kContext = 512;
+
+class TestServer {
+ public:
+  explicit TestServer(ServerOptions options = {})
+      : log_("test", std::make_shared<spdlog::sinks::null_sink_mt>()) {
+    EngineOptions engine_options;
+    engine_options.model = kModel;
+    engine_options.context = kContext;
+    engine_options.threads = 1;
+    auto engine = Engine::open(engine_options);
+    MOEBIUS_CHECK(engine.ok(), engine.status().message());
+    engine_ = std::move(*engine);
+    options.port = 0;
+    options.models = {"tiny"};
+    options.version = "test";
+    auto server = Server::create(*engine_, options, log_);
+    MOEBIUS_CHECK(server.ok(), server.status().message());
+    server_ = std::move(*server);
+    const Status bound = server_->bind();
+    MOEBIUS_CHECK(bound.ok(), bound.message());
+    thread_ = std::thread([this] { status_ = server_->run(); });
+  }
+  ~TestServer() { EXPECT_TRUE(stop().ok()); }
+
+  void drain() { server_->drain(); }
+  Status stop() {
+    drain();
+    if (thread_.joinable()) thread_.join();
+    return status_;
+  }
+  int port() const { return server_->port(); }
+
+  httplib::Client client() const {
+    httplib::Client client("127.0.0.1", port());
+    client.set_read_timeout(60);
+    return client;
+  }
+  httplib::Result post(const std::string& path, const Json& body) const {
+    return client().Post(path, ApiError::to_text(body), "application/json");
+  }
+  // The body of an answer with status 200.
+  Json ask(const std::string& path, const Json& body) const {
+    const httplib::Result result = post(path, body);
+    if (!result) return "no answer";
+    EXPECT_EQ(result->status, 200) << result->body;
+    return Json::parse(result->body, nullptr, false);
+  }
+
+ private:
+  spdlog::logger log_;
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<Server> server_;
+  Status status_;
+  std::thread thread_;
+};
+
+Json chat_request(Json more = Json::object()) {
+  Json body = {{"messages", Json::array({{{"role", "user"}, {"content", "Hello there"}}})},
+               {"temperature", 0},
+               {"max_tokens", 24},
+               {"ignore_eos", true}};
+  body.update(more);
+  return body;
+}
+
+// The objects of a stream, which must end in [DONE].
+std::vector<Json> events_of(const std::string& body) {
+  std::vector<Json> events;
+  bool done = false;
+  size_t at = 0;
+  while (at < body.size()) {
+    const size_t end = body.find("\n\n", at);
+    if (end == std::string::npos) ADD_FAILURE() << "an event is cut off";
+    const std::string event = body.substr(at, end - at);
+    at = end == std::string::npos ? body.size() : end + 2;
+    if (event.starts_with(":")) continue;
+    EXPECT_TRUE(event.starts_with("data: ")) << event;
+    EXPECT_FALSE(done) << "after [DONE]";
+    done = event == "data: [DONE]";
+    if (!done) events.push_back(Json::parse(event.substr(6), nullptr, false));
+  }
+  EXPECT_TRUE(done);
+  return events;
+}
+
+std::string error_code(const httplib::Result& result) {
+  if (!result) return "no answer";
+  const Json body = Json::parse(result->body, nullptr, false);
+  if (!body.is_object() || !body.contains("error")) return "no error object: " + result->body;
+  const Json& error = body["error"];
+  for (const char* key : {"message", "type", "param", "code"})
+    EXPECT_TRUE(error.contains(key)) << result->body;
+  return error["code"].is_string() ? error["code"].get<std::string>() : "";
+}
+
+TEST(EndToEnd, ServesItsRoutes) {
+  TestServer server;
+  httplib::Client client = server.client();
+  EXPECT_EQ(client.Get("/health")->body, R"({"status":"ok"})");
+  EXPECT_EQ(client.Get("/version")->body, R"({"version":"test"})");
+  const Json models = Json::parse(client.Get("/v1/models")->body);
+  EXPECT_EQ(models["object"], "list");
+  EXPECT_EQ(models["data"][0]["id"], "tiny");
+  EXPECT_EQ(Json::parse(client.Get("/v1/models/tiny")->body), models["data"][0]);
+  EXPECT_EQ(error_code(client.Get("/v1/models/other")), "model_not_found");
+  EXPECT_EQ(client.Get("/v1/models/other")->status, 404);
+  EXPECT_EQ(client.Get("/v1/nothing")->status, 404);
+  EXPECT_EQ(error_code(client.Get("/v1/nothing")), "unknown_url");
+  const httplib::Result wrong = client.Get("/v1/chat/completions");
+  EXPECT_EQ(wrong->status, 405);
+  EXPECT_EQ(wrong->get_header_value("Allow"), "POST");
+  EXPECT_EQ(error_code(wrong), "method_not_allowed");
+  EXPECT_EQ(client.Post("/health", "{}", "application/json")->status, 405);
+  EXPECT_EQ(client.Get("/health", Headers{{"Host", "evil.example"}})->status, 403);
+  EXPECT_EQ(error_code(client.Get("/health", Headers{{"Host", "evil.example"}})), "host_not_allowed");
+  EXPECT_EQ(error_code(client.Get("/health", Headers{{"Origin", "http://evil.example"}})),
+            "origin_not_allowed");
+  EXPECT_EQ(client.Get("/health", Headers{{"Origin", "http://localhost:3000"}})->status, 200);
+  EXPECT_EQ(client.Get("/health", Headers{{"Range", "bytes=0-3"}})->body, R"({"status":"ok"})");
+  EXPECT_TRUE(server.stop().ok());
+}
+
+TEST(EndToEnd, StreamsWhatItAnswersWhole) {
+  TestServer server;
+  const Json whole = server.ask("/v1/chat/completions", chat_request());
+  const std::string text = whole["choices"][0]["message"]["content"];
+  EXPECT_FALSE(text.empty());
+  EXPECT_EQ(whole["choices"][0]["finish_reason"], "length");
+  EXPECT_EQ(whole["usage"]["completion_tokens"], 24);
+  EXPECT_EQ(whole["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+  EXPECT_TRUE(whole["id"].get<std::string>().starts_with("chatcmpl-"));
+
+  const Json streamed = {{"stream", true}, {"stream_options", {{"include_usage", true}}}};
+  const httplib::Result result = server.post("/v1/chat/completions", chat_request(streamed));
+  ASSERT_TRUE(result);
+  EXPECT_EQ(result->get_header_value("Content-Type"), "text/event-stream");
+  EXPECT_EQ(result->get_header_value("Cache-Control"), "no-cache");
+  EXPECT_EQ(result->get_header_value("X-Accel-Buffering"), "no");
+  const std::vector<Json> events = events_of(result->body);
+  ASSERT_GT(events.size(), 3u);
+  EXPECT_EQ(events.front()["choices"][0]["delta"]["role"], "assistant");
+  std::string joined;
+  for (size_t i = 0; i + 1 < events.size(); ++i) {
+    EXPECT_EQ(events[i]["id"], events[0]["id"]);
+    EXPECT_TRUE(events[i]["usage"].is_null());
+    joined += events[i]["choices"][0]["delta"].value("content", "");
+  }
+  EXPECT_EQ(joined, text);
+  EXPECT_EQ(events[events.size() - 2]["choices"][0]["finish_reason"], "length");
+  EXPECT_TRUE(events.back()["choices"].empty());
+  EXPECT_EQ(events.back()["usage"]["total_tokens"], whole["usage"]["total_tokens"]);
+  EXPECT_GT(events.back()["usage"]["prompt_tokens_details"]["cached_tokens"],
+            0);  // the prompt was there already
+
+  const Json completion = {
+      {"prompt", "Hello"}, {"temperature", 0}, {"ignore_eos", true}, {"stream", true}, {"max_tokens", 9}};
+  std::string pieces;
+  for (const Json& event : events_of(server.post("/v1/completions", completion)->body)) {
+    pieces += event["choices"][0]["text"];
+  }
+  Json same = completion;
+  same["stream"] = false;
+  EXPECT_EQ(server.ask("/v1/completions", same)["choices"][0]["text"], pieces);
+}
+
+TEST(EndToEnd, StopsBeforeAStopString) {
+  TestServer server;
+  const std::string text =
+      server.ask("/v1/chat/completions", chat_request())["choices"][0]["message"]["content"];
+  ASSERT_GT(text.size(), 12u);
+  size_t at = text.size() / 2;
+  while (at < text.size() && (text[at] & 0xC0) == 0x80) ++at;
+  size_t end = std::min(text.size(), at + 4);
+  while (end < text.size() && (text[end] & 0xC0) == 0x80) ++end;
+  const std::string stop = text.substr(at, end - at);
+  const Json answer =
+      server.ask("/v1/chat/completions", chat_request({{"stop", Json::array({"\x01", stop})}}));
+  EXPECT_EQ(answer["choices"][0]["message"]["content"], text.substr(0, text.find(stop)));
+  EXPECT_EQ(answer["choices"][0]["finish_reason"], "stop");
+  std::string joined;
+  const Json streamed = chat_request({{"stop", stop}, {"stream", true}});
+  for (const Json& event : events_of(server.post("/v1/chat/completions", streamed)->body)) {
+    joined += event["choices"][0]["delta"].value("content", "");
+  }
+  EXPECT_EQ(joined, text.substr(0, text.find(stop)));
+}
+
+TEST(EndToEnd, GivesSeveralChoices) {
+  TestServer server;
+  const Json asked = {{"n", 3}, {"temperature", 1.5}, {"seed", 11}};
+  const Json first = server.ask("/v1/chat/completions", chat_request(asked));
+  ASSERT_EQ(first["choices"].size(), 3u);
+  EXPECT_EQ(first["usage"]["completion_tokens"], 72);
+  EXPECT_NE(first["choices"][0]["message"], first["choices"][1]["message"]);
+  EXPECT_EQ(server.ask("/v1/chat/completions", chat_request(asked))["choices"], first["choices"]);
+  Json single = asked;
+  single["n"] = 1;
+  EXPECT_EQ(server.ask("/v1/chat/completions", chat_request(single))["choices"][0], first["choices"][0]);
+
+  Json prompts = {{"prompt", Json::array({"One", Json::array({1, 2, 3})})},
+                  {"n", 2},
+                  {"temperature", 0},
+                  {"ignore_eos", true},
+                  {"max_tokens", 5}};
+  const Json both = server.ask("/v1/completions", prompts);
+  ASSERT_EQ(both["choices"].size(), 4u);
+  EXPECT_EQ(both["choices"][0]["text"], both["choices"][1]["text"]);
+  prompts["prompt"] = {1, 2, 3};
+  EXPECT_EQ(server.ask("/v1/completions", prompts)["choices"][1]["text"], both["choices"][3]["text"]);
+}
+
+TEST(EndToEnd, GivesLogprobs) {
+  TestServer server;
+  const Json answer = server.ask("/v1/chat/completions",
+                                 chat_request({{"logprobs", true}, {"top_logprobs", 3}}))["choices"][0];
+  ASSERT_EQ(answer["logprobs"]["content"].size(), 24u);
+  for (const Json& token : answer["logprobs"]["content"]) {
+    ASSERT_EQ(token["top_logprobs"].size(), 3u);
+    EXPECT_EQ(token["top_logprobs"][0]["bytes"], token["bytes"]);  // greedy
+    EXPECT_LE(token["logprob"].get<double>(), 0);
+    EXPECT_GE(token["top_logprobs"][0]["logprob"], token["top_logprobs"][1]["logprob"]);
+  }
+  // A bias changes what is chosen, not the logprobs of the raw logits.
+  const Json biased = server.ask(
+      "/v1/chat/completions",
+      chat_request(
+          {{"logprobs", true}, {"top_logprobs", 1}, {"max_tokens", 3}, {"logit_bias", {{"65", 100}}}}));
+  const Json& tokens = biased["choices"][0]["logprobs"]["content"];
+  EXPECT_EQ(tokens[0]["bytes"], tokens[2]["bytes"]);
+  EXPECT_LT(tokens[0]["logprob"], tokens[0]["top_logprobs"][0]["logprob"]);
+  const Json completion = server.ask(
+      "/v1/completions",
+      {{"prompt", "a"}, {"max_tokens", 4}, {"logprobs", 2}, {"temperature", 0}, {"ignore_eos", true}});
+  const Json& logprobs = completion["choices"][0]["logprobs"];
+  for (const char* key : {"tokens", "token_logprobs", "top_logprobs", "text_offset"}) {
+    EXPECT_EQ(logprobs[key].size(), 4u) << key;
+  }
+}
+
+TEST(EndToEnd, RefusesWhatItCannotAnswer) {
+  TestServer server;
+  const std::string chat = "/v1/chat/completions";
+  const httplib::Result longer =
+      server.post("/v1/completions", {{"prompt", Json(std::vector<int>(kContext, 1))}});
+  EXPECT_EQ(longer->status, 400);
+  EXPECT_EQ(error_code(longer), "context_length_exceeded");
+  const Json error = Json::parse(longer->body)["error"];
+  EXPECT_EQ(error["n_prompt_tokens"], kContext);
+  EXPECT_EQ(error["n_ctx"], kContext);
+  const Json fits = server.ask(
+      "/v1/completions",
+      {{"prompt", Json(std::vector<int>(kContext - 3, 1))}, {"max_tokens", 1000}, {"ignore_eos", true}});
+  EXPECT_EQ(fits["usage"]["total_tokens"], kContext);
+  EXPECT_EQ(fits["choices"][0]["finish_reason"], "length");
+
+  EXPECT_EQ(server.post(chat, chat_request({{"model", "gpt-4"}}))->status, 404);
+  EXPECT_EQ(server.post(chat, chat_request({{"temperature", "hot"}}))->status, 400);
+  for (const std::string& body :
+       {std::string("{"), std::string(), std::string("[]"), std::string("\"\xff\""), repeated("[", 70)}) {
+    const httplib::Result result = server.client().Post(chat, body, "application/json");
+    ASSERT_TRUE(result) << body;
+    EXPECT_EQ(result->status, 400) << body;
+    EXPECT_EQ(error_code(result), "") << body;
+  }
+}
+
+TEST(EndToEnd, LimitsTheBody) {
+  ServerOptions options;
+  options.body_bytes = 1000;
+  TestServer server(options);
+  const std::string big(5000, ' ');
+  const httplib::Result sized = server.client().Post("/v1/completions", big, "application/json");
+  ASSERT_TRUE(sized);
+  EXPECT_EQ(sized->status, 413);
+  const auto provide = [&](size_t, httplib::DataSink& sink) {
+    sink.write(big.data(), big.size());
+    sink.done();
+    return true;
+  };
+  const httplib::Result chunked = server.client().Post("/v1/completions", provide, "application/json");
+  ASSERT_TRUE(chunked);
+  EXPECT_EQ(chunked->status, 413);
+  EXPECT_EQ(error_code(chunked), "request_too_large");
+}
+
+TEST(EndToEnd, WantsAKey) {
+  ServerOptions options;
+  options.api_keys = {"k1", "k2"};
+  TestServer server(options);
+  httplib::Client client = server.client();
+  EXPECT_EQ(client.Get("/health")->status, 200);
+  for (const char* path : {"/v1/models", "/version", "/v1/nothing"}) {
+    EXPECT_EQ(client.Get(path)->status, 401) << path;
+    EXPECT_EQ(error_code(client.Get(path)), "invalid_api_key") << path;
+  }
+  EXPECT_EQ(client.Get("/v1/models", Headers{{"Authorization", "Bearer k3"}})->status, 401);
+  EXPECT_EQ(client.Get("/v1/models", Headers{{"Authorization", "Bearer k2"}})->status, 200);
+}
+
+TEST(EndToEnd, RefusesToListenToAllWithoutAKey) {
+  EngineOptions engine_options;
+  engine_options.model = kModel;
+  auto engine = Engine::open(engine_options);
+  ASSERT_TRUE(engine.ok()) << engine.status().message();
+  spdlog::logger log("test", std::make_shared<spdlog::sinks::null_sink_mt>());
+  ServerOptions options;
+  options.models = {"tiny"};
+  options.host = "0.0.0.0";
+  EXPECT_EQ(Server::create(**engine, options, log).status().code(), Code::kInvalid);
+  options.allow_no_key = true;
+  EXPECT_TRUE(Server::create(**engine, options, log).ok());
+  options.allow_no_key = false;
+  options.api_keys = {"k"};
+  EXPECT_TRUE(Server::create(**engine, options, log).ok());
+}
+
+// A request on a socket of its own, to hang up on.
+class RawRequest {
+ public:
+  RawRequest(int port, const std::string& text) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(static_cast<uint16_t>(port));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(connect(socket_, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+    EXPECT_EQ(send(socket_, text.data(), text.size(), MSG_NOSIGNAL), static_cast<ssize_t>(text.size()));
+  }
+  ~RawRequest() { hang_up(); }
+  void hang_up() {
+    if (socket_ >= 0) ::close(socket_);
+    socket_ = -1;
+  }
+  // Reads until `text` has come, or the end.
+  std::string read_until(const std::string& text) {
+    std::string out;
+    char chunk[4096];
+    ssize_t got = 0;
+    while (out.find(text) == std::string::npos && (got = recv(socket_, chunk, sizeof(chunk), 0)) > 0) {
+      out.append(chunk, static_cast<size_t>(got));
+    }
+    return out;
+  }
+
+ private:
+  int socket_;
+};
+
+std::string raw_post(const std::string& path, const Json& body) {
+  const std::string text = ApiError::to_text(body);
+  return "POST " + path +
+         " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: " +
+         std::to_string(text.size()) + "\r\n\r\n" + text;
+}
+
+// Minutes of work for the tiny model.
+Json endless() {
+  Json prompts = Json::array();
+  for (int i = 0; i < 64; ++i) prompts.push_back(Json::array({i + 1, 2, 3}));
+  return {{"prompt", prompts}, {"n", 8}, {"max_tokens", kContext}, {"ignore_eos", true}, {"stream", true}};
+}
+
+TEST(EndToEnd, GoesOnAfterAClientHungUp) {
+  TestServer server;
+  RawRequest streaming(server.port(), raw_post("/v1/completions", endless()));
+  EXPECT_NE(streaming.read_until("data: ").find("200 OK"), std::string::npos);
+  streaming.hang_up();
+  Json whole = endless();
+  whole["stream"] = false;
+  RawRequest waiting(server.port(), raw_post("/v1/completions", whole));
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  waiting.hang_up();
+  const auto begun = std::chrono::steady_clock::now();
+  EXPECT_EQ(server.ask("/v1/chat/completions", chat_request())["usage"]["completion_tokens"], 24);
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(20));
+}
+
+TEST(EndToEnd, RefusesWhenTheQueueIsFull) {
+  ServerOptions options;
+  options.queue = 1;
+  TestServer server(options);
+  RawRequest running(server.port(), raw_post("/v1/completions", endless()));
+  running.read_until("data: ");
+  RawRequest queued(server.port(), raw_post("/v1/completions", endless()));
+  queued.read_until("\r\n\r\n");  // its header is sent once it waits
+  const httplib::Result refused = server.post("/v1/chat/completions", chat_request());
+  ASSERT_TRUE(refused);
+  EXPECT_EQ(refused->status, 429);
+  EXPECT_EQ(error_code(refused), "rate_limit_exceeded");
+  EXPECT_TRUE(refused->has_header("Retry-After"));
+  queued.hang_up();  // leaves its place in the queue while it waits
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  RawRequest next(server.port(), raw_post("/v1/completions", endless()));
+  EXPECT_NE(next.read_until("\r\n\r\n").find("200 OK"), std::string::npos);
+}
+
+TEST(EndToEnd, PingsWhileARequestWaits) {
+  ServerOptions options;
+  options.ping = std::chrono::milliseconds(100);
+  TestServer server(options);
+  RawRequest running(server.port(), raw_post("/v1/completions", endless()));
+  running.read_until("data: ");
+  RawRequest queued(server.port(), raw_post("/v1/completions", endless()));
+  EXPECT_NE(queued.read_until(": ping\n\n").find(": ping\n\n"), std::string::npos);
+}
+
+TEST(EndToEnd, GivesUpAfterTheTimeout) {
+  ServerOptions options;
+  options.timeout = std::chrono::milliseconds(300);
+  TestServer server(options);
+  Json whole = endless();
+  whole["stream"] = false;
+  const httplib::Result result = server.post("/v1/completions", whole);
+  ASSERT_TRUE(result);
+  EXPECT_EQ(result->status, 503);
+  EXPECT_EQ(error_code(result), "timeout");
+  const httplib::Result streamed = server.post("/v1/completions", endless());
+  ASSERT_TRUE(streamed);
+  EXPECT_NE(streamed->body.find(R"(data: {"error":{"message":)"), std::string::npos);
+  EXPECT_EQ(streamed->body.find("[DONE]"), std::string::npos);
+}
+
+TEST(EndToEnd, DrainsBeforeItEnds) {
+  ServerOptions options;
+  options.drain = std::chrono::milliseconds(30'000);
+  TestServer server(options);
+  RawRequest idle(server.port(), "POST /v1/completions HTTP/1.1\r\n");  // must not hold up the end
+  const Json body = {{"prompt", Json::array({Json::array({1, 2, 3})})},
+                     {"n", 4},
+                     {"max_tokens", 200},
+                     {"ignore_eos", true},
+                     {"stream", true}};
+  RawRequest running(server.port(), raw_post("/v1/completions", body));
+  running.read_until("data: ");
+  server.drain();
+  const httplib::Result refused = server.post("/v1/chat/completions", chat_request());
+  if (refused) {  // else the four answers were finished already
+    EXPECT_EQ(refused->status, 503);
+    EXPECT_EQ(error_code(refused), "shutting_down");
+  }
+  EXPECT_NE(running.read_until("[DONE]").find("[DONE]"), std::string::npos);
+  const auto begun = std::chrono::steady_clock::now();
+  EXPECT_TRUE(server.stop().ok());
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(5));
+}
+
+TEST(EndToEnd, GivesUpAnswersThatOutlastTheDrain) {
+  ServerOptions options;
+  options.drain = std::chrono::milliseconds(100);
+  TestServer server(options);
+  RawRequest running(server.port(), raw_post("/v1/completions", endless()));
+  running.read_until("data: ");
+  server.drain();
+  EXPECT_NE(running.read_until("shutting_down").find("shutting_down"), std::string::npos);
+  EXPECT_TRUE(server.stop().ok());
+}
+
+}  // namespace
+}  // namespace moebius
