@@ -1,0 +1,481 @@
+// The server over a socket: whole requests to a tiny model.
+#include <gtest/gtest.h>
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <thread>
+
+#include <spdlog/logger.h>
+#include <spdlog/sinks/null_sink.h>
+
+#include "server/errors.h"
+#include "server/http_library.h"
+#include "server/server.h"
+
+namespace moebius {
+namespace {
+
+using Headers = httplib::Headers;
+
+constexpr const char* kModel = "tests/golden/models/deepseek_v3_tiny";
+constexpr int64_t kContext = 512;
+
+class TestServer {
+ public:
+  explicit TestServer(ServerOptions options = {})
+      : log_("test", std::make_shared<spdlog::sinks::null_sink_mt>()) {
+    EngineOptions engine_options;
+    engine_options.model = kModel;
+    engine_options.context = kContext;
+    engine_options.threads = 1;
+    auto engine = Engine::open(engine_options);
+    MOEBIUS_CHECK(engine.ok(), engine.status().message());
+    engine_ = std::move(*engine);
+    options.port = 0;
+    options.models = {"tiny"};
+    options.version = "test";
+    auto server = Server::create(*engine_, options, log_);
+    MOEBIUS_CHECK(server.ok(), server.status().message());
+    server_ = std::move(*server);
+    const Status bound = server_->bind();
+    MOEBIUS_CHECK(bound.ok(), bound.message());
+    thread_ = std::thread([this] { status_ = server_->run(); });
+  }
+  ~TestServer() { EXPECT_TRUE(stop().ok()); }
+
+  void drain() { server_->drain(); }
+  Status stop() {
+    drain();
+    if (thread_.joinable()) thread_.join();
+    return status_;
+  }
+  int port() const { return server_->port(); }
+
+  httplib::Client client() const {
+    httplib::Client client("127.0.0.1", port());
+    client.set_read_timeout(60);
+    return client;
+  }
+  httplib::Result post(const std::string& path, const Json& body) const {
+    return client().Post(path, ApiError::to_text(body), "application/json");
+  }
+  // The body of an answer with status 200.
+  Json ask(const std::string& path, const Json& body) const {
+    const httplib::Result result = post(path, body);
+    if (!result) return "no answer";
+    EXPECT_EQ(result->status, 200) << result->body;
+    return Json::parse(result->body, nullptr, false);
+  }
+
+ private:
+  spdlog::logger log_;
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<Server> server_;
+  Status status_;
+  std::thread thread_;
+};
+
+Json chat_request(Json more = Json::object()) {
+  Json body = {{"messages", Json::array({{{"role", "user"}, {"content", "Hello there"}}})},
+               {"temperature", 0},
+               {"max_tokens", 24},
+               {"ignore_eos", true}};
+  body.update(more);
+  return body;
+}
+
+// The objects of a stream, which must end in [DONE].
+std::vector<Json> events_of(const std::string& body) {
+  std::vector<Json> events;
+  bool done = false;
+  size_t at = 0;
+  while (at < body.size()) {
+    const size_t end = body.find("\n\n", at);
+    if (end == std::string::npos) ADD_FAILURE() << "an event is cut off";
+    const std::string event = body.substr(at, end - at);
+    at = end == std::string::npos ? body.size() : end + 2;
+    if (event.starts_with(":")) continue;
+    EXPECT_TRUE(event.starts_with("data: ")) << event;
+    EXPECT_FALSE(done) << "after [DONE]";
+    done = event == "data: [DONE]";
+    if (!done) events.push_back(Json::parse(event.substr(6), nullptr, false));
+  }
+  EXPECT_TRUE(done);
+  return events;
+}
+
+std::string error_code(const httplib::Result& result) {
+  if (!result) return "no answer";
+  const Json body = Json::parse(result->body, nullptr, false);
+  if (!body.is_object() || !body.contains("error")) return "no error object: " + result->body;
+  const Json& error = body["error"];
+  for (const char* key : {"message", "type", "param", "code"})
+    EXPECT_TRUE(error.contains(key)) << result->body;
+  return error["code"].is_string() ? error["code"].get<std::string>() : "";
+}
+
+TEST(EndToEnd, ServesItsRoutes) {
+  TestServer server;
+  httplib::Client client = server.client();
+  EXPECT_EQ(client.Get("/health")->body, R"({"status":"ok"})");
+  EXPECT_EQ(client.Get("/version")->body, R"({"version":"test"})");
+  const Json models = Json::parse(client.Get("/v1/models")->body);
+  EXPECT_EQ(models["object"], "list");
+  EXPECT_EQ(models["data"][0]["id"], "tiny");
+  EXPECT_EQ(Json::parse(client.Get("/v1/models/tiny")->body), models["data"][0]);
+  EXPECT_EQ(error_code(client.Get("/v1/models/other")), "model_not_found");
+  EXPECT_EQ(client.Get("/v1/models/other")->status, 404);
+  EXPECT_EQ(client.Get("/v1/nothing")->status, 404);
+  EXPECT_EQ(error_code(client.Get("/v1/nothing")), "unknown_url");
+  const httplib::Result wrong = client.Get("/v1/chat/completions");
+  EXPECT_EQ(wrong->status, 405);
+  EXPECT_EQ(wrong->get_header_value("Allow"), "POST");
+  EXPECT_EQ(error_code(wrong), "method_not_allowed");
+  EXPECT_EQ(client.Post("/health", "{}", "application/json")->status, 405);
+  EXPECT_EQ(client.Get("/health", Headers{{"Host", "evil.example"}})->status, 403);
+  EXPECT_EQ(error_code(client.Get("/health", Headers{{"Host", "evil.example"}})), "host_not_allowed");
+  EXPECT_EQ(error_code(client.Get("/health", Headers{{"Origin", "http://evil.example"}})),
+            "origin_not_allowed");
+  EXPECT_EQ(client.Get("/health", Headers{{"Origin", "http://localhost:3000"}})->status, 200);
+  EXPECT_EQ(client.Get("/health", Headers{{"Range", "bytes=0-3"}})->body, R"({"status":"ok"})");
+  EXPECT_TRUE(server.stop().ok());
+}
+
+TEST(EndToEnd, StreamsWhatItAnswersWhole) {
+  TestServer server;
+  const Json whole = server.ask("/v1/chat/completions", chat_request());
+  const std::string text = whole["choices"][0]["message"]["content"];
+  EXPECT_FALSE(text.empty());
+  EXPECT_EQ(whole["choices"][0]["finish_reason"], "length");
+  EXPECT_EQ(whole["usage"]["completion_tokens"], 24);
+  EXPECT_EQ(whole["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+  EXPECT_TRUE(whole["id"].get<std::string>().starts_with("chatcmpl-"));
+
+  const Json streamed = {{"stream", true}, {"stream_options", {{"include_usage", true}}}};
+  const httplib::Result result = server.post("/v1/chat/completions", chat_request(streamed));
+  ASSERT_TRUE(result);
+  EXPECT_EQ(result->get_header_value("Content-Type"), "text/event-stream");
+  EXPECT_EQ(result->get_header_value("Cache-Control"), "no-cache");
+  EXPECT_EQ(result->get_header_value("X-Accel-Buffering"), "no");
+  const std::vector<Json> events = events_of(result->body);
+  ASSERT_GT(events.size(), 3u);
+  EXPECT_EQ(events.front()["choices"][0]["delta"]["role"], "assistant");
+  std::string joined;
+  for (size_t i = 0; i + 1 < events.size(); ++i) {
+    EXPECT_EQ(events[i]["id"], events[0]["id"]);
+    EXPECT_TRUE(events[i]["usage"].is_null());
+    joined += events[i]["choices"][0]["delta"].value("content", "");
+  }
+  EXPECT_EQ(joined, text);
+  EXPECT_EQ(events[events.size() - 2]["choices"][0]["finish_reason"], "length");
+  EXPECT_TRUE(events.back()["choices"].empty());
+  EXPECT_EQ(events.back()["usage"]["total_tokens"], whole["usage"]["total_tokens"]);
+  EXPECT_GT(events.back()["usage"]["prompt_tokens_details"]["cached_tokens"],
+            0);  // the prompt was there already
+
+  const Json completion = {
+      {"prompt", "Hello"}, {"temperature", 0}, {"ignore_eos", true}, {"stream", true}, {"max_tokens", 9}};
+  std::string pieces;
+  for (const Json& event : events_of(server.post("/v1/completions", completion)->body)) {
+    pieces += event["choices"][0]["text"];
+  }
+  Json same = completion;
+  same["stream"] = false;
+  EXPECT_EQ(server.ask("/v1/completions", same)["choices"][0]["text"], pieces);
+}
+
+TEST(EndToEnd, StopsBeforeAStopString) {
+  TestServer server;
+  const std::string text =
+      server.ask("/v1/chat/completions", chat_request())["choices"][0]["message"]["content"];
+  ASSERT_GT(text.size(), 12u);
+  size_t at = text.size() / 2;
+  while (at < text.size() && (text[at] & 0xC0) == 0x80) ++at;
+  size_t end = std::min(text.size(), at + 4);
+  while (end < text.size() && (text[end] & 0xC0) == 0x80) ++end;
+  const std::string stop = text.substr(at, end - at);
+  const Json answer =
+      server.ask("/v1/chat/completions", chat_request({{"stop", Json::array({"\x01", stop})}}));
+  EXPECT_EQ(answer["choices"][0]["message"]["content"], text.substr(0, text.find(stop)));
+  EXPECT_EQ(answer["choices"][0]["finish_reason"], "stop");
+  std::string joined;
+  const Json streamed = chat_request({{"stop", stop}, {"stream", true}});
+  for (const Json& event : events_of(server.post("/v1/chat/completions", streamed)->body)) {
+    joined += event["choices"][0]["delta"].value("content", "");
+  }
+  EXPECT_EQ(joined, text.substr(0, text.find(stop)));
+}
+
+TEST(EndToEnd, GivesSeveralChoices) {
+  TestServer server;
+  const Json asked = {{"n", 3}, {"temperature", 1.5}, {"seed", 11}};
+  const Json first = server.ask("/v1/chat/completions", chat_request(asked));
+  ASSERT_EQ(first["choices"].size(), 3u);
+  EXPECT_EQ(first["usage"]["completion_tokens"], 72);
+  EXPECT_NE(first["choices"][0]["message"], first["choices"][1]["message"]);
+  EXPECT_EQ(server.ask("/v1/chat/completions", chat_request(asked))["choices"], first["choices"]);
+  Json single = asked;
+  single["n"] = 1;
+  EXPECT_EQ(server.ask("/v1/chat/completions", chat_request(single))["choices"][0], first["choices"][0]);
+
+  Json prompts = {{"prompt", Json::array({"One", Json::array({1, 2, 3})})},
+                  {"n", 2},
+                  {"temperature", 0},
+                  {"ignore_eos", true},
+                  {"max_tokens", 5}};
+  const Json both = server.ask("/v1/completions", prompts);
+  ASSERT_EQ(both["choices"].size(), 4u);
+  EXPECT_EQ(both["choices"][0]["text"], both["choices"][1]["text"]);
+  prompts["prompt"] = {1, 2, 3};
+  EXPECT_EQ(server.ask("/v1/completions", prompts)["choices"][1]["text"], both["choices"][3]["text"]);
+}
+
+TEST(EndToEnd, GivesLogprobs) {
+  TestServer server;
+  const Json answer = server.ask("/v1/chat/completions",
+                                 chat_request({{"logprobs", true}, {"top_logprobs", 3}}))["choices"][0];
+  ASSERT_EQ(answer["logprobs"]["content"].size(), 24u);
+  for (const Json& token : answer["logprobs"]["content"]) {
+    ASSERT_EQ(token["top_logprobs"].size(), 3u);
+    EXPECT_EQ(token["top_logprobs"][0]["bytes"], token["bytes"]);  // greedy
+    EXPECT_LE(token["logprob"].get<double>(), 0);
+    EXPECT_GE(token["top_logprobs"][0]["logprob"], token["top_logprobs"][1]["logprob"]);
+  }
+  // A bias changes what is chosen, not the logprobs of the raw logits.
+  const Json biased = server.ask(
+      "/v1/chat/completions",
+      chat_request(
+          {{"logprobs", true}, {"top_logprobs", 1}, {"max_tokens", 3}, {"logit_bias", {{"65", 100}}}}));
+  const Json& tokens = biased["choices"][0]["logprobs"]["content"];
+  EXPECT_EQ(tokens[0]["bytes"], tokens[2]["bytes"]);
+  EXPECT_LT(tokens[0]["logprob"], tokens[0]["top_logprobs"][0]["logprob"]);
+  const Json completion = server.ask(
+      "/v1/completions",
+      {{"prompt", "a"}, {"max_tokens", 4}, {"logprobs", 2}, {"temperature", 0}, {"ignore_eos", true}});
+  const Json& logprobs = completion["choices"][0]["logprobs"];
+  for (const char* key : {"tokens", "token_logprobs", "top_logprobs", "text_offset"}) {
+    EXPECT_EQ(logprobs[key].size(), 4u) << key;
+  }
+}
+
+TEST(EndToEnd, RefusesWhatItCannotAnswer) {
+  TestServer server;
+  const std::string chat = "/v1/chat/completions";
+  const httplib::Result longer =
+      server.post("/v1/completions", {{"prompt", Json(std::vector<int>(kContext, 1))}});
+  EXPECT_EQ(longer->status, 400);
+  EXPECT_EQ(error_code(longer), "context_length_exceeded");
+  const Json error = Json::parse(longer->body)["error"];
+  EXPECT_EQ(error["n_prompt_tokens"], kContext);
+  EXPECT_EQ(error["n_ctx"], kContext);
+  const Json fits = server.ask(
+      "/v1/completions",
+      {{"prompt", Json(std::vector<int>(kContext - 3, 1))}, {"max_tokens", 1000}, {"ignore_eos", true}});
+  EXPECT_EQ(fits["usage"]["total_tokens"], kContext);
+  EXPECT_EQ(fits["choices"][0]["finish_reason"], "length");
+
+  EXPECT_EQ(server.post(chat, chat_request({{"model", "gpt-4"}}))->status, 404);
+  EXPECT_EQ(server.post(chat, chat_request({{"temperature", "hot"}}))->status, 400);
+  for (const std::string& body :
+       {std::string("{"), std::string(), std::string("[]"), std::string("\"\xff\""), std::string(70, '[')}) {
+    const httplib::Result result = server.client().Post(chat, body, "application/json");
+    ASSERT_TRUE(result) << body;
+    EXPECT_EQ(result->status, 400) << body;
+    EXPECT_EQ(error_code(result), "") << body;
+  }
+}
+
+TEST(EndToEnd, LimitsTheBody) {
+  ServerOptions options;
+  options.body_bytes = 1000;
+  TestServer server(options);
+  const std::string big(5000, ' ');
+  const httplib::Result sized = server.client().Post("/v1/completions", big, "application/json");
+  ASSERT_TRUE(sized);
+  EXPECT_EQ(sized->status, 413);
+  const auto provide = [&](size_t, httplib::DataSink& sink) {
+    sink.write(big.data(), big.size());
+    sink.done();
+    return true;
+  };
+  const httplib::Result chunked = server.client().Post("/v1/completions", provide, "application/json");
+  ASSERT_TRUE(chunked);
+  EXPECT_EQ(chunked->status, 413);
+  EXPECT_EQ(error_code(chunked), "request_too_large");
+}
+
+TEST(EndToEnd, WantsAKey) {
+  ServerOptions options;
+  options.api_keys = {"k1", "k2"};
+  TestServer server(options);
+  httplib::Client client = server.client();
+  EXPECT_EQ(client.Get("/health")->status, 200);
+  for (const char* path : {"/v1/models", "/version", "/v1/nothing"}) {
+    EXPECT_EQ(client.Get(path)->status, 401) << path;
+    EXPECT_EQ(error_code(client.Get(path)), "invalid_api_key") << path;
+  }
+  EXPECT_EQ(client.Get("/v1/models", Headers{{"Authorization", "Bearer k3"}})->status, 401);
+  EXPECT_EQ(client.Get("/v1/models", Headers{{"Authorization", "Bearer k2"}})->status, 200);
+}
+
+TEST(EndToEnd, RefusesToListenToAllWithoutAKey) {
+  EngineOptions engine_options;
+  engine_options.model = kModel;
+  auto engine = Engine::open(engine_options);
+  ASSERT_TRUE(engine.ok()) << engine.status().message();
+  spdlog::logger log("test", std::make_shared<spdlog::sinks::null_sink_mt>());
+  ServerOptions options;
+  options.models = {"tiny"};
+  options.host = "0.0.0.0";
+  EXPECT_EQ(Server::create(**engine, options, log).status().code(), Code::kInvalid);
+  options.allow_no_key = true;
+  EXPECT_TRUE(Server::create(**engine, options, log).ok());
+  options.allow_no_key = false;
+  options.api_keys = {"k"};
+  EXPECT_TRUE(Server::create(**engine, options, log).ok());
+}
+
+// A request on a socket of its own, to hang up on.
+class RawRequest {
+ public:
+  RawRequest(int port, const std::string& text) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(static_cast<uint16_t>(port));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(connect(socket_, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+    EXPECT_EQ(send(socket_, text.data(), text.size(), MSG_NOSIGNAL), static_cast<ssize_t>(text.size()));
+  }
+  ~RawRequest() { hang_up(); }
+  void hang_up() {
+    if (socket_ >= 0) ::close(socket_);
+    socket_ = -1;
+  }
+  // Reads until `text` has come, or the end.
+  std::string read_until(const std::string& text) {
+    std::string out;
+    char chunk[4096];
+    ssize_t got = 0;
+    while (out.find(text) == std::string::npos && (got = recv(socket_, chunk, sizeof(chunk), 0)) > 0) {
+      out.append(chunk, static_cast<size_t>(got));
+    }
+    return out;
+  }
+
+ private:
+  int socket_;
+};
+
+std::string raw_post(const std::string& path, const Json& body) {
+  const std::string text = ApiError::to_text(body);
+  return "POST " + path +
+         " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: " +
+         std::to_string(text.size()) + "\r\n\r\n" + text;
+}
+
+// Minutes of work for the tiny model.
+Json endless() {
+  Json prompts = Json::array();
+  for (int i = 0; i < 64; ++i) prompts.push_back(Json::array({i + 1, 2, 3}));
+  return {{"prompt", prompts}, {"n", 8}, {"max_tokens", kContext}, {"ignore_eos", true}, {"stream", true}};
+}
+
+TEST(EndToEnd, GoesOnAfterAClientHungUp) {
+  TestServer server;
+  RawRequest streaming(server.port(), raw_post("/v1/completions", endless()));
+  EXPECT_NE(streaming.read_until("data: ").find("200 OK"), std::string::npos);
+  streaming.hang_up();
+  Json whole = endless();
+  whole["stream"] = false;
+  RawRequest waiting(server.port(), raw_post("/v1/completions", whole));
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  waiting.hang_up();
+  const auto begun = std::chrono::steady_clock::now();
+  EXPECT_EQ(server.ask("/v1/chat/completions", chat_request())["usage"]["completion_tokens"], 24);
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(20));
+}
+
+TEST(EndToEnd, RefusesWhenTheQueueIsFull) {
+  ServerOptions options;
+  options.queue = 1;
+  TestServer server(options);
+  RawRequest running(server.port(), raw_post("/v1/completions", endless()));
+  running.read_until("data: ");
+  RawRequest queued(server.port(), raw_post("/v1/completions", endless()));
+  queued.read_until("\r\n\r\n");  // its header is sent once it waits
+  const httplib::Result refused = server.post("/v1/chat/completions", chat_request());
+  ASSERT_TRUE(refused);
+  EXPECT_EQ(refused->status, 429);
+  EXPECT_EQ(error_code(refused), "rate_limit_exceeded");
+  EXPECT_TRUE(refused->has_header("Retry-After"));
+  queued.hang_up();  // leaves its place in the queue while it waits
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  RawRequest next(server.port(), raw_post("/v1/completions", endless()));
+  EXPECT_NE(next.read_until("\r\n\r\n").find("200 OK"), std::string::npos);
+}
+
+TEST(EndToEnd, PingsWhileARequestWaits) {
+  ServerOptions options;
+  options.ping = std::chrono::milliseconds(100);
+  TestServer server(options);
+  RawRequest running(server.port(), raw_post("/v1/completions", endless()));
+  running.read_until("data: ");
+  RawRequest queued(server.port(), raw_post("/v1/completions", endless()));
+  EXPECT_NE(queued.read_until(": ping\n\n").find(": ping\n\n"), std::string::npos);
+}
+
+TEST(EndToEnd, GivesUpAfterTheTimeout) {
+  ServerOptions options;
+  options.timeout = std::chrono::milliseconds(300);
+  TestServer server(options);
+  Json whole = endless();
+  whole["stream"] = false;
+  const httplib::Result result = server.post("/v1/completions", whole);
+  ASSERT_TRUE(result);
+  EXPECT_EQ(result->status, 503);
+  EXPECT_EQ(error_code(result), "timeout");
+  const httplib::Result streamed = server.post("/v1/completions", endless());
+  ASSERT_TRUE(streamed);
+  EXPECT_NE(streamed->body.find(R"(data: {"error":{"message":)"), std::string::npos);
+  EXPECT_EQ(streamed->body.find("[DONE]"), std::string::npos);
+}
+
+TEST(EndToEnd, DrainsBeforeItEnds) {
+  ServerOptions options;
+  options.drain = std::chrono::milliseconds(30'000);
+  TestServer server(options);
+  RawRequest idle(server.port(), "POST /v1/completions HTTP/1.1\r\n");  // must not hold up the end
+  const Json body = {{"prompt", Json::array({Json::array({1, 2, 3})})},
+                     {"n", 4},
+                     {"max_tokens", 200},
+                     {"ignore_eos", true},
+                     {"stream", true}};
+  RawRequest running(server.port(), raw_post("/v1/completions", body));
+  running.read_until("data: ");
+  server.drain();
+  const httplib::Result refused = server.post("/v1/chat/completions", chat_request());
+  if (refused) {  // else the four answers were finished already
+    EXPECT_EQ(refused->status, 503);
+    EXPECT_EQ(error_code(refused), "shutting_down");
+  }
+  EXPECT_NE(running.read_until("[DONE]").find("[DONE]"), std::string::npos);
+  const auto begun = std::chrono::steady_clock::now();
+  EXPECT_TRUE(server.stop().ok());
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(5));
+}
+
+TEST(EndToEnd, GivesUpAnswersThatOutlastTheDrain) {
+  ServerOptions options;
+  options.drain = std::chrono::milliseconds(100);
+  TestServer server(options);
+  RawRequest running(server.port(), raw_post("/v1/completions", endless()));
+  running.read_until("data: ");
+  server.drain();
+  EXPECT_NE(running.read_until("shutting_down").find("shutting_down"), std::string::npos);
+  EXPECT_TRUE(server.stop().ok());
+}
+
+}  // namespace
+}  // namespace moebius
