@@ -171,7 +171,7 @@ TEST_P(GoldenModel, PrefixIsReused) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, GoldenModel, testing::ValuesIn(model_names()),
-                         [](const auto& info) { return info.param; });
+                         [](const auto& param_info) { return param_info.param; });
 
 }  // namespace
 }  // namespace moebius

@@ -76,7 +76,7 @@ def spec(name, config, *changes, seed=1, dtype="F32", tokens=56, margin=0.01, **
 
 
 SPECS = [
-    spec("deepseek_v3_tiny", DEEPSEEK_V3, {"vocab_size": 512, "bos_token_id": 505, "eos_token_id": 506},
+    spec("deepseek_v3_tiny", DEEPSEEK_V3, {"vocab_size": 512, "bos_token_id": 505, "eos_token_id": 506, "moebius_random_weights": True},
          tokenizer=write_tokenizer),
     spec("deepseek_v2_lite", DEEPSEEK_V2),
     spec("deepseek_v2_grouped", DEEPSEEK_V2, {
