@@ -22,7 +22,8 @@ struct EncodeOptions {
   // Add the ids the file asks for (beginning of sequence, ...), as its post-processor or configuration says.
   bool add_special = false;
   // "<|im_end|>" in the text is that one id. false, for untrusted text: special tokens, and added tokens
-  // spelled like markup (<...> or [...]), are plain characters; other added tokens are words like any other.
+  // spelled like markup (<..., ｜... or [...]), are plain characters; other added tokens are words like any
+  // other.
   bool parse_special = true;
 };
 

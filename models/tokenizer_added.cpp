@@ -43,8 +43,8 @@ size_t skip_spaces(std::string_view text, size_t position) {
 }  // namespace
 
 bool looks_like_markup(std::string_view text) {
-  return text.size() > 2 &&
-         ((text.front() == '<' && text.back() == '>') || (text.front() == '[' && text.back() == ']'));
+  if (text.size() < 2) return false;
+  return text.front() == '<' || text.starts_with("\uFF5C") || (text.front() == '[' && text.back() == ']');
 }
 
 Status AddedTokens::add(AddedToken token) {

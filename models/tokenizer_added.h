@@ -23,7 +23,7 @@ struct AddedToken {
   bool single_word = false;  // only where no word character touches it
 };
 
-// <...> or [...]: how models spell their markup, also where the file does not call it special.
+// <..., ｜... or [...]: how models spell their markup, also where the file does not call it special.
 bool looks_like_markup(std::string_view text);
 
 class AddedTokens {

@@ -53,7 +53,7 @@ NUMBERS = "0 7 42 365 2024 31415926 1,000.50 1e-9 0xFF".split(" ")
 EMOJI = ["🙂", "🚀", "👍🏽", "👩\u200d💻", "🇫🇷", "😶\u200d🌫\ufe0f", "✅", "⚠\ufe0f"]
 SPACES = [" ", "  ", "     ", "\t", "\n", "\n\n", "\r\n", " \n ", "\u00a0", "\u3000", "\u2028", "\u0085", "\u180e"]
 ODD = ["\x00", "\x1f", "\x7f", "\u200b", "\u200d", "\ufeff", "\ue000", "\ufffd", "\u0301\u0323", "\U0001d49c", "\U0010ffff"]
-MARKERS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<think>", "</think>", "[gMASK]", "<sop>", "<｜User｜>",
+MARKERS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<think>", "</think>", "｜DSML｜", "[gMASK]", "<sop>", "<｜User｜>",
            "<｜begin▁of▁sentence｜>", "<|reserved_token_", "<|reserved_token_900|>", "[BOS]", "[EOS]", "<|im_", "<tool_call>"]
 
 
@@ -122,7 +122,8 @@ def write_huggingface(out, texts, name, tokenizer, config, edit=lambda root: Non
     tokenizer = Tokenizer.from_str(json.dumps(root))
     # What looks like markup counts as special where a text is not trusted.
     for token in root["added_tokens"]:
-        if token["content"][0] + token["content"][-1] in ("<>", "[]"):
+        text = token["content"]
+        if text[0] in "<｜" or text[0] + text[-1] == "[]":
             token["special"] = True
     strict = Tokenizer.from_str(json.dumps(root))
     strict.encode_special_tokens = True
@@ -161,7 +162,8 @@ def make_deepseek(out, texts):
     tokenizer = trained(splits(DEEPSEEK), 500)
     bos = "<｜begin▁of▁sentence｜>"
     tokenizer.add_special_tokens([bos, "<｜end▁of▁sentence｜>"])
-    tokenizer.add_tokens([AddedToken("<｜User｜>", normalized=True), AddedToken("<think>", normalized=True)])
+    tokenizer.add_tokens([AddedToken("<｜User｜>", normalized=True), AddedToken("<think>", normalized=True),
+                          AddedToken("｜DSML｜", normalized=True)])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))])
     config = {"add_bos_token": True, "bos_token": {"content": bos}, "eos_token": {"content": "<｜end▁of▁sentence｜>"}}
@@ -255,12 +257,15 @@ def make_sentencepiece(out, texts):
     write(folder, "tokenizer_config.json", {
         "added_tokens_decoder": {str(processor.get_piece_size()): {"content": "<tool_call>", "special": False}}})
     special = [i for i in range(processor.get_piece_size()) if processor.is_control(i)]
-    # decode: ids outside of the file are the engine's own, and control pieces show only there.
-    write(folder, "golden.json", golden(
+    # Tokens of the configuration are the engine's own to find, and control pieces to show.
+    values = golden(
         [t.replace("<tool_call>", "") for t in texts], processor.encode, processor.encode,
         lambda text: [processor.bos_id()] + processor.encode(text),
         lambda ids, skip: processor.decode([i for i in ids if i not in special]),
-        range(processor.get_piece_size())) | {"untrusted": {}})
+        range(processor.get_piece_size()))
+    values["untrusted"] = {}
+    values["with_special"] = {i: ids for i, ids in values["with_special"].items() if "<tool_call>" not in texts[int(i)]}
+    write(folder, "golden.json", values)
 
 
 def make_pretokenizers(out, texts):
