@@ -118,10 +118,16 @@ inline CacheView random_cache(Arena& arena, DType dtype, int64_t width, int64_t 
   return cache;
 }
 
-inline double cached(const CacheView& cache, int64_t position, int64_t column) {
-  const void* row = cache.row(position);
-  return cache.dtype == DType::kBF16 ? bf16_to_f32(static_cast<const uint16_t*>(row)[column])
-                                     : static_cast<const float*>(row)[column];
+// [positions, width] of a cache, exactly.
+inline std::vector<double> cached_rows(const CacheView& cache, int64_t positions) {
+  std::vector<double> rows;
+  for (int64_t j = 0; j < positions; ++j) {
+    const void* row = cache.row(j);
+    for (int64_t i = 0; i < cache.width; ++i)
+      rows.push_back(cache.dtype == DType::kBF16 ? bf16_to_f32(static_cast<const uint16_t*>(row)[i])
+                                                 : static_cast<const float*>(row)[i]);
+  }
+  return rows;
 }
 
 inline Case<CacheWriteArgs> cache_write_case(DType dtype, int64_t n, int64_t width, int64_t page,
@@ -193,15 +199,18 @@ struct AttentionShape {
 
 inline std::vector<double> attention_bound(const AttentionArgs& a) {
   const int64_t n = a.q.shape[0], heads = a.q.shape[1], group = heads / a.kv_heads;
+  const std::vector<double> rows = cached_rows(a.cache, a.first + n);
   std::vector<double> bound;
   for (int64_t t = 0; t < n; ++t) {
     for (int64_t h = 0; h < heads; ++h) {
+      const double* key = rows.data() + a.k_column + h / group * a.k_dim;
+      const double* value = rows.data() + a.v_column + h / group * a.v_dim;
       const float* q = a.q.f32() + t * a.q.stride[0] + h * a.q.stride[1];
       SoftmaxBound softmax;
       for (int64_t j = 0; j <= a.first + t; ++j) {
         double dot = 0, magnitude = 0;
         for (int64_t i = 0; i < a.k_dim; ++i) {
-          const double term = q[i] * cached(a.cache, j, a.k_column + h / group * a.k_dim + i);
+          const double term = q[i] * key[j * a.cache.width + i];
           dot += term, magnitude += std::fabs(term);
         }
         softmax.score.push_back(dot * a.scale);
@@ -211,8 +220,7 @@ inline std::vector<double> attention_bound(const AttentionArgs& a) {
       for (int64_t i = 0; i < a.v_dim; ++i) {
         double magnitude = 0;
         for (int64_t j = 0; j <= a.first + t; ++j)
-          magnitude +=
-              softmax.weight[j] * std::fabs(cached(a.cache, j, a.v_column + h / group * a.v_dim + i));
+          magnitude += softmax.weight[j] * std::fabs(value[j * a.cache.width + i]);
         bound.push_back(magnitude * softmax.relative);
       }
     }
@@ -306,6 +314,7 @@ inline std::vector<double> mla_prefill_bound(const MlaPrefillArgs& a) {
   const int64_t n = a.q.shape[0], heads = a.q.shape[1], latent = a.kv_b.cols, keys = a.first + n;
   const int64_t rows = a.nope + a.v_dim, dim = a.nope + a.rope;
   std::vector<double> bound(static_cast<size_t>(n * heads * a.v_dim));
+  const std::vector<double> cache = cached_rows(a.cache, keys);
   std::vector<float> w(static_cast<size_t>(rows * latent));
   std::vector<double> value(static_cast<size_t>(keys * rows)), off(value.size());
   for (int64_t h = 0; h < heads; ++h) {
@@ -314,7 +323,7 @@ inline std::vector<double> mla_prefill_bound(const MlaPrefillArgs& a) {
       for (int64_t r = 0; r < rows; ++r) {
         double dot = 0, magnitude = 0;
         for (int64_t i = 0; i < latent; ++i) {
-          const double term = w[r * latent + i] * cached(a.cache, j, i);
+          const double term = w[r * latent + i] * cache[j * a.cache.width + i];
           dot += term, magnitude += std::fabs(term);
         }
         value[j * rows + r] = dot;
@@ -327,7 +336,8 @@ inline std::vector<double> mla_prefill_bound(const MlaPrefillArgs& a) {
       for (int64_t j = 0; j <= a.first + t; ++j) {
         double dot = 0, magnitude = 0, from_key = 0;
         for (int64_t i = 0; i < dim; ++i) {
-          const double key = i < a.nope ? value[j * rows + i] : cached(a.cache, j, latent + i - a.nope);
+          const double key =
+              i < a.nope ? value[j * rows + i] : cache[j * a.cache.width + latent + i - a.nope];
           dot += q[i] * key, magnitude += std::fabs(q[i] * key);
           if (i < a.nope) from_key += std::fabs(q[i]) * off[j * rows + i];
         }

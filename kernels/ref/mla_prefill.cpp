@@ -1,54 +1,47 @@
-#include <algorithm>
-#include <cmath>
-#include <vector>
-
 #include "kernels/ref/cache_rows.h"
+#include "kernels/ref/softmax_mean.h"
 
 namespace moebius::ref {
 namespace {
 
-// [k_nope | v] of one head for one cached latent: `rows` is that head's part of kv_b in float32.
-void expand(const CacheView& cache, int64_t position, const std::vector<float>& rows, int64_t latent,
-            double* out) {
-  const int64_t count = static_cast<int64_t>(rows.size()) / latent;
-  for (int64_t r = 0; r < count; ++r) {
-    out[r] = 0;
-    for (int64_t i = 0; i < latent; ++i)
-      out[r] += rows[r * latent + i] * double{cache_value(cache, position, i)};
+struct Expanded {                    // of one head, per position
+  std::vector<double> keys, values;  // [positions, nope + rope], [positions, v_dim]
+};
+
+Expanded expand(const MlaPrefillArgs& args, int64_t head, int64_t positions) {
+  const int64_t latent = args.kv_b.cols, rows = args.nope + args.v_dim, dim = args.nope + args.rope;
+  std::vector<float> w(static_cast<size_t>(rows * latent));
+  format_kernels(args.kv_b.format)
+      .back()
+      .dequantize_rows(args.kv_b, head * rows, (head + 1) * rows, w.data(), latent);
+  Expanded out{std::vector<double>(static_cast<size_t>(positions * dim)),
+               std::vector<double>(static_cast<size_t>(positions * args.v_dim))};
+  std::vector<double> c(static_cast<size_t>(latent));
+  for (int64_t j = 0; j < positions; ++j) {
+    double* key = &out.keys[j * dim];
+    double* value = &out.values[j * args.v_dim];
+    read_cache(args.cache, j, 0, latent, c.data());
+    for (int64_t i = 0; i < args.nope; ++i) key[i] = dot(&w[i * latent], c.data(), latent);
+    for (int64_t i = 0; i < args.v_dim; ++i) value[i] = dot(&w[(args.nope + i) * latent], c.data(), latent);
+    read_cache(args.cache, j, latent, args.rope, key + args.nope);
   }
+  return out;
 }
 
 }  // namespace
 
 void mla_prefill(const MlaPrefillArgs& args, bool) {
-  const int64_t n = args.q.shape[0], heads = args.q.shape[1], latent = args.kv_b.cols;
-  const int64_t rows = args.nope + args.v_dim, keys = args.first + n;
-  std::vector<float> weights(static_cast<size_t>(rows * latent));
-  std::vector<double> expanded(static_cast<size_t>(keys * rows)), p(static_cast<size_t>(keys));
-  for (int64_t h = 0; h < heads; ++h) {
-    format_kernels(args.kv_b.format)
-        .back()
-        .dequantize_rows(args.kv_b, h * rows, (h + 1) * rows, weights.data(), latent);
-    for (int64_t j = 0; j < keys; ++j) expand(args.cache, j, weights, latent, &expanded[j * rows]);
+  const int64_t n = args.q.shape[0], heads = args.q.shape[1], dim = args.nope + args.rope;
+  for (int64_t h = 0; h < heads && n > 0; ++h) {
+    const Expanded expanded = expand(args, h, args.first + n);
     for (int64_t t = 0; t < n; ++t) {
       const float* q = args.q.f32() + t * args.q.stride[0] + h * args.q.stride[1];
       float* out = args.out.f32() + t * args.out.stride[0] + h * args.out.stride[1];
-      const int64_t visible = args.first + t + 1;
-      double highest = -INFINITY, sum = 0;
-      for (int64_t j = 0; j < visible; ++j) {
-        double dot = 0;
-        for (int64_t i = 0; i < args.nope; ++i) dot += q[i] * expanded[j * rows + i];
-        for (int64_t i = 0; i < args.rope; ++i)
-          dot += q[args.nope + i] * double{cache_value(args.cache, j, latent + i)};
-        p[j] = dot * args.scale;
-        highest = std::max(highest, p[j]);
-      }
-      for (int64_t j = 0; j < visible; ++j) sum += p[j] = std::exp(p[j] - highest);
-      for (int64_t i = 0; i < args.v_dim; ++i) {
-        double value = 0;
-        for (int64_t j = 0; j < visible; ++j) value += p[j] * expanded[j * rows + args.nope + i];
-        out[i] = static_cast<float>(value / sum);
-      }
+      std::vector<double> scores;
+      for (int64_t j = 0; j <= args.first + t; ++j)
+        scores.push_back(dot(q, &expanded.keys[j * dim], dim) * args.scale);
+      softmax_mean(
+          scores, args.v_dim, [&](int64_t j) { return &expanded.values[j * args.v_dim]; }, out);
     }
   }
 }
