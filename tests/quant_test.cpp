@@ -9,7 +9,8 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include "kernels/backend.h"
+#include "kernels/cpu/onednn.h"
+#include "kernels/cpu/products.h"
 #include "kernels/half.h"
 #include "tests/random_matrix.h"
 
@@ -411,6 +412,36 @@ TEST(Quant, KernelsHoldAtTheEdgesOfTheirRange) {
         test_dots(owned.w, x, fmt::format("scale {} fill {}", scale, fill), random);
         test_rows(owned.w, "edge", random);
       }
+    }
+  }
+}
+
+// --cpu-gemm: own keeps to rows; onednn multiplies with exact activations, few tokens or many.
+TEST(Products, CpuGemmChoosesTheNumericsOfIntegerFormats) {
+  std::mt19937 random(13);
+  for (const CpuGemm gemm : {CpuGemm::kAuto, CpuGemm::kOneDnn, CpuGemm::kOwn}) {
+    for (const int64_t n : {1, 2, 70}) {
+      const Owned owned({Format::kInt4, 150, 100}, random, 1);
+      Tokens x(n, 100, random);
+      std::vector<float> y(static_cast<size_t>(n * 150));
+      LinearArgs args{owned.w, f32_tensor(x.x.data(), {n, 100}), {}, f32_tensor(y.data(), {n, 150}), false};
+      HostContext context;
+      context.gemm = gemm, context.avx2 = cpu_features().avx2;
+      for (const Candidate<LinearArgs>& candidate : host_linear()) {
+        if (candidate.declines(args, context)) continue;
+        candidate.run(args, context);
+        const FormatKernels& named = best_kernels(Format::kInt4, context.avx2);
+        if (gemm == CpuGemm::kOneDnn && !onednn_missing()) {
+          expect_float_dots(named, owned.w, x, y, candidate.name);
+        } else {
+          expect_quantized_dots(named, owned.w, x, y, candidate.name);
+        }
+      }
+      const bool panels = declines_panels(owned.w, n, context) == nullptr;
+      EXPECT_EQ(panels, gemm == CpuGemm::kOneDnn && n > 1 && !onednn_missing());
+      Matrix bf16 = owned.w;
+      bf16.format = Format::kBF16;
+      EXPECT_EQ(declines_panels(bf16, 70, context) == nullptr, gemm != CpuGemm::kOwn && !onednn_missing());
     }
   }
 }
