@@ -424,7 +424,8 @@ struct RouterShape {
   int64_t groups = 1, top_groups = 1;
   bool bias = false, normalize = false;
   Format format = Format::kF32;
-  int odd = 0;  // 1: all logits equal, 2: every row twice, 3: NaN in some tokens, 4: huge logits
+  int odd =
+      0;  // 1: all logits equal, 2: every row twice, 3: NaN in some tokens, 4: huge, 5: all hugely negative
   std::string name() const {
     return fmt::format("n={} experts={}+{} k={} scoring={} groups={}:{}/{} bias={} normalize={} {} odd={}", n,
                        experts, zeros, k, static_cast<int>(scoring), static_cast<int>(group_score),
@@ -447,6 +448,10 @@ inline Case<RouterArgs> router_case(const RouterShape& s) {
     for (int64_t t = 0; t < s.n; t += 2) a.x.f32()[t * (hidden + 3) + t % hidden] = NAN;
   std::vector<int> gate(static_cast<size_t>(rows * hidden));
   for (int& g : gate) g = static_cast<int>(c.arena.below(9)) - 4;
+  if (s.odd == 5) {
+    std::fill_n(a.x.f32(), s.n * (hidden + 3), -64.0f);
+    for (int& g : gate) g = 1 + std::abs(g);
+  }
   for (int64_t r = 1; s.odd == 2 && r < rows; r += 2)
     std::copy_n(gate.begin() + (r - 1) * hidden, hidden, gate.begin() + r * hidden);
   a.gate = {s.format, rows, hidden};
@@ -495,7 +500,7 @@ inline void router_cases(Mode mode, const Add<RouterArgs>& add) {
     at({n, 33, 0, 3, kSoftmax, kMax, 11, 3});
   }
   for (const Format format : {Format::kF32, Format::kBF16, Format::kInt8})
-    for (const int odd : {0, 1, 2, 3, 4}) {
+    for (const int odd : {0, 1, 2, 3, 4, 5}) {
       at({5, 24, 12, 6, kSoftmax, kNone, 1, 1, false, true, format, odd});
       at({5, 24, 12, 36, kSigmoid, kNone, 1, 1, true, false, format, odd});  // every row is chosen
       at({5, 24, 0, 4, kSigmoid, kTop2, 6, 2, true, true, format, odd});
