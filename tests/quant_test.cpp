@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <numeric>
 #include <vector>
@@ -173,6 +175,28 @@ TEST(Half, Bf16RoundsToNearestEven) {
     ASSERT_EQ(below(0x7fff), code);
     ASSERT_EQ(below(0x8000), code + (code & 1));
     ASSERT_EQ(below(0x8001), code + 1);
+  }
+}
+
+TEST(Half, ConvertsAsPyTorchDoes) {
+  constexpr int64_t kNumbers = 4096;
+  std::ifstream file("tests/golden/number_formats.bin", std::ios::binary);
+  const std::vector<char> bytes{std::istreambuf_iterator<char>(file), {}};
+  ASSERT_EQ(bytes.size(), 256 * 4 + kNumbers * (4 + 2 + 2 + 1));
+  const char* values = bytes.data() + 256 * 4;
+  const char* f16 = values + kNumbers * 4;
+  const char* bf16 = f16 + kNumbers * 2;
+  const char* f8 = bf16 + kNumbers * 2;
+  for (int64_t code = 0; code < 256; ++code) {
+    const float want = load_unaligned<float>(bytes.data(), code),
+                got = f8e4m3_to_f32(static_cast<uint8_t>(code));
+    EXPECT_TRUE(bits_of(got) == bits_of(want) || (std::isnan(got) && std::isnan(want))) << code;
+  }
+  for (int64_t i = 0; i < kNumbers; ++i) {
+    const float value = load_unaligned<float>(values, i);
+    ASSERT_EQ(f32_to_f16(value), load_unaligned<uint16_t>(f16, i)) << value;
+    ASSERT_EQ(f32_to_bf16(value), load_unaligned<uint16_t>(bf16, i)) << value;
+    ASSERT_EQ(f32_to_f8e4m3(value), load_unaligned<uint8_t>(f8, i)) << value;
   }
 }
 
