@@ -1,0 +1,28 @@
+// Probes of the machine's limits, for `doctor`, benches and, later, plans: what a figure is a share of.
+// Each runs for about the seconds given and returns its best pass; 0 where the probe does not run here.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "kernels/status.h"
+
+namespace moebius {
+
+// Bytes per second, in 1e9, that the threads together load from a buffer of that many bytes, which must be
+// much larger than the last cache to speak of memory. kNoMemory.
+Result<double> probe_memory_read_GBs(int threads, int64_t buffer_bytes, double seconds);
+
+// Independent chains of float32 fused multiply-adds, in 1e9 operations (two per multiply-add) per second.
+double probe_float32_GFLOPs(int threads, double seconds);
+
+// maddubs, madd and add of 32 bits, as exact int8 dot products use: 1e9 operations (two per product) per
+// second. 0 without AVX2.
+double probe_int8_GOPs(int threads, double seconds);
+
+// The buffer for the memory probe on this machine: eight times the last cache, 256 MiB to 1 GiB.
+int64_t probe_buffer_bytes();
+
+std::string onednn_version();  // "2.6.3", or "" when the program was built without it
+
+}  // namespace moebius
