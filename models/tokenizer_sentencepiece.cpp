@@ -18,6 +18,7 @@ namespace {
 using sentencepiece::SentencePieceProcessor;
 
 constexpr size_t kMaxTextBytes = size_t{1} << 30;
+constexpr std::string_view kMarkupBytes = "<[\xEF";      // that begin what looks_like_markup()
 constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581
 // A second normalizer_spec at the end of the file, which protobuf merges into the first: add_dummy_prefix and
 // remove_extra_whitespaces false.
@@ -176,21 +177,22 @@ class SentencePieceTokenizer : public Tokenizer {
   }
 
   // The library finds user-defined pieces in any text. Where they are not wanted, each that looks like markup
-  // is cut after its first byte, so that neither part is the piece.
+  // is cut after its first character, so that neither part is the piece.
   Status encode_part(std::string_view part, bool parse_special, const SentencePieceProcessor& processor,
                      std::vector<int32_t>& ids) const {
     if (parse_special || markup_.empty()) return encode_with(part, processor, ids);
     const SentencePieceProcessor* next = &processor;
     size_t done = 0;
-    for (size_t at = 0; at < part.size(); ++at) {
-      if (part[at] != '<' && part[at] != '[') continue;
+    for (size_t at = 0; at < part.size();) {
       const std::string_view rest = part.substr(at);
-      const bool marked = std::any_of(markup_.begin(), markup_.end(),
+      utf8_next(part, at);
+      const bool marked = kMarkupBytes.find(rest.front()) != std::string_view::npos &&
+                          std::any_of(markup_.begin(), markup_.end(),
                                       [&](const std::string& piece) { return rest.starts_with(piece); });
       if (!marked) continue;
-      MOEBIUS_TRY(encode_with(part.substr(done, at + 1 - done), *next, ids));
+      MOEBIUS_TRY(encode_with(part.substr(done, at - done), *next, ids));
       next = &later_;
-      done = at + 1;
+      done = at;
     }
     return encode_with(part.substr(done), *next, ids);
   }

@@ -435,12 +435,13 @@ TEST(SentencePiece, CutsSpecialTokensOut) {
   const int32_t user = *tokenizer->id_of("<|im_end|>");
   EXPECT_EQ(tokenizer->eos_id(), end);
   EXPECT_TRUE(tokenizer->is_special(end));
-  const std::string text = "the fox</s>the <tool_call> dog<|im_end|>\n";
+  const int32_t dsml = *tokenizer->id_of("｜DSML｜");
+  const std::string text = "the fox</s>the <tool_call> dog<|im_end|>｜DSML｜\n";
   const Ids ids = encode(*tokenizer, text);
-  for (const int32_t id : {end, tool, user}) EXPECT_EQ(std::count(ids.begin(), ids.end(), id), 1);
+  for (const int32_t id : {end, tool, user, dsml}) EXPECT_EQ(std::count(ids.begin(), ids.end(), id), 1);
   EXPECT_EQ(decode(*tokenizer, ids), text);
   const Ids plain = encode(*tokenizer, text, {.parse_special = false});
-  for (const int32_t id : {end, tool, user}) EXPECT_EQ(std::count(plain.begin(), plain.end(), id), 0);
+  for (const int32_t id : {end, tool, user, dsml}) EXPECT_EQ(std::count(plain.begin(), plain.end(), id), 0);
   EXPECT_EQ(decode(*tokenizer, plain), text);
   EXPECT_FALSE(tokenizer_from_sentencepiece("not a model", {}).ok());
   EXPECT_FALSE(tokenizer_from_sentencepiece("", {}).ok());

@@ -249,7 +249,7 @@ def make_sentencepiece(out, texts):
         sentencepiece.SentencePieceTrainer.train(
             input=str(source), model_prefix=scratch + "/m", vocab_size=700, model_type="bpe", byte_fallback=True,
             normalization_rule_name="identity", remove_extra_whitespaces=False, split_digits=True,
-            character_coverage=0.98, user_defined_symbols=["<|im_start|>", "<|im_end|>"], control_symbols=["<pad>"],
+            character_coverage=0.98, user_defined_symbols=["<|im_start|>", "<|im_end|>", "｜DSML｜"], control_symbols=["<pad>"],
             num_threads=1, minloglevel=2)
         model = (pathlib.Path(scratch) / "m.model").read_bytes()
     (folder / "tokenizer.model").write_bytes(model)
