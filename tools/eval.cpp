@@ -37,7 +37,6 @@ Result<Model> open_model(const EngineOptions& options) {
   Model model;
   MOEBIUS_ASSIGN(model.engine, Engine::open(options));
   MOEBIUS_ASSIGN(model.session, model.engine->new_session());
-  for (const std::string& note : model.engine->notes()) fmt::print(stderr, "moebius: {}\n", note);
   return model;
 }
 
@@ -223,12 +222,14 @@ Result<std::string> evaluate(const Options& options) {
   if (reference.session) context = std::min(context, reference.session->context());
   MOEBIUS_ASSIGN(const std::vector<Window> windows, windows_of(options, text, context));
 
+  for (const Model* each : {&model, &reference}) {
+    if (!each->engine) continue;
+    for (const std::string& note : each->engine->notes()) fmt::print(stderr, "moebius: {}\n", note);
+  }
   Evaluation evaluation(text, windows);
   MOEBIUS_TRY(evaluation.run(model, reference.session ? &reference : nullptr));
   ordered_json report = evaluation.report();
-  if (reference.session) {
-    report["against"] = evaluation.comparison();
-  }
+  if (reference.session) report["against"] = evaluation.comparison();
   return options.json ? to_text(report) + "\n" : describe(report);
 }
 
