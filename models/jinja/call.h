@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "models/jinja/ast.h"
+#include "models/jinja/heap.h"
 #include "models/jinja/value.h"
 
 namespace moebius::jinja {
@@ -25,6 +26,13 @@ struct Arguments {
 
 // self: the value left of a filter or test, the owner of a method, undefined for a global function.
 using Native = Value (*)(Interpreter& in, const Value& self, const Arguments& args);
+
+// The function, for those without parameters: refuses arguments.
+template <Native kFunction>
+Value bare(Interpreter& in, const Value& self, const Arguments& args) {
+  if (!args.positional.empty() || !args.named.empty()) fail("a filter, test or method takes no arguments");
+  return kFunction(in, self, args);
+}
 
 struct NativeEntry {
   std::string_view name;
@@ -63,6 +71,19 @@ class Parameters {
   std::string_view function_;
   std::vector<const Value*> values_;
 };
+
+// An iterator with the items that make() pushes. As Python's generators, it fails only when it is read that
+// far.
+template <class Make>
+Value generate(Heap& heap, Make make) {
+  Sequence* result = heap.sequence(ObjectKind::kIterator);
+  try {
+    make(result);
+  } catch (const Error& error) {
+    result->failure = std::make_shared<const Error>(error);
+  }
+  return Value(result);
+}
 
 Value call_dict(Interpreter& in, const Arguments& args);  // dict(...)
 

@@ -177,16 +177,24 @@ Value copy_dict(In& in, const Value& self, const Arguments&) {
 }
 
 constexpr NativeEntry kListMethods[] = {
-    {"append", append}, {"clear", clear_list}, {"copy", copy_list}, {"count", count},
-    {"extend", extend}, {"index", index},      {"insert", insert},  {"pop", pop},
-    {"remove", remove}, {"reverse", reverse},  {"sort", sort},
+    {"append", append},
+    {"clear", bare<clear_list>},
+    {"copy", bare<copy_list>},
+    {"count", count},
+    {"extend", extend},
+    {"index", index},
+    {"insert", insert},
+    {"pop", pop},
+    {"remove", remove},
+    {"reverse", bare<reverse>},
+    {"sort", sort},
 };
 
 constexpr NativeEntry kTupleMethods[] = {{"count", count}, {"index", index}};
 
 constexpr NativeEntry kDictMethods[] = {
-    {"clear", clear_dict},
-    {"copy", copy_dict},
+    {"clear", bare<clear_dict>},
+    {"copy", bare<copy_dict>},
     {"get", get},
     {"items", view<ObjectKind::kItems>},
     {"keys", view<ObjectKind::kKeys>},

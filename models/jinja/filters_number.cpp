@@ -44,8 +44,9 @@ std::optional<Int> to_int(const Value& v, int64_t base) {
   if (const auto integer = as_int(v)) return integer;
   if (v.is_float()) return truncate_float(v.real());
   if (!v.is_string()) return std::nullopt;
-  if (base != 0 && (base < 2 || base > 36)) fail("int needs a base from 2 to 36");
-  if (const auto whole = parse_int(v.text(), static_cast<int>(base))) return whole;
+  if (base == 0 || (base >= 2 && base <= 36)) {
+    if (const auto whole = parse_int(v.text(), static_cast<int>(base))) return whole;
+  }
   const auto real = parse_float(v.text());
   return real ? truncate_float(*real) : std::nullopt;
 }
@@ -102,11 +103,11 @@ Value round_filter(In& in, const Value& self, const Arguments& args) {
   const Value scale = binary(in.heap, Op::kPow, make_int(10), make_int(digits));
   const Value scaled = binary(in.heap, Op::kMul, self, scale);
   const double whole = method == "ceil" ? std::ceil(*as_float(scaled)) : std::floor(*as_float(scaled));
-  return binary(in.heap, Op::kDiv, Value(whole), scale);
+  return binary(in.heap, Op::kDiv, Value(whole + 0.0), scale);  // no negative zero
 }
 
 constexpr NativeEntry kFilters[] = {
-    {"abs", abs_filter}, {"float", float_filter}, {"int", int_filter}, {"round", round_filter}};
+    {"abs", bare<abs_filter>}, {"float", float_filter}, {"int", int_filter}, {"round", round_filter}};
 
 }  // namespace
 

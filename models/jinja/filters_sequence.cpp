@@ -23,8 +23,7 @@ Value length(In& in, const Value& self, const Arguments&) {
 
 Value first(In& in, const Value& self, const Arguments&) {
   if (is_kind(self, ObjectKind::kIterator)) {
-    auto* iterator = self.as<Sequence>();
-    if (iterator->next < iterator->items.size()) return iterator->items[iterator->next++];
+    if (Value item; read_next(*self.as<Sequence>(), item)) return item;
   } else if (self.is_string() && !self.text().empty()) {
     return get_item(in.heap, self, make_int(0));
   } else if (const Sequence* items = items_of(in.heap, self); !items->items.empty()) {
@@ -61,17 +60,17 @@ Value list(In& in, const Value& self, const Arguments&) {
 }
 
 Value items(In& in, const Value& self, const Arguments&) {
-  Sequence* pairs = in.heap.sequence(ObjectKind::kIterator);
-  if (self.is_undefined()) return Value(pairs);
-  const Dict* dict = as_dict(self);
-  if (dict == nullptr) fail(fmt::format("items needs a dict, not {}", type_name(self)));
-  for (const auto& [key, value] : dict->entries) {
-    Sequence* pair = in.heap.sequence(ObjectKind::kTuple);
-    in.heap.push(pair, key);
-    in.heap.push(pair, value);
-    in.heap.push(pairs, Value(pair));
-  }
-  return Value(pairs);
+  return generate(in.heap, [&](Sequence* pairs) {
+    if (self.is_undefined()) return;
+    const Dict* dict = as_dict(self);
+    if (dict == nullptr) fail(fmt::format("items needs a dict, not {}", type_name(self)));
+    for (const auto& [key, value] : dict->entries) {
+      Sequence* pair = in.heap.sequence(ObjectKind::kTuple);
+      in.heap.push(pair, key);
+      in.heap.push(pair, value);
+      in.heap.push(pairs, Value(pair));
+    }
+  });
 }
 
 Value from_keyed(Heap& heap, const std::vector<std::pair<Value, Value>>& keyed) {
@@ -127,15 +126,15 @@ Value sort(In& in, const Value& self, const Arguments& args) {
 
 Value unique(In& in, const Value& self, const Arguments& args) {
   const Parameters given(args, "unique", {"case_sensitive", "attribute"});
-  const ItemKey key(in.heap, given.given(1) ? given[1] : nullptr, given.flag(0, false));
-  Sequence* result = in.heap.sequence(ObjectKind::kIterator);
-  std::set<Value, KeyLess> seen;
-  for (const Value& item : items_of(in.heap, self)->items) {
-    const Value k = key(item);
-    check_hashable(k);
-    if (seen.insert(k).second) in.heap.push(result, item);
-  }
-  return Value(result);
+  return generate(in.heap, [&](Sequence* result) {
+    const ItemKey key(in.heap, given.given(1) ? given[1] : nullptr, given.flag(0, false));
+    std::set<Value, KeyLess> seen;
+    for (const Value& item : items_of(in.heap, self)->items) {
+      const Value k = key(item);
+      check_hashable(k);
+      if (seen.insert(k).second) in.heap.push(result, item);
+    }
+  });
 }
 
 Value reverse(In& in, const Value& self, const Arguments&) {
@@ -176,39 +175,39 @@ Value extreme(In& in, const Value& self, const Arguments& args) {
 
 Value batch(In& in, const Value& self, const Arguments& args) {
   const Parameters given(args, "batch", {"linecount", "fill_with"}, 1);
-  const int64_t size = given.integer(0, 1);
-  Sequence* result = in.heap.sequence(ObjectKind::kIterator);
-  Sequence* row = in.heap.sequence(ObjectKind::kList);
-  for (const Value& item : items_of(in.heap, self)->items) {
-    if (static_cast<int64_t>(row->items.size()) == size) {
-      in.heap.push(result, Value(row));
-      row = in.heap.sequence(ObjectKind::kList);
+  return generate(in.heap, [&](Sequence* result) {
+    const int64_t size = given.integer(0, 1);
+    Sequence* row = in.heap.sequence(ObjectKind::kList);
+    for (const Value& item : items_of(in.heap, self)->items) {
+      if (static_cast<int64_t>(row->items.size()) == size) {
+        in.heap.push(result, Value(row));
+        row = in.heap.sequence(ObjectKind::kList);
+      }
+      in.heap.push(row, item);
     }
-    in.heap.push(row, item);
-  }
-  if (row->items.empty()) return Value(result);
-  while (given.given(1) && static_cast<int64_t>(row->items.size()) < size) in.heap.push(row, *given[1]);
-  in.heap.push(result, Value(row));
-  return Value(result);
+    if (row->items.empty()) return;
+    while (given.given(1) && static_cast<int64_t>(row->items.size()) < size) in.heap.push(row, *given[1]);
+    in.heap.push(result, Value(row));
+  });
 }
 
 Value slice(In& in, const Value& self, const Arguments& args) {
   const Parameters given(args, "slice", {"slices", "fill_with"}, 1);
-  const int64_t count = given.integer(0, 1);
-  if (count == 0) fail("slice needs at least one slice");
-  const Sequence* source = items_of(in.heap, self);
-  Sequence* result = in.heap.sequence(ObjectKind::kIterator);
-  const auto total = static_cast<int64_t>(source->items.size());
-  const int64_t longer = count > 0 ? total % count : 0;
-  size_t at = 0;
-  for (int64_t s = 0; s < count; ++s) {
-    Sequence* part = in.heap.sequence(ObjectKind::kList);
-    const int64_t size = total / count + (s < longer ? 1 : 0);
-    for (int64_t i = 0; i < size; ++i) in.heap.push(part, source->items[at++]);
-    if (given.given(1) && s >= longer) in.heap.push(part, *given[1]);
-    in.heap.push(result, Value(part));
-  }
-  return Value(result);
+  return generate(in.heap, [&](Sequence* result) {
+    const Sequence* source = items_of(in.heap, self);
+    const int64_t count = given.integer(0, 1);
+    if (count == 0) fail("slice needs at least one slice");
+    const auto total = static_cast<int64_t>(source->items.size());
+    const int64_t longer = count > 0 ? total % count : 0;
+    size_t at = 0;
+    for (int64_t s = 0; s < count; ++s) {
+      Sequence* part = in.heap.sequence(ObjectKind::kList);
+      const int64_t size = total / count + (s < longer ? 1 : 0);
+      for (int64_t i = 0; i < size; ++i) in.heap.push(part, source->items[at++]);
+      if (given.given(1) && s >= longer) in.heap.push(part, *given[1]);
+      in.heap.push(result, Value(part));
+    }
+  });
 }
 
 Value groupby(In& in, const Value& self, const Arguments& args) {
@@ -253,20 +252,20 @@ Value attr(In& in, const Value& self, const Arguments& args) {
 constexpr NativeEntry kFilters[] = {
     {"attr", attr},
     {"batch", batch},
-    {"count", length},
+    {"count", bare<length>},
     {"d", default_filter},
     {"default", default_filter},
     {"dictsort", dictsort},
-    {"first", first},
+    {"first", bare<first>},
     {"groupby", groupby},
-    {"items", items},
+    {"items", bare<items>},
     {"join", join},
-    {"last", last},
-    {"length", length},
-    {"list", list},
+    {"last", bare<last>},
+    {"length", bare<length>},
+    {"list", bare<list>},
     {"max", extreme<true>},
     {"min", extreme<false>},
-    {"reverse", reverse},
+    {"reverse", bare<reverse>},
     {"slice", slice},
     {"sort", sort},
     {"sum", sum},

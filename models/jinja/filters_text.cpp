@@ -129,8 +129,9 @@ Value truncate(In& in, const Value& self, const Arguments& args) {
   const int64_t kept = length - count_chars(end);
   if (kept < 0 || leeway < 0)
     fail("truncate needs a length that has room for its end, and no negative leeway");
+  const auto size = length_of(self);
+  if (size && *size <= length + leeway) return self;
   if (!self.is_string()) fail(fmt::format("truncate needs a string, not {}", type_name(self)));
-  if (count_chars(self.text()) <= length + leeway) return self;
   std::string_view text = std::string_view(self.text()).substr(0, byte_offset(self.text(), kept));
   const size_t space = text.rfind(' ');
   if (!given.flag(1, false) && space != text.npos) text = text.substr(0, space);
@@ -235,22 +236,22 @@ Value tojson(In& in, const Value& self, const Arguments& args) {
 constexpr NativeEntry kFilters[] = {
     {"capitalize", change_case<capitalize>},
     {"center", center},
-    {"e", escape},
-    {"escape", escape},
-    {"forceescape", escape},
+    {"e", bare<escape>},
+    {"escape", bare<escape>},
+    {"forceescape", bare<escape>},
     {"format", format_filter},
     {"indent", indent},
     {"lower", change_case<to_lower>},
     {"replace", replace},
-    {"safe", string_filter},
-    {"string", string_filter},
+    {"safe", bare<string_filter>},
+    {"string", bare<string_filter>},
     {"title", change_case<title_after_breaks>},
     {"tojson", tojson},
     {"trim", trim},
     {"truncate", truncate},
     {"upper", change_case<to_upper>},
-    {"urlencode", urlencode},
-    {"wordcount", wordcount},
+    {"urlencode", bare<urlencode>},
+    {"wordcount", bare<wordcount>},
 };
 
 }  // namespace

@@ -118,7 +118,9 @@ Interpreter::Flow Interpreter::run_filter_block(const Stmt& stmt, const ScopeRef
   const Flow flow = run(stmt.body, inner, body);
   if (flow != Flow::kNext) return flow;
   const Value text = body.finish();
-  write_str(out, heap, eval_filter(*stmt.filter, inner, &text));
+  const Value filtered = eval_filter(*stmt.filter, inner, &text);
+  if (!filtered.is_string()) fail(fmt::format("a filter block must give text, not {}", type_name(filtered)));
+  out.add(filtered.text());
   return Flow::kNext;
 }
 

@@ -27,13 +27,16 @@ Loop::Loop(Interpreter& in, const Stmt& stmt, const Value& items, int depth, Sco
 
 // Lists are read live: a template may append to the list that it walks.
 bool Loop::pull(Value& item) {
-  size_t& at = items_->kind == ObjectKind::kIterator ? items_->next : at_;
-  while (at < items_->items.size()) {
+  while (true) {
     in_.heap.step();
-    item = items_->items[at++];
+    if (items_->kind == ObjectKind::kIterator) {
+      if (!read_next(*items_, item)) return false;
+    } else {
+      if (at_ >= items_->items.size()) return false;
+      item = items_->items[at_++];
+    }
     if (stmt_.filter == nullptr || drained_ || in_.loop_condition(*this, item)) return true;
   }
-  return false;
 }
 
 bool Loop::advance(Value& item) {

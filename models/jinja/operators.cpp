@@ -186,10 +186,14 @@ bool contains(Heap& heap, const Value& container, const Value& item) {
   auto* sequence = container.as<Sequence>();
   if (sequence == nullptr)
     fail(fmt::format("a value of type {} cannot be searched with 'in'", type_name(container)));
-  const bool consumes = sequence->kind == ObjectKind::kIterator;
-  for (size_t i = consumes ? sequence->next : 0; i < sequence->items.size(); ++i) {
-    if (consumes) sequence->next = i + 1;
-    if (equal(heap, sequence->items[i], item)) return true;
+  if (sequence->kind == ObjectKind::kIterator) {
+    for (Value read; read_next(*sequence, read);) {
+      if (equal(heap, read, item)) return true;
+    }
+    return false;
+  }
+  for (const Value& candidate : sequence->items) {
+    if (equal(heap, candidate, item)) return true;
   }
   return false;
 }

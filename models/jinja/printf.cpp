@@ -126,7 +126,9 @@ class Percent {
       if (mark < pattern_.size()) mapped |= conversion();
     }
     const size_t given = tuple_ != nullptr ? tuple_->items.size() : 1;
-    const bool may_remain = as_dict(arguments_) != nullptr || arguments_.as<Sequence>() != nullptr;
+    const auto* sequence = arguments_.as<Sequence>();
+    const bool may_remain = arguments_.is_undefined() || as_dict(arguments_) != nullptr ||
+                            (sequence != nullptr && sequence->kind <= ObjectKind::kRange);
     if (used_ < given && !mapped && (tuple_ != nullptr || !may_remain))
       fail("not all arguments of '%' are used");
     return out_.finish();

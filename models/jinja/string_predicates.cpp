@@ -66,16 +66,16 @@ Value is_printable_text(Interpreter& in, const Value& self, const Arguments& arg
 constexpr NativeEntry kPredicates[] = {
     {"isalnum", all_of<is_alnum>},
     {"isalpha", all_of<is_alpha>},
-    {"isascii", is_ascii},
+    {"isascii", bare<is_ascii>},
     {"isdecimal", all_of<is_decimal>},
     {"isdigit", all_of<is_decimal>},
-    {"isidentifier", is_identifier},
-    {"islower", cased<is_lower, is_upper>},
+    {"isidentifier", bare<is_identifier>},
+    {"islower", bare<cased<is_lower, is_upper>>},
     {"isnumeric", all_of<is_decimal>},
     {"isprintable", is_printable_text},
     {"isspace", all_of<is_space>},
-    {"istitle", is_title},
-    {"isupper", cased<is_upper, is_lower>},
+    {"istitle", bare<is_title>},
+    {"isupper", bare<cased<is_upper, is_lower>>},
 };
 
 }  // namespace

@@ -79,10 +79,12 @@ Value test_compare(In& in, const Value& v, const Arguments& args) {
 }
 
 Value test_filter(In&, const Value& v, const Arguments&) {
+  check_hashable(v);
   return Value(v.is_string() && find_filter(v.text()) != nullptr);
 }
 
 Value test_test(In&, const Value& v, const Arguments&) {
+  check_hashable(v);
   return Value(v.is_string() && find_test(v.text()) != nullptr);
 }
 
@@ -93,39 +95,39 @@ constexpr NativeEntry kTests[] = {
     {"==", test_compare<Op::kEq>},
     {">", test_compare<Op::kGt>},
     {">=", test_compare<Op::kGe>},
-    {"boolean", test_boolean},
-    {"callable", test_callable},
-    {"defined", test_defined},
+    {"boolean", bare<test_boolean>},
+    {"callable", bare<test_callable>},
+    {"defined", bare<test_defined>},
     {"divisibleby", test_divisible},
     {"eq", test_compare<Op::kEq>},
     {"equalto", test_compare<Op::kEq>},
     {"escaped", test_escaped},
-    {"even", test_parity<0>},
-    {"false", test_false},
-    {"filter", test_filter},
-    {"float", test_float},
+    {"even", bare<test_parity<0>>},
+    {"false", bare<test_false>},
+    {"filter", bare<test_filter>},
+    {"float", bare<test_float>},
     {"ge", test_compare<Op::kGe>},
     {"greaterthan", test_compare<Op::kGt>},
     {"gt", test_compare<Op::kGt>},
     {"in", test_compare<Op::kIn>},
-    {"integer", test_integer},
-    {"iterable", test_iterable},
+    {"integer", bare<test_integer>},
+    {"iterable", bare<test_iterable>},
     {"le", test_compare<Op::kLe>},
     {"lessthan", test_compare<Op::kLt>},
-    {"lower", test_lower},
+    {"lower", bare<test_lower>},
     {"lt", test_compare<Op::kLt>},
-    {"mapping", test_mapping},
+    {"mapping", bare<test_mapping>},
     {"ne", test_compare<Op::kNe>},
-    {"none", test_none},
-    {"number", test_number},
-    {"odd", test_parity<1>},
+    {"none", bare<test_none>},
+    {"number", bare<test_number>},
+    {"odd", bare<test_parity<1>>},
     {"sameas", test_sameas},
-    {"sequence", test_sequence},
-    {"string", test_string},
-    {"test", test_test},
-    {"true", test_true},
-    {"undefined", test_undefined},
-    {"upper", test_upper},
+    {"sequence", bare<test_sequence>},
+    {"string", bare<test_string>},
+    {"test", bare<test_test>},
+    {"true", bare<test_true>},
+    {"undefined", bare<test_undefined>},
+    {"upper", bare<test_upper>},
 };
 
 }  // namespace

@@ -267,11 +267,20 @@ bool less(Heap& heap, const Value& a, const Value& b) {
   fail(fmt::format("{} and {} have no order", type_name(a), type_name(b)));
 }
 
+bool read_next(Sequence& iterator, Value& item) {
+  if (iterator.next < iterator.items.size()) {
+    item = iterator.items[iterator.next++];
+    return true;
+  }
+  if (iterator.failure != nullptr) throw Error(*iterator.failure);
+  return false;
+}
+
 Sequence* items_of(Heap& heap, const Value& v) {
   if (auto* sequence = v.as<Sequence>()) {
     if (sequence->kind != ObjectKind::kIterator) return sequence;
     Sequence* rest = heap.sequence(ObjectKind::kList);
-    while (sequence->next < sequence->items.size()) heap.push(rest, sequence->items[sequence->next++]);
+    for (Value item; read_next(*sequence, item);) heap.push(rest, std::move(item));
     return rest;
   }
   Sequence* list = heap.sequence(ObjectKind::kList);

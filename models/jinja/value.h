@@ -115,9 +115,10 @@ struct Sequence : Object {
   explicit Sequence(ObjectKind k) : Object(k) {}
   static bool matches(const Object& o) { return o.kind <= ObjectKind::kIterator; }
   std::vector<Value> items;
-  size_t next = 0;                      // kIterator: the first item that was not read yet
-  Int start = 0, stop = 0, stride = 1;  // kRange
-  bool group = false;                   // a tuple of groupby: also .grouper and .list
+  size_t next = 0;                       // kIterator: the first item that was not read yet
+  std::shared_ptr<const Error> failure;  // kIterator: what reading past the last item raises
+  Int start = 0, stop = 0, stride = 1;   // kRange
+  bool group = false;                    // a tuple of groupby: also .grouper and .list
 };
 
 struct KeyLess {
@@ -167,6 +168,9 @@ void check_hashable(const Value& v);             // fails for lists and dicts
 bool equal(Heap& heap, const Value& a, const Value& b);
 bool less(Heap& heap, const Value& a, const Value& b);  // a < b; fails where Python raises TypeError
 int compare_numbers(const Value& a, const Value& b);    // -1, 0, 1; 2 when unordered (NaN)
+
+// Takes the next item of an iterator; false at its end, where a failure of its making comes to light.
+bool read_next(Sequence& iterator, Value& item);
 
 // What `for x in v` runs over. A list or tuple is returned itself (it may change while it is read), an
 // iterator is emptied; fails for what cannot be iterated.
