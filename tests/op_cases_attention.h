@@ -424,8 +424,9 @@ struct RouterShape {
   int64_t groups = 1, top_groups = 1;
   bool bias = false, normalize = false;
   Format format = Format::kF32;
-  int odd =
-      0;  // 1: all logits equal, 2: every row twice, 3: NaN in some tokens, 4: huge, 5: all hugely negative
+  // 1: all logits equal, 2: every row twice, 3: NaN in some tokens, 4: huge logits, 5: all hugely negative
+  int odd = 0;
+  int64_t hidden = 48;
   std::string name() const {
     return fmt::format("n={} experts={}+{} k={} scoring={} groups={}:{}/{} bias={} normalize={} {} odd={}", n,
                        experts, zeros, k, static_cast<int>(scoring), static_cast<int>(group_score),
@@ -439,7 +440,7 @@ struct RouterShape {
 inline Case<RouterArgs> router_case(const RouterShape& s) {
   Case<RouterArgs> c;
   RouterArgs& a = c.args;
-  const int64_t rows = s.experts + s.zeros, hidden = 48;
+  const int64_t rows = s.experts + s.zeros, hidden = s.hidden;
   a.x = c.arena.matrix(s.n, hidden, 3);
   for (int64_t i = 0; i < s.n * (hidden + 3); ++i)
     a.x.f32()[i] =
@@ -492,7 +493,14 @@ inline void router_cases(Mode mode, const Add<RouterArgs>& add) {
   const auto at = [&](const RouterShape& s) { add(s.name(), [=] { return router_case(s); }); };
   constexpr Scoring kSoftmax = Scoring::kSoftmax, kSigmoid = Scoring::kSigmoid;
   constexpr GroupScore kNone = GroupScore::kNone, kMax = GroupScore::kMax, kTop2 = GroupScore::kTop2Sum;
-  if (mode == Mode::kPerf) return at({1, 256, 0, 8}), at({256, 256, 0, 8});
+  if (mode == Mode::kPerf) {
+    RouterShape shape = {1, 256, 0, 8};
+    shape.hidden = 7168;
+    at(shape);
+    shape.n = 256;
+    at(shape);
+    return;
+  }
   for (const int64_t n : kTokenCounts) {
     at({n, 64, 0, 6});
     at({n, 64, 32, 4, kSigmoid, kNone, 1, 1, true, true});

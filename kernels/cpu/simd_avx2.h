@@ -14,12 +14,13 @@ static inline __m256i first_lanes(int64_t count) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lane);
 }
 
-// ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7)), the one order in which lanes are added here.
-static inline float sum_lanes(__m256 x) {
-  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+// ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)), the one order in which lanes are added here: of four vectors.
+static inline __m128 sum_lanes(__m256 a, __m256 b, __m256 c, __m256 d) {
+  const __m256 sums = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+  return _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1));
 }
+
+static inline float sum_lanes(__m256 x) { return _mm_cvtss_f32(sum_lanes(x, x, x, x)); }
 
 static inline float max_lanes(__m256 x) {
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));

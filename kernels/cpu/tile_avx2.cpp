@@ -35,8 +35,12 @@ inline void dots_block(const float* const* a, const float* const* b, int64_t dim
   for (; c + kLanes <= dim; c += kLanes) add(c, [](const float* at) { return _mm256_loadu_ps(at); });
   const __m256i lanes = first_lanes(dim - c);
   if (c < dim) add(c, [lanes](const float* at) { return _mm256_maskload_ps(at, lanes); });
-  for (int i = 0; i < R; ++i)
-    for (int j = 0; j < K; ++j) out[i * ld + j] = sum_lanes(sum[i][j]);
+  MOEBIUS_UNROLL
+  for (int i = 0; i < R; ++i) {
+    const __m128 sums = sum_lanes(sum[i][0], sum[i][K > 1], sum[i][K - 1], sum[i][K - 1]);
+    if (K > 1) _mm_storel_pi(reinterpret_cast<__m64*>(out + i * ld), sums);
+    if (K != 2) _mm_store_ss(out + i * ld + K - 1, _mm_movehl_ps(sums, sums));
+  }
 }
 
 template <int R>
