@@ -1,47 +1,87 @@
 #include "kernels/parallel.h"
 
 #include <algorithm>
-#include <atomic>
-#ifndef _OPENMP
-#include <thread>
-#include <vector>
-#endif
 
 #include "kernels/status.h"
 
 namespace moebius {
 namespace {
 
-struct Job {
-  int64_t n, grain, ranges;
-  void (*body)(int64_t, int64_t, void*);
-  void* context;
-  std::atomic<int64_t> next{0};
+// About twenty microseconds: longer than the gaps between the operations of a decode step.
+constexpr int kSpins = 1000;
+constexpr int64_t kMaxRanges = UINT32_MAX;
 
-  void work() {
-    for (int64_t r; (r = next.fetch_add(1, std::memory_order_relaxed)) < ranges;)
-      body(r * grain, std::min(n, (r + 1) * grain), context);
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+// Returns when value is no longer `old`.
+template <class T>
+void wait_while(const std::atomic<T>& value, T old) {
+  for (int i = 0; i < kSpins; ++i) {
+    if (value.load(std::memory_order_acquire) != old) return;
+    pause();
   }
-};
+  value.wait(old, std::memory_order_acquire);
+}
 
 }  // namespace
 
-void parallel_for_ranges(int threads, int64_t n, int64_t grain, void (*body)(int64_t, int64_t, void*),
-                         void* context) {
+ThreadPool::ThreadPool(int threads) {
+  for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work_loop(); });
+}
+
+ThreadPool::~ThreadPool() {
+  stop_.store(true, std::memory_order_relaxed);
+  round_.fetch_add(1, std::memory_order_release);
+  round_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::work_loop() {
+  for (uint32_t seen = 0;;) {
+    wait_while(round_, seen);
+    seen = round_.load(std::memory_order_acquire);
+    if (stop_.load(std::memory_order_relaxed)) return;
+    work(seen);
+  }
+}
+
+// Takes open ranges of this round, last ones last. Whoever comes late finds none, or another round, and
+// touches nothing.
+void ThreadPool::work(uint32_t round) {
+  uint64_t open = open_.load(std::memory_order_acquire);
+  while (open >> 32 == round && static_cast<uint32_t>(open) != 0) {
+    if (!open_.compare_exchange_weak(open, open - 1, std::memory_order_acq_rel)) continue;
+    const int64_t ranges = ranges_, range = ranges - static_cast<uint32_t>(open);
+    body_(range * grain_, std::min(n_, (range + 1) * grain_), context_);
+    if (finished_.fetch_add(1, std::memory_order_acq_rel) + 1 == ranges) finished_.notify_one();
+    open = open_.load(std::memory_order_acquire);
+  }
+}
+
+void ThreadPool::run(int64_t n, int64_t grain, Body body, void* context) {
   MOEBIUS_CHECK(grain > 0);
   if (n <= 0) return;
-  Job job{n, grain, (n - 1) / grain + 1, body, context};
-  const int team = static_cast<int>(std::min<int64_t>(threads, job.ranges));
-  if (team <= 1) return job.work();
-#ifdef _OPENMP
-#pragma omp parallel num_threads(team)
-  job.work();
-#else
-  std::vector<std::thread> helpers;
-  for (int i = 1; i < team; ++i) helpers.emplace_back([&job] { job.work(); });
-  job.work();
-  for (std::thread& helper : helpers) helper.join();
-#endif
+  const int64_t ranges = (n - 1) / grain + 1;
+  MOEBIUS_CHECK(ranges <= kMaxRanges);
+  if (workers_.empty() || ranges == 1) {
+    for (int64_t r = 0; r < ranges; ++r) body(r * grain, std::min(n, (r + 1) * grain), context);
+    return;
+  }
+  n_ = n, grain_ = grain, ranges_ = ranges, body_ = body, context_ = context;
+  finished_.store(0, std::memory_order_relaxed);
+  const uint32_t round = round_.load(std::memory_order_relaxed) + 1;
+  open_.store(static_cast<uint64_t>(round) << 32 | static_cast<uint64_t>(ranges), std::memory_order_release);
+  round_.store(round, std::memory_order_release);
+  round_.notify_all();
+  work(round);
+  for (int64_t done; (done = finished_.load(std::memory_order_acquire)) != ranges;)
+    wait_while(finished_, done);
 }
 
 }  // namespace moebius

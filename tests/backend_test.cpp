@@ -19,11 +19,12 @@ namespace {
 
 TEST(ParallelFor, CoversEveryIndexOnceInRangesOfTheGrain) {
   for (const int threads : {1, 2, 3, 8}) {
+    ThreadPool pool(threads);
     for (const int64_t n : {0, 1, 2, 7, 64, 1000}) {
       for (const int64_t grain : {1, 3, 64, 5000}) {
         std::vector<std::atomic<int>> seen(static_cast<size_t>(n));
         std::atomic<int> bad{0};
-        parallel_for(threads, n, grain, [&](int64_t begin, int64_t end) {
+        parallel_for(pool, n, grain, [&](int64_t begin, int64_t end) {
           if (begin % grain != 0 || begin >= end || end - begin > grain || end > n) ++bad;
           for (int64_t i = begin; i < end; ++i) ++seen[static_cast<size_t>(i)];
         });
@@ -35,8 +36,7 @@ TEST(ParallelFor, CoversEveryIndexOnceInRangesOfTheGrain) {
 }
 
 TEST(ParallelFor, WorkersNeverShareTheirNumber) {
-  HostContext context;
-  context.threads = 3;
+  HostContext context(3);
   std::atomic<int> inside[3] = {}, clashes{0}, units{0};
   for_each_unit(context, 500, [&](int64_t, int64_t worker) {
     if (inside[worker].fetch_add(1) != 0) ++clashes;

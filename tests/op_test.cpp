@@ -95,12 +95,12 @@ struct Op {
   void (*cases)(Mode, const Add<Args>&);
 };
 
-HostContext make_context(bool avx2, int threads, bool exact_activations, CpuGemm gemm = CpuGemm::kAuto) {
-  HostContext context;
-  context.avx2 = avx2, context.threads = threads, context.exact_activations = exact_activations;
-  context.gemm = gemm;
-  return context;
-}
+struct TestContext : HostContext {
+  TestContext(bool use_avx2, int thread_count, bool exact, CpuGemm who = CpuGemm::kAuto)
+      : HostContext(thread_count) {
+    avx2 = use_avx2, exact_activations = exact, gemm = who;
+  }
+};
 
 template <class Args>
 void run(const Candidate<Args>& candidate, const Args& args, HostContext& context) {
@@ -135,7 +135,7 @@ class CaseTest {
     Snapshot first;
     for (const int threads : {1, 2, 3}) {
       if (is_reference && (threads > 1 || avx2)) continue;
-      HostContext context = make_context(avx2, threads, case_.exact_activations);
+      TestContext context(avx2, threads, case_.exact_activations);
       if (candidate.declines(case_.args, context)) continue;
       restore(case_.outputs, before_);
       run(candidate, case_.args, context);
@@ -158,7 +158,7 @@ class CaseTest {
 
   // What the backend would run may be another candidate for one token than for many: those must agree too.
   void test_dispatch(bool avx2) {
-    HostContext context = make_context(avx2, 2, case_.exact_activations);
+    TestContext context(avx2, 2, case_.exact_activations);
     const auto dispatch = [&](const Args& args) {
       for (const Candidate<Args>& candidate : op_.candidates) {
         if (candidate.declines(args, context)) continue;
@@ -203,7 +203,7 @@ template <class Args>
 void time_case(const Op<Args>& op, const std::string& shape, const Case<Args>& c, int threads) {
   using Clock = std::chrono::steady_clock;
   for (const Candidate<Args>& candidate : op.candidates) {
-    HostContext context = make_context(cpu_features().avx2, threads, c.exact_activations);
+    TestContext context(cpu_features().avx2, threads, c.exact_activations);
     if (candidate.declines(c.args, context)) continue;
     if (&candidate == &op.candidates.back() && c.flops > 1e9) continue;  // the reference would take minutes
     double best = INFINITY, spent = 0;

@@ -126,7 +126,7 @@ class Planner {
 class ShardWriter {
  public:
   ShardWriter(const SynthOptions& options, const SynthProgress& progress, int64_t total)
-      : options_(options), progress_(progress), total_(total) {}
+      : options_(options), progress_(progress), pool_(options.threads), total_(total) {}
 
   Status write(const ShardPlan& shard, const std::string& path) {
     SafetensorsWriter writer(path, {{"format", "pt"}});
@@ -136,7 +136,7 @@ class ShardWriter {
       for (int64_t begin = 0; begin < spec.bytes; begin += kPieceBytes) {
         const int64_t bytes = std::min(kPieceBytes, spec.bytes - begin);
         if (piece_.size() < static_cast<size_t>(bytes)) piece_.resize(static_cast<size_t>(bytes));
-        parallel_for(options_.threads, bytes, kGrainBytes, [&](int64_t from, int64_t to) {
+        parallel_for(pool_, bytes, kGrainBytes, [&](int64_t from, int64_t to) {
           content_.write(begin + from, to - from, piece_.data() + from);
         });
         MOEBIUS_TRY(writer.append(piece_.data(), static_cast<size_t>(bytes)));
@@ -150,6 +150,7 @@ class ShardWriter {
  private:
   const SynthOptions& options_;
   const SynthProgress& progress_;
+  ThreadPool pool_;
   RandomContent content_;
   std::vector<uint8_t> piece_;
   int64_t done_ = 0, total_ = 0;

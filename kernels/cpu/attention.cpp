@@ -13,6 +13,7 @@ namespace {
 constexpr int64_t kBlock = 4 * kTile;
 constexpr int64_t kMaxRows = 64;
 constexpr int64_t kPartialFloats = 4 << 20;  // of partial results that a wave of blocks may hold
+constexpr int64_t kManyBlocks = 64;          // of a wave
 
 struct Plan {
   int64_t share;         // heads of a unit
@@ -39,8 +40,10 @@ Plan make_plan(const AttentionArgs& args, int threads) {
     plan.units = args.kv_heads * plan.shares * plan.token_blocks;
     if (plan.units * plan.blocks >= wanted || plan.share <= kTileRows) break;
   }
-  if (plan.blocks > 1 && plan.units < 2 * wanted && threads > 1) {
-    const int64_t fits = kPartialFloats / std::max<int64_t>(1, n * heads * args.v_dim);
+  // Waves are for few rows: they spread one token over all threads, and all key/value heads pass a block
+  // while its pages are close. With many rows the partial results would cost more than that gains.
+  const int64_t fits = kPartialFloats / std::max<int64_t>(1, n * heads * args.v_dim);
+  if (plan.blocks > 1 && (plan.units < 2 * wanted || fits >= kManyBlocks)) {
     plan.wave = std::min(plan.blocks, std::max(fits, ceil_div(wanted, plan.units)));
   }
   return plan;
@@ -143,9 +146,9 @@ void attend_by_block(const AttentionArgs& args, const TileKernels& kernels, cons
   for (int64_t wave = 0; wave < plan.blocks; wave += plan.wave) {
     const int64_t blocks = std::min(plan.wave, plan.blocks - wave);
     for_each_unit(context, plan.units * blocks, [&](int64_t item, int64_t worker) {
-      const int64_t slot = item % blocks;
+      const int64_t slot = item / plan.units;
       Unit unit;
-      open_unit(args, plan, item / blocks, unit);
+      open_unit(args, plan, item % plan.units, unit);
       for (int64_t r = 0; r < unit.n_rows; ++r) {
         const int64_t at = slot * n_rows + unit.index[r];
         unit.rows[r].acc = wave + slot == 0 ? out_row(args, unit.index[r]) : acc + at * args.v_dim;
@@ -154,7 +157,7 @@ void attend_by_block(const AttentionArgs& args, const TileKernels& kernels, cons
       attend_block(args, kernels, unit.kv, wave + slot, unit.rows, unit.n_rows, stores + worker * store);
       for (int64_t r = 0; r < unit.n_rows; ++r) partial[slot * n_rows + unit.index[r]] = unit.rows[r];
     });
-    parallel_for(context.threads, n_rows, kTileRows, [&](int64_t begin, int64_t end) {
+    parallel_for(context.pool, n_rows, kTileRows, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         for (int64_t slot = 0; slot < blocks; ++slot) {
           const AttendRow& part = partial[slot * n_rows + i];

@@ -11,7 +11,7 @@ constexpr int64_t kGrainNumbers = 16384;  // fewer are not worth a thread
 void cache_write_f32_avx2(const CacheWriteArgs& args, HostContext& context) {
   const int64_t n = args.x.shape[0], width = args.x.shape[1];
   const int64_t grain = std::max<int64_t>(1, kGrainNumbers / std::max<int64_t>(1, width));
-  parallel_for(context.threads, n, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(context.pool, n, grain, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const float* x = args.x.f32() + t * args.x.stride[0];
       void* row = args.cache.row(args.first + t);

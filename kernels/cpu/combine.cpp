@@ -12,7 +12,7 @@ void combine_f32_avx2(const CombineArgs& args, HostContext& context) {
   const int64_t n = args.slots.shape[0], k = args.slots.shape[1], hidden = args.slots.shape[2];
   const int64_t pieces = (hidden + kColumns - 1) / kColumns,
                 grain = std::max<int64_t>(1, 16 / std::max<int64_t>(1, k));
-  parallel_for(context.threads, n * pieces, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(context.pool, n * pieces, grain, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t t = unit / pieces, column = unit % pieces * kColumns;
       const int64_t count = std::min(kColumns, hidden - column);

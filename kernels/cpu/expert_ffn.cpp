@@ -77,17 +77,17 @@ void run_by_panels(const ExpertFfnArgs& args, const Sorted& sorted, const Group&
   float* up = context.scratch.take<float>(n * width);
   constexpr int64_t kGrain = 8;
   const size_t row_bytes = static_cast<size_t>(hidden) * sizeof(float);
-  parallel_for(context.threads, n, kGrain, [&](int64_t begin, int64_t end) {
+  parallel_for(context.pool, n, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       std::memcpy(x + i * hidden, args.x.f32() + sorted.token[group.first + i] * args.x.stride[0], row_bytes);
   });
   multiply_panels(e.gate, x, hidden, n, gate, width, false, context);
   multiply_panels(e.up, x, hidden, n, up, width, false, context);
-  parallel_for(context.threads, n, kGrain, [&](int64_t begin, int64_t end) {
+  parallel_for(context.pool, n, kGrain, [&](int64_t begin, int64_t end) {
     swiglu(gate + begin * width, up + begin * width, (end - begin) * width, gate + begin * width);
   });
   multiply_panels(e.down, gate, width, n, x, hidden, false, context);
-  parallel_for(context.threads, n, kGrain, [&](int64_t begin, int64_t end) {
+  parallel_for(context.pool, n, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       std::memcpy(sorted.slot[group.first + i], x + i * hidden, row_bytes);
   });
@@ -149,11 +149,11 @@ void round_h(const Sorted& sorted, Group* groups, int64_t count, const float* h,
   float* scale = context.scratch.take<float>(sorted.pairs * groups_wide);
   int32_t* sum = context.scratch.take<int32_t>(sorted.pairs * groups_wide);
   constexpr int64_t kFew = 8;  // pairs that one thread rounds faster than a team gathers
-  parallel_for(context.threads, count, sorted.pairs > kFew ? 1 : count, [&](int64_t begin, int64_t end) {
+  parallel_for(context.pool, count, sorted.pairs > kFew ? 1 : count, [&](int64_t begin, int64_t end) {
     for (Group* group = groups + begin; group < groups + end; ++group) {
       if (!is_integer(group->expert->down.format)) continue;
       const int64_t at = group->first * groups_wide;
-      round_tokens(group->h, group->n, q + at * kActivationGroup, scale + at, sum + at, 1);
+      round_tokens(group->h, 0, group->n, q + at * kActivationGroup, scale + at, sum + at);
       group->h.q = q + at * kActivationGroup, group->h.scale = scale + at, group->h.sum = sum + at;
     }
   });
@@ -173,12 +173,12 @@ void run_by_rows(const ExpertFfnArgs& args, const Sorted& sorted, Group* groups,
   const Activations x = prepare_tokens(*rounds, args.x.f32(), args.x.shape[0], args.x.stride[0], context);
   for (int64_t i = 0; i < count; ++i) groups[i].x = x;
   float* h = context.scratch.take<float>(sorted.pairs * sorted.widest);
-  parallel_for(context.threads, up_tasks, 1, [&](int64_t task, int64_t) {
+  parallel_for(context.pool, up_tasks, 1, [&](int64_t task, int64_t) {
     const Group& group = group_of(groups, count, task, [](const Group& g) { return g.up_task; });
     up_block(sorted, group, task - group.up_task, h, context);
   });
   round_h(sorted, groups, count, h, context);
-  parallel_for(context.threads, down_tasks, 1, [&](int64_t task, int64_t) {
+  parallel_for(context.pool, down_tasks, 1, [&](int64_t task, int64_t) {
     const Group& group = group_of(groups, count, task, [](const Group& g) { return g.down_task; });
     down_block(sorted, group, task - group.down_task, context);
   });

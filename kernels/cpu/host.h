@@ -38,7 +38,10 @@ class Scratch {
 };
 
 struct HostContext {
-  int threads = 1;
+  explicit HostContext(int thread_count = 1) : threads(thread_count), pool(thread_count) {}
+
+  const int threads;
+  ThreadPool pool;
   bool exact_activations = false;
   bool avx2 = false;
   CpuGemm gemm = CpuGemm::kAuto;

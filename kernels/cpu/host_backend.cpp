@@ -20,8 +20,8 @@ void dispatch(std::span<const Candidate<Args>> candidates, const Args& args, Hos
 
 class HostBackend final : public Backend {
  public:
-  explicit HostBackend(const HostOptions& options) {
-    context_.threads = std::max(1, options.threads > 0 ? options.threads : physical_cores());
+  explicit HostBackend(const HostOptions& options)
+      : context_(options.threads > 0 ? options.threads : physical_cores()) {
     context_.exact_activations = options.exact_activations;
     context_.avx2 = options.use_avx2 && cpu_features().avx2;
     context_.gemm = options.gemm;

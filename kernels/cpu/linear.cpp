@@ -39,7 +39,7 @@ void linear_rows(const LinearArgs& args, HostContext& context) {
   const int64_t n = args.x.shape[0];
   const Activations x = prepare_tokens(w, args.x.f32(), n, args.x.stride[0], context);
   const FormatKernels& kernels = context.kernels(w.format);
-  parallel_for(context.threads, w.rows, block_rows(w), [&](int64_t begin, int64_t end) {
+  parallel_for(context.pool, w.rows, block_rows(w), [&](int64_t begin, int64_t end) {
     Tile tile;
     for (int64_t first = 0; first < n; first += kTileTokens) {
       const int64_t count = std::min(kTileTokens, n - first);

@@ -66,7 +66,7 @@ void attend_wave(const MlaPrefillArgs& args, const TileKernels& kernels, const W
                  HostContext& context) {
   const int64_t n = args.q.shape[0], heads = args.q.shape[1], width = expanded_width(args);
   const int64_t token_blocks = ceil_div(n, kTokens);
-  parallel_for(context.threads, heads * token_blocks, 1, [&](int64_t unit, int64_t) {
+  parallel_for(context.pool, heads * token_blocks, 1, [&](int64_t unit, int64_t) {
     const int64_t head = unit / token_blocks, token = unit % token_blocks * kTokens;
     const int64_t n_rows = std::min(kTokens, n - token);
     AttendRow* own = rows + head * n + token;
@@ -103,7 +103,7 @@ void mla_prefill_tiled(const MlaPrefillArgs& args, const TileKernels& kernels, H
   }
   for (; wave.begin < positions; wave.begin += kWave) {
     wave.count = std::min(kWave, positions - wave.begin);
-    parallel_for(context.threads, wave.count, kTile, [&](int64_t begin, int64_t end) {
+    parallel_for(context.pool, wave.count, kTile, [&](int64_t begin, int64_t end) {
       tile_rows(kernels, args.cache, wave.begin + begin, end - begin, 0, cached, 0, store + begin * cached,
                 wave.latents + begin);
     });

@@ -10,7 +10,7 @@ void mla_absorb_rows(const MlaAbsorbArgs& args, HostContext& context) {
   const Matrix& w = args.kv_b;
   const int64_t heads = args.q.shape[1];
   const FormatKernels& kernels = context.kernels(w.format);
-  parallel_for(context.threads, args.q.shape[0] * heads, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(context.pool, args.q.shape[0] * heads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t t = i / heads, h = i % heads, first = h * (args.nope + args.v_dim);
       float* y = args.y.f32() + t * args.y.stride[0] + h * args.y.stride[1];
@@ -29,7 +29,7 @@ void mla_value_rows(const MlaValueArgs& args, HostContext& context) {
   constexpr int64_t kTokens = 16;
   const int64_t parts = (n + kTokens - 1) / kTokens;
   const FormatKernels& kernels = context.kernels(w.format);
-  parallel_for(context.threads, parts * heads, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(context.pool, parts * heads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t h = i / parts, t = i % parts * kTokens;
       const int64_t first = h * (args.nope + args.v_dim) + args.nope;

@@ -17,8 +17,9 @@ bool exact_activations(const HostContext& context);
 
 // Tokens x [n, cols], rows ld apart, as products with w read them; memory from the scratch, threads inside.
 Activations prepare_tokens(const Matrix& w, const float* x, int64_t n, int64_t ld, HostContext& context);
-// The same with memory given by the caller: q [n, groups * 32], scale and sum [n, groups].
-void round_tokens(const Activations& x, int64_t n, int8_t* q, float* scale, int32_t* sum, int threads);
+// Rounds tokens [begin, end) into memory of the caller, on its thread: q [n, groups * 32], scale and sum [n,
+// groups].
+void round_tokens(const Activations& x, int64_t begin, int64_t end, int8_t* q, float* scale, int32_t* sum);
 
 // Tokens from `first` on.
 Activations tokens_from(const Activations& x, int64_t first);

@@ -12,7 +12,7 @@ void rotary_f32_avx2(const RotaryArgs& args, HostContext& context) {
   const Tensor& x = args.x;
   const int64_t n = x.shape[0], heads = x.shape[1], half = args.cos.shape[1];
   const int64_t grain = std::max<int64_t>(1, kGrainNumbers / std::max<int64_t>(1, 2 * heads * half));
-  parallel_for(context.threads, n, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(context.pool, n, grain, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
       for (int64_t h = 0; h < heads; ++h)
         rotary_row_avx2(x.f32() + t * x.stride[0] + h * x.stride[1], args.cos.f32() + t * args.cos.stride[0],

@@ -89,7 +89,7 @@ void compute_logits(const RouterArgs& args, float* logits, HostContext& context)
   const int64_t n = args.x.shape[0], rows = args.gate.rows;
   const int64_t row_pieces = (rows + kRows - 1) / kRows, token_pieces = (n + kTokens - 1) / kTokens;
   const FormatKernels& kernels = context.kernels(args.gate.format);
-  parallel_for(context.threads, row_pieces * token_pieces, 1, [&](int64_t unit, int64_t) {
+  parallel_for(context.pool, row_pieces * token_pieces, 1, [&](int64_t unit, int64_t) {
     const int64_t row = unit % row_pieces * kRows, token = unit / row_pieces * kTokens;
     for (int64_t t = token; t < std::min(n, token + kTokens); ++t) {
       Activations x;

@@ -11,7 +11,7 @@ constexpr int64_t kColumns = 4096;  // of one token, enough to be worth a thread
 void swiglu_f32_avx2(const SwigluArgs& args, HostContext& context) {
   const int64_t n = args.y.shape[0], d = args.y.shape[1], pieces = (d + kColumns - 1) / kColumns;
   const int64_t grain = std::max<int64_t>(1, kColumns / std::max<int64_t>(1, d));
-  parallel_for(context.threads, n * pieces, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(context.pool, n * pieces, grain, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t t = unit / pieces, column = unit % pieces * kColumns;
       swiglu_row_avx2(args.gate.f32() + t * args.gate.stride[0] + column,

@@ -15,10 +15,10 @@ inline int worker_count(const HostContext& context, int64_t units) {
 // Calls body(unit, worker) once for every unit in [0, units); worker is in [0, worker_count(context, units))
 // and no two calls with the same worker run at once.
 template <class Body>
-void for_each_unit(const HostContext& context, int64_t units, const Body& body) {
+void for_each_unit(HostContext& context, int64_t units, const Body& body) {
   std::atomic<int64_t> next{0};
   const int workers = worker_count(context, units);
-  parallel_for(workers, workers, 1, [&](int64_t worker, int64_t) {
+  parallel_for(context.pool, workers, 1, [&](int64_t worker, int64_t) {
     for (int64_t unit; (unit = next.fetch_add(1, std::memory_order_relaxed)) < units;) body(unit, worker);
   });
 }
