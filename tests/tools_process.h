@@ -8,6 +8,7 @@
 #include <fstream>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <fcntl.h>
@@ -112,7 +113,7 @@ inline Finished run(const Args& args, const std::string& input = "", const Envir
   return result;
 }
 
-// The program in a terminal of 80 columns.
+// The program in a terminal. Keys count as typed at a prompt only once that prompt was expected.
 class Terminal {
  public:
   Terminal(const Args& args, const Environment& environment) {
@@ -149,8 +150,11 @@ class Terminal {
   int end() {
     while (more()) {
     }
-    const int code = wait_for(std::exchange(pid_, -1));
-    return code;
+    if (silent_) {
+      ADD_FAILURE() << "no end for a minute; the terminal shows: " << seen_.substr(consumed_);
+      kill(pid_, SIGKILL);
+    }
+    return wait_for(std::exchange(pid_, -1));
   }
 
   const std::string& seen() const { return seen_; }
@@ -159,7 +163,8 @@ class Terminal {
   bool more() {
     pollfd wanted{fd_, POLLIN, 0};
     char block[1 << 12];
-    if (poll(&wanted, 1, kPatienceMs) <= 0) return false;
+    silent_ = poll(&wanted, 1, kPatienceMs) <= 0;
+    if (silent_) return false;
     const ssize_t count = read(fd_, block, sizeof block);
     if (count <= 0) return false;
     seen_.append(block, static_cast<size_t>(count));
@@ -168,6 +173,7 @@ class Terminal {
 
   int fd_ = -1;
   pid_t pid_ = -1;
+  bool silent_ = false;  // patience ran out
   std::string seen_;
   size_t consumed_ = 0;
 };

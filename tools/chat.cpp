@@ -108,7 +108,6 @@ class Chat {
   }
 
   std::optional<Answer> reply(const Reply& ask) {
-    static_cast<void>(interrupts_.take());  // pressed before the question, so not about this answer
     view_.begin_answer();
     AnswerHooks hooks;
     hooks.on_text = [&](std::string_view text) {
@@ -189,6 +188,7 @@ int run_chat(const Options& options) {
 void add_chat(CLI::App& app, Run& run) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("chat", "talk with a model");
+  command->option_defaults()->take_last();
   add_engine_options(*command, options->engine);
   command->add_option(
       "-p,--prompt", options->prompt,

@@ -238,6 +238,7 @@ Result<std::string> evaluate(const Options& options) {
 void add_eval(CLI::App& app, Run& run) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("eval", "measure how well a model predicts a text");
+  command->option_defaults()->take_last();
   add_engine_options(*command, options->engine);
   auto* group = command->add_option_group("input");
   group->add_option("--text", options->text, "text file; - for standard input");

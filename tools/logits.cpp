@@ -88,6 +88,7 @@ void add_logits(CLI::App& app, Run& run) {
   auto options = std::make_shared<Options>();
   CLI::App* command =
       app.add_subcommand("logits", "compute the logits after every token of a sequence of ids");
+  command->option_defaults()->take_last();
   add_engine_options(*command, options->engine);
   auto* group = command->add_option_group("input");
   group->add_option("--ids", options->ids, "token ids, for example 1,2,3");

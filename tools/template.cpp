@@ -51,6 +51,10 @@ Result<std::string> rendered(const Options& options) {
   }
   MOEBIUS_ASSIGN(const std::string source, read_input(options.source));
   MOEBIUS_ASSIGN(const std::unique_ptr<ChatTemplate> parsed, ChatTemplate::parse(source));
+  // Absent means none, not undefined: templates ask `tools is not none`.
+  for (const char* name : {"tools", "documents"}) {
+    if (!request.contains(name)) request[name] = nullptr;
+  }
   request["add_generation_prompt"] = !options.no_generation_prompt;
   return parsed->render(request);
 }
@@ -61,6 +65,7 @@ void add_template(CLI::App& app, Run& run) {
   auto options = std::make_shared<Options>();
   CLI::App* command =
       app.add_subcommand("template", "print the prompt that a chat template makes of messages");
+  command->option_defaults()->take_last();
   auto* source = command->add_option("--template", options->source, "Jinja file; - for standard input");
   command
       ->add_option("-m,--model", options->engine.model,

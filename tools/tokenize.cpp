@@ -42,6 +42,7 @@ Result<std::string> output(const Options& options) {
 void add_tokenize(CLI::App& app, Run& run) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("tokenize", "turn text into token ids, or ids into text");
+  command->option_defaults()->take_last();
   command->add_option("-m,--model", options->model,
                       "folder with tokenizer files, or a Hugging Face id already in the cache "
                       "(default: the shipped model)");
