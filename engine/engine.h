@@ -1,8 +1,9 @@
 // Engine: the door through which tools and the server use a model.
 //
 // An Engine owns an opened model; a Session is one mutable timeline of tokens with its cache. Several engines
-// and sessions may live in one process. One thread at a time may use an engine and its sessions; an engine
-// outlives its sessions.
+// and sessions may live in one process; an engine outlives its sessions. One thread at a time may open or use
+// an engine's sessions and call generate(); the const members only read what never changes and may be called
+// from any thread.
 #pragma once
 
 #include <functional>

@@ -1,5 +1,6 @@
 #include <cstdio>
 #include <map>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -7,24 +8,36 @@
 
 namespace moebius {
 
+namespace {
+
+// An option whose values are words: help shows them, anything else is a usage error.
+template <class Enum>
+void add_choice(CLI::App& app, const std::string& name, Enum& value, const std::map<std::string, Enum>& words,
+                const std::string& help) {
+  std::vector<std::string> known;
+  for (const auto& [word, meaning] : words) known.push_back(word);
+  app.add_option_function<std::string>(
+         name, [&value, words](const std::string& word) { value = words.at(word); }, help)
+      ->check(CLI::IsMember(known))
+      ->type_name("WORD");
+}
+
+}  // namespace
+
 void add_engine_options(CLI::App& app, EngineOptions& options) {
   app.add_option("-m,--model", options.model,
                  "checkpoint folder, or a Hugging Face id already in the cache (default: the shipped model)");
   app.add_option("-c,--ctx-size", options.context,
-                 "tokens a conversation can hold (0: the model's limit, at most 16384)")
+                 "tokens a conversation can hold (default: the model's limit, at most 16384)")
       ->check(CLI::NonNegativeNumber);
-  app.add_option("-t,--threads", options.threads, "CPU threads (0: one per physical core)")
+  app.add_option("-t,--threads", options.threads, "CPU threads (default: one per physical core)")
       ->check(CLI::Range(0, 4096));
-  app.add_option("--cache-type", options.cache, "type of the attention cache: auto, f32 or bf16")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, CacheType>{
-              {"auto", CacheType::kAuto}, {"f32", CacheType::kF32}, {"bf16", CacheType::kBF16}},
-          CLI::ignore_case));
-  app.add_option("--cpu-gemm", options.gemm, "who multiplies large batches: auto, onednn or own")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, CpuGemm>{
-              {"auto", CpuGemm::kAuto}, {"onednn", CpuGemm::kOneDnn}, {"own", CpuGemm::kOwn}},
-          CLI::ignore_case));
+  add_choice<CacheType>(app, "--cache-type", options.cache,
+                        {{"auto", CacheType::kAuto}, {"f32", CacheType::kF32}, {"bf16", CacheType::kBF16}},
+                        "type of the attention cache (default auto: f32 for float32 models, else bf16)");
+  add_choice<CpuGemm>(app, "--cpu-gemm", options.gemm,
+                      {{"auto", CpuGemm::kAuto}, {"onednn", CpuGemm::kOneDnn}, {"own", CpuGemm::kOwn}},
+                      "who multiplies large batches on the CPU (default auto)");
   app.add_option("--prefill-chunk", options.prefill_chunk, "prompt tokens per forward pass (default 512)")
       ->check(CLI::Range(1, 65536));
   app.add_flag("--exact-activations", options.exact_activations,
