@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 
 #include <fmt/format.h>
 
@@ -46,7 +47,7 @@ std::string user_data_dir() {
 bool no_color() { return !environment("NO_COLOR").empty(); }
 
 Result<std::string> default_model_dir() {
-  const std::string root = program_dir() + "/..";
+  const std::string root = std::filesystem::path(program_dir()).parent_path().string();
   std::string tried;
   for (const char* place :
        {"/models/pebble", "/share/moebius/pebble", "/tests/golden/models/deepseek_v3_tiny"}) {
