@@ -56,7 +56,11 @@ void Builder::repeat(std::string_view text, int64_t count) {
   heap_.require(text.size() > SIZE_MAX / static_cast<size_t>(count)
                     ? SIZE_MAX
                     : text.size() * static_cast<size_t>(count));
-  for (int64_t i = 0; i < count; ++i) add(text);
+  const size_t bytes = text.size() * static_cast<size_t>(count);
+  heap_.charge(bytes);
+  heap_.touch(bytes);
+  text_.reserve(text_.size() + bytes);
+  for (int64_t i = 0; i < count; ++i) text_.append(text);
 }
 
 Value Builder::finish() {

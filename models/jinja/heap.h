@@ -25,9 +25,8 @@ class Heap {
   const TemplateLimits& limits() const { return limits_; }
 
   void step(int64_t count = 1);
-  void touch(size_t bytes) {
-    step(1 + static_cast<int64_t>(bytes / 256));
-  }                                  // reading or writing that much text
+  // One step, and one more for every 64 bytes of text that are read or written.
+  void touch(size_t bytes) { step(1 + static_cast<int64_t>(bytes / 64)); }
   void charge(size_t bytes);         // fails when the budget is spent
   void require(size_t bytes) const;  // fails when charge(bytes) would
   void release(size_t bytes) noexcept { used_bytes_ -= static_cast<int64_t>(bytes); }

@@ -74,7 +74,7 @@ Value starts_or_ends(In& in, const Value& self, const Arguments& args) {
 
 // The last occurrence; its cost is counted, since unlike the search forwards it is not linear.
 size_t find_last(In& in, View text, View needle) {
-  in.heap.step(static_cast<int64_t>(text.size() / 256 * (1 + needle.size() / 16)));
+  in.heap.step(static_cast<int64_t>(text.size() / 64 * (1 + needle.size() / 16)));
   return text.rfind(needle);
 }
 
@@ -98,6 +98,7 @@ Value count(In& in, const Value& self, const Arguments& args) {
   if (needle.empty()) return make_int(count_chars(where.text) + 1);
   int64_t found = 0;
   for (size_t at = find_text(where.text, needle); at != View::npos; ++found) {
+    in.heap.step();
     at = find_text(where.text, needle, at + needle.size());
   }
   return make_int(found);
@@ -174,7 +175,7 @@ Value rsplit(In& in, const Value& self, const Arguments& args) {
   } else {
     const std::string& separator = given.text(0);
     if (separator.empty()) fail("rsplit needs a separator that is not empty");
-    in.heap.step(static_cast<int64_t>(text.size() / 256 * (1 + separator.size() / 16)));
+    in.heap.step(static_cast<int64_t>(text.size() / 64 * (1 + separator.size() / 16)));
     while (limit-- != 0) {
       const size_t at = text.rfind(separator);
       if (at == View::npos) break;
