@@ -106,6 +106,7 @@ class EditReader : public LineReader {
     prompt_ = prompt;
     interrupted_ = false;
     int count = 0;
+    el_set(editor_, EL_PREP_TERM, 1);  // before the prompt shows, or a Ctrl-D typed at once would be lost
     const char* line = el_gets(editor_, &count);
     if (interrupted_) {
       std::fputs("\n", stderr);
