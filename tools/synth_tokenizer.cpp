@@ -1,7 +1,7 @@
 #include "tools/synth_tokenizer.h"
 
 #include <algorithm>
-#include <set>
+#include <map>
 #include <utility>
 #include <vector>
 
@@ -51,19 +51,19 @@ std::vector<std::string> byte_alphabet() {
   return alphabet;
 }
 
-// {"token": id, ...} of every id that is not special.
+// {"token": id, ...} of every id. The special tokens are here too: Hugging Face's `tokenizers` numbers added
+// tokens that the vocabulary lacks by itself.
 std::string vocabulary(int64_t vocab, const Names& special) {
-  std::set<int64_t> taken;
-  for (const auto& [id, name] : special) taken.insert(id);
+  const std::map<int64_t, std::string> names(special.begin(), special.end());
   const std::vector<std::string> alphabet = byte_alphabet();
   std::string text = "{";
   size_t byte = 0;
   for (int64_t id = 0; id < vocab; ++id) {
-    if (taken.contains(id)) continue;
-    if (text.size() > 1) text += ',';
-    const std::string token =
-        byte < alphabet.size() ? alphabet[byte++] : fmt::format("<|reserved_token_{}|>", id);
-    text += fmt::format("\n{}:{}", ordered_json(token).dump(), id);
+    const auto name = names.find(id);
+    const std::string token = name != names.end()      ? name->second
+                              : byte < alphabet.size() ? alphabet[byte++]
+                                                       : fmt::format("<|reserved_token_{}|>", id);
+    text += fmt::format("{}\n{}:{}", id == 0 ? "" : ",", ordered_json(token).dump(), id);
   }
   return text + "\n}";
 }
