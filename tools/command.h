@@ -4,7 +4,9 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <string>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 
@@ -24,12 +26,26 @@ void add_tokenize(CLI::App& app, Run& run);
 void add_template(CLI::App& app, Run& run);
 void add_inspect(CLI::App& app, Run& run);
 void add_synth(CLI::App& app, Run& run);
+void add_corpus(CLI::App& app, Run& run);
 void add_eval(CLI::App& app, Run& run);
 void add_bench(CLI::App& app, Run& run);
 void add_doctor(CLI::App& app, Run& run);
 
 // -m/--model, -c/--ctx-size, -t/--threads, --cache-type, --cpu-gemm, --exact-activations, --prefill-chunk.
 void add_engine_options(CLI::App& app, EngineOptions& options);
+
+// An option whose values are words: help shows them, anything else is a usage error. value must outlive the
+// parsing.
+template <class Enum>
+CLI::Option* add_choice(CLI::App& app, const std::string& name, Enum& value,
+                        const std::map<std::string, Enum>& words, const std::string& help) {
+  std::vector<std::string> known;
+  for (const auto& [word, meaning] : words) known.push_back(word);
+  const auto take = [&value, words](const std::string& word) { value = words.at(word); };
+  return app.add_option_function<std::string>(name, take, help)
+      ->check(CLI::IsMember(known))
+      ->type_name("WORD");
+}
 
 // Prints "moebius: <message>" on stderr and returns 1.
 int fail(const Status& status);

@@ -1,28 +1,10 @@
 #include <cstdio>
-#include <map>
-#include <vector>
 
 #include <fmt/format.h>
 
 #include "tools/command.h"
 
 namespace moebius {
-
-namespace {
-
-// An option whose values are words: help shows them, anything else is a usage error.
-template <class Enum>
-void add_choice(CLI::App& app, const std::string& name, Enum& value, const std::map<std::string, Enum>& words,
-                const std::string& help) {
-  std::vector<std::string> known;
-  for (const auto& [word, meaning] : words) known.push_back(word);
-  app.add_option_function<std::string>(
-         name, [&value, words](const std::string& word) { value = words.at(word); }, help)
-      ->check(CLI::IsMember(known))
-      ->type_name("WORD");
-}
-
-}  // namespace
 
 void add_engine_options(CLI::App& app, EngineOptions& options) {
   app.add_option("-m,--model", options.model,

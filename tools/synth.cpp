@@ -79,8 +79,7 @@ void add_synth(CLI::App& app, Run& run) {
       ->add_option("--geometry", s.geometry,
                    fmt::format("{}; a config.json or a checkpoint folder; or `list`", geometry_names()))
       ->required();
-  command->add_option("--dtype", s.format, "format of the linear weights: bf16, fp8, int8 or int4 (default)")
-      ->transform(CLI::CheckedTransformer(synth_formats(), CLI::ignore_case));
+  add_choice(*command, "--dtype", s.format, synth_formats(), "format of the linear weights (default int4)");
   command->add_flag("--experts-only", s.experts_only, "that format for routed experts alone, else BF16");
   command->add_option("--layers", s.layers, "layers in place of the geometry's own number")
       ->check(CLI::Range(1, 4096));
