@@ -222,6 +222,11 @@ class Percent {
     if (spec.type == 'c' && value.is_string() && count_chars(value.text()) == 1) {
       return write_text(out_, spec, value.text(), '>');
     }
+    if (const auto code = as_int(value); spec.type == 'c' && code && *code >= 0 && *code < 0xd800) {
+      std::string character;
+      append_char(character, static_cast<char32_t>(*code));
+      return write_text(out_, spec, character, '>');
+    }
     if (std::string_view("diuxXoeEfFgG").find(spec.type) == std::string_view::npos)
       fail("a format is not known");
     if (value.is_undefined()) fail_undefined(value);

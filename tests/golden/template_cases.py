@@ -480,6 +480,28 @@ line2" %}{{ multi }}
 {% macro v(a) %}{{ a }}{% endmacro %}{{ v(a=1, **{'a': 2}) }}
 {{ 'a' if missing is defined else 'b' }}{{ missing if missing is defined else 'z' }}
 {{ {'role': 'x'}['role'] }} {{ {'a': 1}.a }} {{ {'a': 1}.get('a') }} {{ [1, 2][0] }} {{ 'abc'[1] }} {{ (1, 2)[1] }} {{ "x".upper() }}
+{% set g = [1, 'a', 2] | map('abs') %}{{ g | first }}
+{{ [1, 'a', 2] | map('abs') | list }}
+{% set g = n | map('upper') %}{% set h = n | unique %}{% set i = n | batch(2) %}{% set j = n | items %}lazy
+{% for i in [1, 'a'] | map('abs') %}{{ i }}{% break %}{% endfor %}
+{% for i in [1, 'a'] | map('abs') %}{{ i }}{% endfor %}
+{{ [3, 'x'] | map('abs') | list | length if false else 3 in ([3, 'x'] | map('abs')) }}
+{{ floats | truncate(20) | length }} {{ missing | truncate(5) }}|
+{{ 'tab' % missing }} {{ 'x' % [1] }} {{ 'x' % {} }}
+{{ 'x' % 1 }}
+{{ 'x' % 'y' }}
+{{ '12' | int(-1, 1) }} {{ 'x' | int(2, -1) }} {{ '0b11' | int(0, 2) }} {{ '012' | int(base=0) }}
+{{ -2.5 | round(-1, 'ceil') }} {{ -0.4 | round }} {{ -0.4 | round(0, 'ceil') }}
+{% filter length %}abc{% endfilter %}
+{% set a | length %}abc{% endset %}{{ a + 1 }}
+{{ n is defined(1) }}
+{{ name | upper(1) }}
+{{ name.upper(1) }}
+{{ {} is filter }}
+{{ '%x' % 2.5 }}
+{{ '%.3s|%10.2e|%+d|% d|%#x|%o|%c%c|%-6d|%06.2f|%g|%i' % ('abcdef', 12345.678, 5, 5, 255, 8, 65, 'z', 42, 3.14159, 1e-10, 7.9) }}
+{{ '%*d|%-*d' % (5, 42, 4, 7) }}
+{{ '{:,.2f}|{:_}|{:#x}|{:08.3f}|{:<+6}|{:^7}|{:*>4}|{:b}|{:s}|{:10}|{:10}'.format(1234567.891, 1000000, 255, 3.14159, 7, 'mid', 'ab', 5, 'str', 'left', 42) }}
 {% set content = '<think>\nabc\n</think>\n\nanswer' %}{{ content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') }}|{{ content.split('</think>')[-1].lstrip('\n') }}
 '''
 
