@@ -394,6 +394,7 @@ TEST_F(Synth, BenchAndDoctorReportEveryFigure) {
   EXPECT_GT(facts["prefill"]["tokens_per_s"], 0.0);
   EXPECT_GT(facts["decode"]["tokens_per_s"], 0.0);
   EXPECT_GT(facts["limits"]["memory_read_GBs"], 0.0);
+  EXPECT_GE(facts["limits"]["drift"], 1.0);
   EXPECT_EQ(files_in(dir(".")), std::set<std::string>{"tiny.json"});
   EXPECT_EQ(process::run({"bench", "--geometry", config, "-m", "x"}).code, 2);
 

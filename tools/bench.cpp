@@ -84,6 +84,13 @@ Limits better(const Limits& a, const Limits& b) {
           std::max(a.int8_GOPs, b.int8_GOPs)};
 }
 
+// How far two probes of the same machine lie apart, as a factor: what else runs here moves every figure.
+double drift(const Limits& a, const Limits& b) {
+  const auto factor = [](double x, double y) { return x > 0 && y > 0 ? std::max(x / y, y / x) : 1; };
+  return std::max({factor(a.read_GBs, b.read_GBs), factor(a.float32_GFLOPs, b.float32_GFLOPs),
+                   factor(a.int8_GOPs, b.int8_GOPs)});
+}
+
 double resident_GB() {  // pages of the process in memory, the mapped weights included
   std::ifstream file("/proc/self/statm");
   double total = 0, resident = 0;
@@ -168,7 +175,8 @@ Result<ordered_json> measure(Options options) {
                       {"limits",
                        {{"memory_read_GBs", limits.read_GBs},
                         {"float32_GFLOPs", limits.float32_GFLOPs},
-                        {"int8_GOPs", limits.int8_GOPs}}}};
+                        {"int8_GOPs", limits.int8_GOPs},
+                        {"drift", drift(before, after)}}}};
 }
 
 std::string table(const ordered_json& f) {
@@ -193,9 +201,15 @@ std::string table(const ordered_json& f) {
         number(d["GBs"]), number(d["share_of_probe"]) * 100);
   }
   const ordered_json& l = f["limits"];
-  return text + fmt::format("probed limits   memory {:.1f} GB/s, float32 {:.0f} GFLOP/s, int8 {:.0f} GOP/s\n",
-                            number(l["memory_read_GBs"]), number(l["float32_GFLOPs"]),
-                            number(l["int8_GOPs"]));
+  text += fmt::format("probed limits   memory {:.1f} GB/s, float32 {:.0f} GFLOP/s, int8 {:.0f} GOP/s\n",
+                      number(l["memory_read_GBs"]), number(l["float32_GFLOPs"]), number(l["int8_GOPs"]));
+  if (number(l["drift"]) > 1.25) {
+    text += fmt::format(
+        "the limits moved by a factor of {:.1f} during the run: the machine is busy, and the "
+        "shares are too low\n",
+        number(l["drift"]));
+  }
+  return text;
 }
 
 }  // namespace
@@ -209,8 +223,7 @@ void add_bench(CLI::App& app, Run& run) {
       command->add_option("--geometry", options->synth.geometry,
                           fmt::format("random weights of {}, or of a config.json", geometry_names()));
   geometry->excludes(model);
-  command->add_option("--quant", options->synth.format, "their format: bf16, fp8, int8 or int4 (default)")
-      ->transform(CLI::CheckedTransformer(synth_formats(), CLI::ignore_case))
+  add_choice(*command, "--quant", options->synth.format, synth_formats(), "their format (default int4)")
       ->needs(geometry);
   command->add_option("--layers", options->synth.layers, "their number of layers (default: the geometry's)")
       ->check(CLI::Range(1, 4096))
