@@ -61,7 +61,7 @@ Result<PromptRenderer> PromptRenderer::open(const std::string& dir) {
   if (parsed.ok()) {
     renderer.template_ = std::move(*parsed);
   } else {
-    renderer.missing_ = Status(parsed.status().code(), "chat template: " + parsed.status().message());
+    renderer.missing_ = parsed.status();
   }
   return renderer;
 }
