@@ -17,6 +17,7 @@ int main(int argc, char** argv) {
   add_eval(app, run);
   add_logits(app, run);
   add_synth(app, run);
+  add_corpus(app, run);
   add_inspect(app, run);
   add_tokenize(app, run);
   add_template(app, run);

@@ -1,0 +1,258 @@
+// A small closed world: who lives where, does what, owns which animal and knows whom. Some questions bring
+// their facts in the prompt; others are about one fixed world that can be known only from training. Its plain
+// facts are therefore never held out, but questions that join several facts are.
+#include <algorithm>
+#include <array>
+#include <optional>
+
+#include <fmt/format.h>
+
+#include "tools/corpus.h"
+
+namespace moebius {
+namespace {
+
+constexpr std::string_view kNames[] = {"Ada",   "Bruno", "Celia", "Dario",  "Edith",  "Fabian",
+                                       "Greta", "Henry", "Ines",  "Jasper", "Klara",  "Luca",
+                                       "Maren", "Nils",  "Opal",  "Pia",    "Quinn",  "Rosa",
+                                       "Simon", "Tilda", "Ugo",   "Vera",   "Walter", "Yara"};
+constexpr std::string_view kTowns[] = {"Oakfield", "Riverton",  "Stonebridge", "Maple Hill",
+                                       "Seaview",  "Northgate", "Willowdale",  "Redcliff"};
+constexpr std::string_view kJobs[] = {"baker",  "teacher", "doctor",   "farmer",    "painter", "carpenter",
+                                      "sailor", "nurse",   "gardener", "librarian", "tailor",  "miller"};
+constexpr std::string_view kAnimals[] = {"dog", "cat", "horse", "parrot", "rabbit", "goat", "turtle", "owl"};
+constexpr std::string_view kFoods[] = {"soup",    "pancakes", "cheese", "plums",
+                                       "noodles", "honey",    "bread",  "figs"};
+constexpr std::string_view kColours[] = {"red", "blue", "green", "yellow", "white", "purple"};
+
+enum Attribute : size_t { kTown, kJob, kAnimal, kFood, kColour, kAttributes };
+enum Link : size_t { kFriend, kNeighbour, kTeacher, kLinks };
+
+struct Person {
+  std::string name;
+  std::array<std::string, kAttributes> has;
+  std::array<size_t, kLinks> knows{};
+};
+using World = std::vector<Person>;
+
+constexpr std::string_view kFact[kAttributes][3] = {
+    {"{0} lives in {1}.", "The home of {0} is in {1}.", "{0}'s town is {1}."},
+    {"{0} works as a {1}.", "{0} is a {1}.", "The job of {0} is {1}."},
+    {"{0} owns a {1}.", "{0} has a {1}.", "The animal of {0} is a {1}."},
+    {"{0} likes {1}.", "{0} loves to eat {1}.", "The favourite food of {0} is {1}."},
+    {"{0}'s house is {1}.", "{0} has a {1} house.", "The house of {0} is {1}."}};
+constexpr std::string_view kQuestion[kAttributes][3] = {
+    {"Where does {0} live?", "In which town does {0} live?", "What is the town of {0}?"},
+    {"What is the job of {0}?", "What does {0} do for a living?", "Which job does {0} have?"},
+    {"Which animal does {0} own?", "What animal does {0} have?", "Which pet belongs to {0}?"},
+    {"What does {0} like to eat?", "What is the favourite food of {0}?", "Which food does {0} like?"},
+    {"Which colour is the house of {0}?", "What is the colour of the house of {0}?",
+     "What colour has the house of {0}?"}};
+constexpr std::string_view kLinkNames[kLinks] = {"friend", "neighbour", "teacher"};
+constexpr std::string_view kAttributeNames[kAttributes] = {"town", "job", "animal", "food", "colour"};
+constexpr std::string_view kReverse[kAttributes][2] = {{"Who lives in {0}?", "Which person lives in {0}?"},
+                                                       {"Who works as a {0}?", "Which person is a {0}?"},
+                                                       {"Who owns a {0}?", "Whose animal is a {0}?"},
+                                                       {"Who likes {0}?", "Who loves to eat {0}?"},
+                                                       {"Who has a {0} house?", "Whose house is {0}?"}};
+
+std::string say(std::string_view pattern, const std::string& who, const std::string& what) {
+  std::string text = fill(pattern, {who, what});
+  if (what == "owl") {
+    if (const size_t at = text.find(" a owl"); at != std::string::npos) text.insert(at + 2, "n");
+  }
+  return text;
+}
+
+World make_world(CorpusRandom& random, size_t people, bool different) {
+  const auto names = random.sample(kNames, people);
+  World world(people);
+  const auto deal = [&](Attribute attribute, const auto& list) {
+    std::vector<std::string> values(std::begin(list), std::end(list));
+    random.shuffle(values);
+    for (size_t i = 0; i < people; ++i) {
+      world[i].has[attribute] = different && i < values.size() ? values[i] : random.pick(values);
+    }
+  };
+  for (size_t i = 0; i < people; ++i) world[i].name = names[i];
+  deal(kTown, kTowns), deal(kJob, kJobs), deal(kAnimal, kAnimals), deal(kFood, kFoods),
+      deal(kColour, kColours);
+  for (size_t i = 0; i < people; ++i) {
+    for (size_t& other : world[i].knows) {
+      other = (i + 1 + static_cast<size_t>(random.below(static_cast<int64_t>(people) - 1))) % people;
+    }
+  }
+  return world;
+}
+
+// The one world of the "known" questions, the same for every seed of the corpus.
+const World& known_world() {
+  static const World world = [] {
+    CorpusRandom random(2024);
+    return make_world(random, std::size(kNames), false);
+  }();
+  return world;
+}
+
+struct Path {
+  size_t start = 0;
+  std::vector<Link> links;
+  std::optional<Attribute> attribute;  // none: ask who it is
+};
+
+Path draw_path(CorpusRandom& random, const World& world, int64_t most_links) {
+  Path path;
+  path.start = static_cast<size_t>(random.below(static_cast<int64_t>(world.size())));
+  for (int64_t i = random.between(0, most_links); i > 0; --i) {
+    path.links.push_back(static_cast<Link>(random.below(kLinks)));
+  }
+  if (path.links.empty() || random.chance(80)) {
+    path.attribute = static_cast<Attribute>(random.below(kAttributes));
+  }
+  return path;
+}
+
+struct Walk {
+  std::string reply;               // the facts used, in order, and the answer line
+  std::vector<std::string> facts;  // the same facts, plainly worded: what identifies the problem
+  std::string answer;
+};
+
+std::string link_fact(const World& world, size_t who, Link link) {
+  return fmt::format("The {} of {} is {}.", kLinkNames[link], world[who].name,
+                     world[world[who].knows[link]].name);
+}
+
+Walk walk(const World& world, const Path& path) {
+  Walk out;
+  size_t at = path.start;
+  for (const Link link : path.links) {
+    out.facts.push_back(link_fact(world, at, link));
+    at = world[at].knows[link];
+  }
+  out.answer = world[at].name;
+  if (path.attribute) {
+    out.answer = world[at].has[*path.attribute];
+    out.facts.push_back(say(kFact[*path.attribute][0], world[at].name, out.answer));
+  }
+  out.reply = fmt::format("{}\nAnswer: {}", join(out.facts, " "), out.answer);
+  return out;
+}
+
+std::string question(CorpusRandom& random, const World& world, const Path& path) {
+  std::string who = world[path.start].name;
+  for (const Link link : path.links) {
+    who = random.chance(60) ? fmt::format("the {} of {}", kLinkNames[link], who)
+                            : fmt::format("{}'s {}", who, kLinkNames[link]);
+  }
+  return path.attribute ? fill(random.pick(kQuestion[*path.attribute]), {who})
+                        : fmt::format("Who is {}?", who);
+}
+
+std::string path_name(const World& world, const Path& path) {
+  std::string name = world[path.start].name;
+  for (const Link link : path.links) name += fmt::format(" {}", kLinkNames[link]);
+  return path.attribute ? fmt::format("{} {}", name, kAttributeNames[*path.attribute]) : name + " who";
+}
+
+// All facts that the answer needs, and some that it does not, shuffled and worded freely.
+std::string story_of(CorpusRandom& random, const World& world, std::vector<std::string> needed) {
+  for (size_t i = 0; i < world.size(); ++i) {
+    for (size_t a = 0; a < kAttributes; ++a) {
+      const std::string plain = say(kFact[a][0], world[i].name, world[i].has[a]);
+      const auto found = std::find(needed.begin(), needed.end(), plain);
+      if (found == needed.end() && !random.chance(30)) continue;
+      const std::string text = say(random.pick(kFact[a]), world[i].name, world[i].has[a]);
+      found == needed.end() ? needed.push_back(text) : void(*found = text);
+    }
+    for (size_t link = 0; link < kLinks; ++link) {
+      const std::string text = link_fact(world, i, static_cast<Link>(link));
+      if (std::find(needed.begin(), needed.end(), text) == needed.end() && random.chance(20)) {
+        needed.push_back(text);
+      }
+    }
+  }
+  random.shuffle(needed);
+  return join(needed, " ");
+}
+
+std::string framed(CorpusRandom& random, const std::string& facts, const std::string& asked) {
+  constexpr std::string_view kFrames[] = {"{0} {1}", "{0}\n{1}", "Facts: {0}\nQuestion: {1}",
+                                          "Read this: {0}\n{1}", "{1}\nHere is what you know: {0}"};
+  return fill(random.pick(kFrames), {facts, asked});
+}
+
+Example given_path(CorpusRandom& random) {
+  const World world = make_world(random, static_cast<size_t>(random.between(2, 5)), false);
+  const Path path = draw_path(random, world, 3);
+  const Walk found = walk(world, path);
+  const std::string asked = question(random, world, path);
+  const std::string problem = "given " + path_name(world, path) + ": " + join(found.facts, " ");
+  return ask("world.given", problem, framed(random, story_of(random, world, found.facts), asked), found.reply,
+             found.answer);
+}
+
+// "Who lives in Oakfield?", where one person does.
+Example given_reverse(CorpusRandom& random) {
+  const World world = make_world(random, static_cast<size_t>(random.between(2, 5)), true);
+  const size_t attribute = static_cast<size_t>(random.below(kAttributes));
+  const Person& person = random.pick(world);
+  const std::string& value = person.has[attribute];
+  const std::string fact = say(kFact[attribute][0], person.name, value);
+  const std::string asked = say(random.pick(kReverse[attribute]), value, value);
+  return ask("world.who", "who " + fact, framed(random, story_of(random, world, {fact}), asked),
+             fmt::format("{}\nAnswer: {}", fact, person.name), person.name);
+}
+
+// "How many people live in Oakfield?"
+Example given_count(CorpusRandom& random) {
+  const World world = make_world(random, static_cast<size_t>(random.between(3, 6)), false);
+  const std::string town =
+      random.chance(85) ? random.pick(world).has[kTown] : std::string(random.pick(kTowns));
+  std::vector<std::string> facts, there;
+  std::string problem = "count " + town + ":";
+  for (const Person& person : world) {
+    facts.push_back(say(random.pick(kFact[kTown]), person.name, person.has[kTown]));
+    if (person.has[kTown] == town) there.push_back(person.name);
+  }
+  std::vector<std::string> plain;
+  for (const Person& person : world) plain.push_back(person.name + " " + person.has[kTown]);
+  std::sort(plain.begin(), plain.end());
+  problem += join(plain, ",");
+  constexpr std::string_view kAsk[] = {"How many people live in {0}?", "How many of them live in {0}?",
+                                       "Count the people who live in {0}."};
+  const std::string answer = fmt::format_int(there.size()).str();
+  const std::string why = there.empty()       ? fmt::format("Nobody lives in {}.", town)
+                          : there.size() == 1 ? fmt::format("{} lives in {}.", there[0], town)
+                                              : fmt::format("{} live in {}.", join_and(there), town);
+  random.shuffle(facts);
+  return ask("world.count", problem, framed(random, join(facts, " "), fill(random.pick(kAsk), {town})),
+             fmt::format("{}\nAnswer: {}", why, answer), answer);
+}
+
+Example known_path(CorpusRandom& random) {
+  const World& world = known_world();
+  const Path path = draw_path(random, world, 2);
+  const Walk found = walk(world, path);
+  constexpr std::string_view kFrames[] = {"{0}", "In the Seven Hills: {0}",
+                                          "Tell me about the Seven Hills. {0}",
+                                          "{0} (This is about the Seven Hills.)"};
+  Example example =
+      ask("world.known", "known " + path_name(world, path),
+          fill(random.pick(kFrames), {question(random, world, path)}), found.reply, found.answer);
+  example.train_only = path.links.size() + (path.attribute ? 1 : 0) == 1;
+  if (example.train_only) example.task = "world.fact";
+  return example;
+}
+
+}  // namespace
+
+Example world_example(CorpusRandom& random) {
+  const int64_t kind = random.below(100);
+  if (kind < 40) return given_path(random);
+  if (kind < 52) return given_reverse(random);
+  if (kind < 64) return given_count(random);
+  return known_path(random);
+}
+
+}  // namespace moebius

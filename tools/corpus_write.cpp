@@ -1,0 +1,147 @@
+#include <algorithm>
+#include <cerrno>
+#include <map>
+#include <memory>
+#include <unordered_map>
+
+#include <sys/stat.h>
+
+#include <fmt/format.h>
+
+#include "models/file_io.h"
+#include "tools/corpus.h"
+
+namespace moebius {
+namespace {
+
+using Family = Example (*)(CorpusRandom&);
+
+struct Share {
+  Family family;
+  int percent;
+};
+
+constexpr Share kShares[] = {{about_example, 10}, {arithmetic_example, 24}, {list_example, 20},
+                             {world_example, 20}, {story_example, 10},      {tool_example, 10},
+                             {talk_example, 6}};
+
+constexpr int64_t kTriesForNew = 12;  // draws before an example may repeat an earlier one all the same
+constexpr int kFactRepeats = 16;      // how often one may be told what can be known only from training
+constexpr size_t kBlockBytes = 1 << 20;
+
+uint64_t mixed(uint64_t value) {
+  value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
+  value = (value ^ (value >> 27)) * 0x94d049bb133111ebu;
+  return value ^ (value >> 31);
+}
+
+// FNV-1a, then mixed, since the low bits decide.
+uint64_t hash_text(std::string_view text) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+  return mixed(hash);
+}
+
+Example draw(CorpusRandom& random) {
+  int64_t at = random.below(100);
+  for (const Share& share : kShares) {
+    if (at < share.percent) return share.family(random);
+    at -= share.percent;
+  }
+  return talk_example(random);
+}
+
+// A file that grows by lines and appears under its name when complete.
+class LineFile {
+ public:
+  static Result<LineFile> create(const std::string& path) {
+    LineFile out;
+    MOEBIUS_ASSIGN(out.file_, AtomicFile::create(path));
+    return out;
+  }
+  Status add(std::string_view line) {
+    block_.append(line).push_back('\n');
+    return block_.size() < kBlockBytes ? Status() : flush();
+  }
+  Status commit() {
+    MOEBIUS_TRY(flush());
+    return file_->commit();
+  }
+
+ private:
+  Status flush() {
+    MOEBIUS_TRY(file_->write_at(block_.data(), block_.size(), written_));
+    written_ += block_.size();
+    block_.clear();
+    return {};
+  }
+  std::unique_ptr<AtomicFile> file_;
+  std::string block_;
+  uint64_t written_ = 0;
+};
+
+Status make_folder(const std::string& path) {
+  if (mkdir(path.c_str(), 0777) == 0) return {};
+  const int error = errno;
+  struct stat info;
+  if (error == EEXIST && stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) return {};
+  return system_error("make the folder", path, error);
+}
+
+// About one problem in eight, whatever the seed of the corpus.
+bool held_out(const Example& example) { return !example.train_only && hash_text(example.problem) % 8 == 0; }
+
+// The example at a place of one side of the corpus; another try gives another one.
+Example corpus_example(uint64_t seed, bool of_held_out, int64_t index, int64_t tries) {
+  const uint64_t place = mixed(static_cast<uint64_t>(index) * 2 + (of_held_out ? 1 : 0));
+  CorpusRandom random(mixed(mixed(seed) ^ place) + static_cast<uint64_t>(tries));
+  Example example = draw(random);
+  while (held_out(example) != of_held_out) example = draw(random);
+  return example;
+}
+
+std::string corpus_line(const Example& example) {
+  nlohmann::ordered_json line = {{"task", example.task}, {"messages", example.messages}};
+  if (!example.tools.is_null()) line["tools"] = example.tools;
+  line["answer"] = example.answer;
+  return line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+}  // namespace
+
+Result<CorpusReport> write_corpus(const CorpusOptions& options,
+                                  const std::function<bool(int64_t, int64_t)>& on_progress) {
+  MOEBIUS_TRY(make_folder(options.out));
+  CorpusReport report;
+  const int64_t total = options.train + options.held_out;
+  for (const bool of_held_out : {true, false}) {
+    const char* name = of_held_out ? "held_out.jsonl" : "train.jsonl";
+    MOEBIUS_ASSIGN(LineFile file, LineFile::create(fmt::format("{}/{}", options.out, name)));
+    std::unordered_map<uint64_t, int> seen;  // times, by hash of the line
+    std::map<std::string, int64_t> counts;
+    const int64_t wanted = of_held_out ? options.held_out : options.train;
+    for (int64_t index = 0; index < wanted; ++index) {
+      std::string line;
+      for (int64_t tries = 0; tries < kTriesForNew; ++tries) {
+        const Example example = corpus_example(options.seed, of_held_out, index, tries);
+        line = corpus_line(example);
+        int& times = seen[hash_text(line)];
+        const bool allowed = times < (example.train_only ? kFactRepeats : 1);
+        if (!allowed && tries + 1 < kTriesForNew) continue;
+        report.repeated += times++ > 0;
+        ++counts[example.task];
+        break;
+      }
+      MOEBIUS_TRY(file.add(line));
+      const int64_t done = index + 1 + (of_held_out ? 0 : options.held_out);
+      if (index % 1024 == 0 && !on_progress(done, total)) {
+        return Status(Code::kCancelled, "interrupted; no file was replaced");
+      }
+    }
+    MOEBIUS_TRY(file.commit());
+    (of_held_out ? report.tests : report.train).assign(counts.begin(), counts.end());
+  }
+  return report;
+}
+
+}  // namespace moebius
