@@ -1,0 +1,134 @@
+// The backward operations: the mirror of ops.h for training, one line in MOEBIUS_GRAD_OPS each.
+//
+// dX is the gradient of the loss with respect to X. Unless stated, a gradient is added to what its tensor
+// holds ("+=") and an empty tensor is a gradient that nobody wants. Gradients are float32. Weights may be
+// frozen and of any format: they are read in place, as the values they stand for, with no transposed copy;
+// the rounding of activations of integer formats counts as the identity (straight-through). A result never
+// depends on the number of threads. rotary needs no operation of its own: its backward is rotary with the
+// sines negated.
+#pragma once
+
+#include "kernels/ops.h"
+
+namespace moebius {
+
+// Of rms_norm. dx may alias nothing.
+struct RmsNormBackwardArgs {
+  Tensor x;       // [n, d], the forward's input, rows may be strided
+  Tensor weight;  // [d]
+  float eps = 0;
+  Tensor dy;       // [n, d], rows may be strided
+  Tensor dx;       // [n, d], +=, or empty; rows may be strided
+  Tensor dweight;  // [d], +=, or empty
+};
+
+// Of linear: dx += dy w, dw += dy^T x, dbias += column sums of dy.
+struct LinearBackwardArgs {
+  Matrix w;      // [rows, cols]; may be empty when dx is
+  Tensor x;      // [n, cols]; may be empty when dw is
+  Tensor dy;     // [n, rows], rows may be strided
+  Tensor dx;     // [n, cols], +=, or empty; rows may be strided
+  Tensor dw;     // [rows, cols], +=, or empty
+  Tensor dbias;  // [rows], +=, or empty
+};
+
+// Of swiglu: dgate and dup are set, not added to; each may be dy, gate or up, whole, but not the other.
+struct SwigluBackwardArgs {
+  Tensor gate, up, dy, dgate, dup;  // [n, d]
+};
+
+// Of attention over n tokens that see only each other, causally (one training sequence). The key of head h at
+// token t is [k[t, h / (heads / kv_heads), :], shared[t, :]]: MLA's rotary key is shared by all heads; for
+// GQA shared is empty. The softmax is computed again from q and the keys; out is taken at its word.
+struct AttentionBackwardArgs {
+  Tensor q;       // [n, heads, k_own + k_shared], strided
+  Tensor k;       // [n, kv_heads, k_own], strided
+  Tensor shared;  // [n, k_shared], strided, or empty
+  Tensor v;       // [n, kv_heads, v_dim], strided
+  float scale = 1;
+  Tensor out;                  // [n, heads, v_dim], the forward's result
+  Tensor dout;                 // [n, heads, v_dim]
+  Tensor dq, dk, dshared, dv;  // shaped as q, k, shared, v; +=
+};
+
+// Of router, for the slots that were chosen; none flows through the choice. logits = x gate^T; the gradient
+// goes on to x and gate by linear's backward.
+struct RouterBackwardArgs {
+  Tensor logits;    // [n, rows of the gate]
+  Tensor ids;       // I32 [n, k], the rows chosen, zero experts (>= n_experts) by their row, not as -1
+  Tensor dweights;  // [n, k]; those of zero experts are not read, their weight is the constant 0
+  Scoring scoring = Scoring::kSoftmax;
+  int64_t n_experts = 0;
+  bool normalize = false;
+  float scale = 1;
+  Tensor dlogits;  // [n, rows of the gate], +=
+};
+
+// Gradients of one expert's matrices, each float32 and shaped as its weight, or empty (frozen).
+struct ExpertGradients {
+  Tensor gate, up, down;
+};
+
+// Of expert_ffn; the hidden activations are computed again, from unrounded activations for any format. Slots
+// with id -1 are skipped.
+struct ExpertFfnBackwardArgs {
+  Tensor x;                                // [n, hidden]
+  const ExpertWeights* experts = nullptr;  // [n_experts]
+  int64_t n_experts = 0;
+  Tensor ids;                                  // I32 [n, k]
+  Tensor dslots;                               // [n, k, hidden]
+  Tensor dx;                                   // [n, hidden], +=, slots ascending, or empty
+  const ExpertGradients* gradients = nullptr;  // [n_experts], or null: all frozen
+};
+
+// Of combine: dslots = weight * dy and dweights = slots . dy are set where ids >= 0; dweights is 0 elsewhere,
+// dslots untouched. The gradient of y itself is dy.
+struct CombineBackwardArgs {
+  Tensor slots;     // [n, k, hidden]
+  Tensor ids;       // I32 [n, k]
+  Tensor weights;   // [n, k]
+  Tensor dy;        // [n, hidden]
+  Tensor dslots;    // [n, k, hidden], or empty; may be slots
+  Tensor dweights;  // [n, k], or empty
+};
+
+// Softmax cross-entropy of rows of logits. loss[i] = weight[i] * -log softmax(logits[i])[target[i]] is set,
+// and logits become dlogits = weight[i] * (softmax - onehot). Rows with target -1 have loss 0 and gradient 0.
+struct CrossEntropyArgs {
+  Tensor logits;   // [n, vocab], overwritten
+  Tensor targets;  // I32 [n], -1 or in [0, vocab)
+  Tensor weights;  // [n], or empty: all 1
+  Tensor loss;     // [n]
+};
+
+// Of embed: dtable[ids[i]] += dy[i], i ascending.
+struct EmbedBackwardArgs {
+  Tensor ids;     // I32 [n]
+  Tensor dy;      // [n, hidden]
+  Tensor dtable;  // [vocab, hidden], +=
+};
+
+// name, arguments
+#define MOEBIUS_GRAD_OPS(X)                     \
+  X(rms_norm_backward, RmsNormBackwardArgs)     \
+  X(linear_backward, LinearBackwardArgs)        \
+  X(swiglu_backward, SwigluBackwardArgs)        \
+  X(attention_backward, AttentionBackwardArgs)  \
+  X(router_backward, RouterBackwardArgs)        \
+  X(expert_ffn_backward, ExpertFfnBackwardArgs) \
+  X(combine_backward, CombineBackwardArgs)      \
+  X(cross_entropy, CrossEntropyArgs)            \
+  X(embed_backward, EmbedBackwardArgs)
+
+// check(args) and ref::name(args), as in ops.h.
+#define X(name, Args) void check(const Args& args);
+MOEBIUS_GRAD_OPS(X)
+#undef X
+
+namespace ref {
+#define X(name, Args) void name(const Args& args);
+MOEBIUS_GRAD_OPS(X)
+#undef X
+}  // namespace ref
+
+}  // namespace moebius
