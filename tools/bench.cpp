@@ -204,10 +204,8 @@ std::string table(const ordered_json& f) {
   text += fmt::format("probed limits   memory {:.1f} GB/s, float32 {:.0f} GFLOP/s, int8 {:.0f} GOP/s\n",
                       number(l["memory_read_GBs"]), number(l["float32_GFLOPs"]), number(l["int8_GOPs"]));
   if (number(l["drift"]) > 1.25) {
-    text += fmt::format(
-        "the limits moved by a factor of {:.1f} during the run: the machine is busy, and the "
-        "shares are too low\n",
-        number(l["drift"]));
+    text += fmt::format("the machine is busy: its limits moved by a factor of {:.1f} during the run\n",
+                        number(l["drift"]));
   }
   return text;
 }
