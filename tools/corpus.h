@@ -1,7 +1,8 @@
 // The corpus of small chat models: seeded examples of tasks whose answers can be checked.
 //
 // An example is a conversation and the answer that a checker (tools/corpus_check.h) holds a reply to. Every
-// family is a pure function of a CorpusRandom, so a seed gives the same bytes on every machine.
+// family is a pure function of a CorpusRandom, so a seed gives the same bytes on every machine; two draws are
+// never arguments of one call, whose order a compiler may choose.
 #pragma once
 
 #include <array>

@@ -198,8 +198,8 @@ Example fact(CorpusRandom& random) {
                                           "Hi! {0}",
                                           "I am new to Moebius. {0}",
                                           "{0} Keep it short."};
-  Example example = ask("about.fact", fmt::format("about {}", chosen.topic),
-                        fill(random.pick(kFrames), {random.pick(chosen.asks)}),
+  const std::string_view frame = random.pick(kFrames), asked = random.pick(chosen.asks);
+  Example example = ask("about.fact", fmt::format("about {}", chosen.topic), fill(frame, {asked}),
                         std::string(random.pick(chosen.replies)), std::string(chosen.answer));
   example.train_only = true;
   return example;
@@ -233,9 +233,9 @@ Example command(CorpusRandom& random) {
   }
   std::sort(parts.begin(), parts.end());
   constexpr std::string_view kReplies[] = {"{0}", "Run:\n{0}", "Use this command:\n{0}"};
+  const std::string question = fill(random.pick(verb.asks), {folder, join_and(wishes)});
   return ask("about.command", fmt::format("command {} {} {}", verb.command, folder, join(parts, " ")),
-             fill(random.pick(verb.asks), {folder, join_and(wishes)}), fill(random.pick(kReplies), {line}),
-             line);
+             question, fill(random.pick(kReplies), {line}), line);
 }
 
 // "Does moebius chat have --port?"

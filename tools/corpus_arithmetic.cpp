@@ -175,7 +175,8 @@ std::string draw_question(CorpusRandom& random, const Problem& p) {
   const bool positive = p.left > 1 && p.right > 1 && p.result > 0;
   if (positive && random.chance(30)) {
     const auto tell = [&](const auto& stories) {
-      return fill(random.pick(stories), {random.pick(kNames), a, b, random.pick(kThings)});
+      const std::string_view story = random.pick(stories);
+      return fill(story, {random.pick(kNames), a, b, random.pick(kThings)});
     };
     switch (p.operation) {
       case '+':

@@ -114,12 +114,14 @@ Example remember(CorpusRandom& random) {
   constexpr std::string_view kNice[] = {"Nice to meet you, {0}!", "Hello {0}! {1} sounds like fun.",
                                         "Hello {0}, good to know.", "Welcome, {0}."};
   const bool ask_name = random.chance(50);
+  const std::string told = fill(random.pick(kTell), {name, like});
+  const std::string nice = fill(random.pick(kNice), {name, capitalised(like)});
   Example example =
-      ask("talk.remember", fmt::format("remember {} {}", name, like), fill(random.pick(kTell), {name, like}),
-          fill(random.pick(kNice), {name, capitalised(like)}), ask_name ? name : like);
+      ask("talk.remember", fmt::format("remember {} {}", name, like), told, nice, ask_name ? name : like);
   if (random.chance(40)) {
     const Talk& talk = random.pick(talks());
-    add_turn(example, draw_ask(random, talk), std::string(random.pick(talk.replies)));
+    const std::string asked = draw_ask(random, talk);
+    add_turn(example, asked, std::string(random.pick(talk.replies)));
   }
   constexpr std::string_view kAskName[] = {"What is my name?", "Do you remember my name?", "Who am I?",
                                            "What did I say my name was?"};
@@ -129,11 +131,9 @@ Example remember(CorpusRandom& random) {
                                            "You said that your name is {0}."};
   constexpr std::string_view kSayLike[] = {"You like {0}.", "You said that you like {0}.",
                                            "Your hobby is {0}."};
-  if (ask_name) {
-    add_turn(example, std::string(random.pick(kAskName)), fill(random.pick(kSayName), {name}));
-  } else {
-    add_turn(example, std::string(random.pick(kAskLike)), fill(random.pick(kSayLike), {like}));
-  }
+  const std::string asked(ask_name ? random.pick(kAskName) : random.pick(kAskLike));
+  add_turn(example, asked,
+           ask_name ? fill(random.pick(kSayName), {name}) : fill(random.pick(kSayLike), {like}));
   return example;
 }
 

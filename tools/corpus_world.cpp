@@ -234,12 +234,12 @@ Example known_path(CorpusRandom& random) {
   const World& world = known_world();
   const Path path = draw_path(random, world, 2);
   const Walk found = walk(world, path);
+  const std::string asked = question(random, world, path);
   constexpr std::string_view kFrames[] = {"{0}", "In the Seven Hills: {0}",
                                           "Tell me about the Seven Hills. {0}",
                                           "{0} (This is about the Seven Hills.)"};
-  Example example =
-      ask("world.known", "known " + path_name(world, path),
-          fill(random.pick(kFrames), {question(random, world, path)}), found.reply, found.answer);
+  Example example = ask("world.known", "known " + path_name(world, path), fill(random.pick(kFrames), {asked}),
+                        found.reply, found.answer);
   example.train_only = path.links.size() + (path.attribute ? 1 : 0) == 1;
   if (example.train_only) example.task = "world.fact";
   return example;
