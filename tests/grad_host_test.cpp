@@ -1,0 +1,255 @@
+// The host's backward operations against the scalar references, which grad_test and grad_golden_test hold to
+// the derivatives: with 1, 2 and 3 threads, the bits of which must agree, with and without AVX2.
+//
+// Those that run the references on slices must give their bits. Those made of float32 products may stand off
+// by 1e-5 of the largest number of the gradient: sums of up to some hundred terms of random sign err by a few
+// units in the last place of their largest partial sums, which is a tenth of that.
+#include <array>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/host_grad.h"
+#include "kernels/probe.h"
+#include "tests/grad_probe.h"
+
+namespace moebius::test {
+namespace {
+
+constexpr Format kFormats6[] = {Format::kF32,      Format::kBF16, Format::kF16,
+                                Format::kFp8Block, Format::kInt8, Format::kInt4};
+
+double largest_gap(const std::vector<float>& got, const std::vector<float>& want) {
+  double gap = 0, largest = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    const double error = std::fabs(static_cast<double>(got[i]) - static_cast<double>(want[i]));
+    gap = error <= gap ? gap : error;  // keeps a NaN
+    largest = std::max(largest, std::fabs(static_cast<double>(want[i])));
+  }
+  return largest > 0 ? gap / largest : gap;
+}
+
+// written: every field that the operation writes.
+template <class Args>
+void test_candidates(std::span<const Candidate<Args>> candidates, const Args& args,
+                     const std::vector<const Field*>& written, double bound, const std::string& name) {
+  check(args);
+  const auto run = [&](const Candidate<Args>& candidate, HostContext& context) {
+    for (const Field* f : written) f->restore();
+    candidate.run(args, context);
+    std::vector<std::vector<float>> results;
+    for (const Field* f : written) results.push_back(f->now());
+    return results;
+  };
+  HostContext plain;
+  const auto want = run(candidates.back(), plain);
+  ASSERT_GE(candidates.size(), 2u);
+  for (const Candidate<Args>& candidate : candidates.first(candidates.size() - 1)) {
+    for (const bool avx2 : {false, true}) {
+      if (avx2 && !cpu_features().avx2) continue;
+      std::vector<std::vector<float>> one;
+      for (const int threads : {1, 2, 3}) {
+        HostContext context(threads);
+        context.avx2 = avx2;
+        ASSERT_EQ(candidate.declines(args, context), nullptr);
+        const auto got = run(candidate, context);
+        if (threads == 1) one = got;
+        for (size_t i = 0; i < got.size(); ++i) {
+          const std::string where = fmt::format("{} {} output {} avx2 {}", candidate.name, name, i, avx2);
+          EXPECT_EQ(got[i], one[i]) << where << ": " << threads << " threads against one";
+          EXPECT_LE(largest_gap(got[i], want[i]), bound) << where;
+          expect_gaps_kept(*written[i], where);
+        }
+      }
+    }
+  }
+}
+
+constexpr double kProducts = 1e-5;
+
+Tensor random_ids(Arena& arena, int64_t n, int64_t k, int32_t lowest, int64_t end) {
+  int32_t* ids = arena.take<int32_t>(n * k);
+  for (int64_t i = 0; i < n * k; ++i) ids[i] = static_cast<int32_t>(lowest + arena.below(end - lowest));
+  return Tensor(ids, DType::kI32, {n, k});
+}
+
+TEST(GradHost, Linear) {
+  for (const Format format : kFormats6) {
+    for (const auto& [n, rows, cols, gap] :
+         {std::array<int64_t, 4>{1, 1, 1, 0}, {3, 17, 40, 2}, {70, 300, 130, 1}, {20, 129, 257, 0}}) {
+      Arena arena;
+      const Matrix w = arena_matrix(arena, {format, rows, cols});
+      const Field x = field(arena, {n, cols}, gap), dy = field(arena, {n, rows}, gap),
+                  dx = field(arena, {n, cols}, gap), dw = field(arena, {rows, cols}, gap),
+                  dbias = field(arena, {rows});
+      const std::string name = fmt::format("{} n={} rows={} cols={}", format_name(format), n, rows, cols);
+      const auto test = [&](const LinearBackwardArgs& args) {
+        test_candidates(host_linear_backward(), args, {&dx, &dw, &dbias}, kProducts, name);
+      };
+      test({w, x.view, dy.view, dx.view, dw.view, dbias.view});
+      test({w, {}, dy.view, dx.view, {}, {}});
+      if (format == Format::kF32) test({{}, x.view, dy.view, {}, dw.view, {}});
+      if (format == Format::kF32) test({{}, {}, dy.view, {}, {}, dbias.view});
+    }
+  }
+}
+
+TEST(GradHost, Attention) {
+  struct Shape {
+    int64_t n, heads, kv_heads, own, rest, v_dim, gap;
+  };
+  for (const Shape& s :
+       {Shape{1, 1, 1, 1, 0, 1, 0}, Shape{7, 4, 1, 6, 3, 7, 2}, Shape{64, 4, 2, 8, 4, 5, 1},
+        Shape{65, 3, 3, 9, 0, 16, 0}, Shape{140, 4, 4, 8, 4, 8, 3}, Shape{9, 2, 2, 0, 3, 2, 0}}) {
+    Arena arena;
+    const Field q = field(arena, {s.n, s.heads, s.own + s.rest}, s.gap),
+                k = field(arena, {s.n, s.kv_heads, s.own}, s.gap),
+                shared = field(arena, {s.n, s.rest}, s.gap),
+                v = field(arena, {s.n, s.kv_heads, s.v_dim}, s.gap),
+                out = field(arena, {s.n, s.heads, s.v_dim}),
+                dout = field(arena, {s.n, s.heads, s.v_dim}, s.gap),
+                dq = field(arena, {s.n, s.heads, s.own + s.rest}, s.gap),
+                dk = field(arena, {s.n, s.kv_heads, s.own}, s.gap),
+                dshared = field(arena, {s.n, s.rest}, s.gap),
+                dv = field(arena, {s.n, s.kv_heads, s.v_dim}, s.gap);
+    const bool rest = s.rest > 0;
+    // out need not be the forward's for two implementations of one formula to agree.
+    const AttentionBackwardArgs args{
+        q.view,  k.view,  rest ? shared.view : Tensor(),  v.view, 0.7f, out.view, dout.view,
+        dq.view, dk.view, rest ? dshared.view : Tensor(), dv.view};
+    const std::string name =
+        fmt::format("n={} heads={}/{} k={}+{} v={}", s.n, s.heads, s.kv_heads, s.own, s.rest, s.v_dim);
+    test_candidates(host_attention_backward(), args, {&dq, &dk, &dshared, &dv}, kProducts, name);
+    for (int kept = 0; kept < 4; ++kept) {
+      AttentionBackwardArgs one = args;
+      Tensor* wanted[] = {&one.dq, &one.dk, &one.dshared, &one.dv};
+      for (int i = 0; i < 4; ++i)
+        if (i != kept) *wanted[i] = Tensor();
+      test_candidates(host_attention_backward(), one, {&dq, &dk, &dshared, &dv}, kProducts, name + " one");
+    }
+  }
+}
+
+TEST(GradHost, ExpertFfn) {
+  struct Shape {
+    int64_t n, k, hidden;
+    std::vector<int64_t> widths;
+    int32_t lowest;  // -1: some slots are not in use
+  };
+  const Shape shapes[] = {{1, 1, 1, {1}, 0},
+                          {5, 2, 20, {7, 0, 12, 33}, -1},
+                          {40, 3, 70, {40, 72, 1, 16, 5}, -1},
+                          {3, 2, 8, {4}, -1}};
+  for (const Format format : kFormats6) {
+    for (const Shape& s : shapes) {
+      Arena arena;
+      const Field x = field(arena, {s.n, s.hidden}, 1), dslots = field(arena, {s.n, s.k, s.hidden}, 2),
+                  dx = field(arena, {s.n, s.hidden}, 3);
+      std::vector<ExpertWeights> experts;
+      std::vector<ExpertGradients> gradients;
+      std::vector<Field> sums;
+      sums.reserve(3 * s.widths.size());
+      std::vector<const Field*> written = {&dx};
+      for (const int64_t width : s.widths) {
+        experts.push_back({arena_matrix(arena, {format, width, s.hidden}),
+                           arena_matrix(arena, {format, width, s.hidden}),
+                           arena_matrix(arena, {format, s.hidden, width})});
+        for (int i = 0; i < 3; ++i) {
+          sums.push_back(i < 2 ? field(arena, {width, s.hidden}, 1) : field(arena, {s.hidden, width}, 1));
+          written.push_back(&sums.back());
+        }
+        const Field* last = &sums.back();
+        gradients.push_back({last[-2].view, last[-1].view, last->view});
+      }
+      ExpertFfnBackwardArgs args{x.view,
+                                 experts.data(),
+                                 static_cast<int64_t>(experts.size()),
+                                 random_ids(arena, s.n, s.k, s.lowest, static_cast<int64_t>(experts.size())),
+                                 dslots.view,
+                                 dx.view,
+                                 gradients.data()};
+      const std::string name = fmt::format("{} n={} k={} hidden={}", format_name(format), s.n, s.k, s.hidden);
+      const auto test = [&] { test_candidates(host_expert_ffn_backward(), args, written, kProducts, name); };
+      test();
+      gradients[0].up = gradients.back().down = Tensor();
+      args.dx = Tensor();
+      test();
+      args.dx = dx.view, args.gradients = nullptr;
+      test();
+    }
+  }
+}
+
+// ---- the references on slices ----
+
+TEST(GradHost, RmsNorm) {
+  Arena arena;
+  const int64_t n = 41, d = 400;
+  const Field x = field(arena, {n, d}, 1), weight = field(arena, {d}), dy = field(arena, {n, d}, 2),
+              dx = field(arena, {n, d}, 3), dweight = field(arena, {d});
+  const auto test = [&](const RmsNormBackwardArgs& args) {
+    test_candidates(host_rms_norm_backward(), args, {&dx, &dweight}, 0, "");
+  };
+  test({x.view, weight.view, 1e-5f, dy.view, dx.view, dweight.view});
+  test({x.view, weight.view, 1e-5f, dy.view, {}, dweight.view});
+  test({x.view, weight.view, 1e-5f, dy.view, dx.view, {}});
+}
+
+TEST(GradHost, Swiglu) {
+  Arena arena;
+  const int64_t n = 41, d = 400;
+  const Field gate = field(arena, {n, d}, 1), up = field(arena, {n, d}, 2), dy = field(arena, {n, d}, 3),
+              dgate = field(arena, {n, d}, 1), dup = field(arena, {n, d}, 2);
+  const auto test = [&](const SwigluBackwardArgs& args) {
+    test_candidates(host_swiglu_backward(), args, {&gate, &up, &dgate, &dup}, 0, "");
+  };
+  test({gate.view, up.view, dy.view, dgate.view, dup.view});
+  test({gate.view, up.view, dy.view, gate.view, up.view});
+  test({gate.view, up.view, dy.view, {}, dup.view});
+}
+
+TEST(GradHost, Router) {
+  for (const Scoring scoring : {Scoring::kSoftmax, Scoring::kSigmoid}) {
+    Arena arena;
+    const int64_t n = 300, rows = 40, k = 3;
+    const Field logits = field(arena, {n, rows}, 1), dweights = field(arena, {n, k}, 1),
+                dlogits = field(arena, {n, rows}, 2);
+    const Tensor ids = random_ids(arena, n, k, 0, rows);
+    test_candidates(host_router_backward(),
+                    {logits.view, ids, dweights.view, scoring, 30, true, 2.5f, dlogits.view}, {&dlogits}, 0,
+                    "");
+  }
+}
+
+TEST(GradHost, Combine) {
+  Arena arena;
+  const int64_t n = 70, k = 3, hidden = 90;
+  const Field slots = field(arena, {n, k, hidden}, 1), weights = field(arena, {n, k}, 1),
+              dy = field(arena, {n, hidden}, 1), dslots = field(arena, {n, k, hidden}, 2),
+              dweights = field(arena, {n, k}, 1);
+  const Tensor ids = random_ids(arena, n, k, -1, 4);
+  const auto test = [&](const Tensor& to) {
+    test_candidates(host_combine_backward(), {slots.view, ids, weights.view, dy.view, to, dweights.view},
+                    {&slots, &dslots, &dweights}, 0, "");
+  };
+  test(dslots.view), test(slots.view), test({});
+}
+
+TEST(GradHost, CrossEntropy) {
+  Arena arena;
+  const int64_t n = 50, vocab = 300;
+  const Field logits = field(arena, {n, vocab}, 1), weights = field(arena, {n}), loss = field(arena, {n});
+  const Tensor targets = random_ids(arena, n, 1, -1, vocab).reshape({n});
+  test_candidates(host_cross_entropy(), {logits.view, targets, weights.view, loss.view}, {&logits, &loss}, 0,
+                  "");
+  test_candidates(host_cross_entropy(), {logits.view, targets, {}, loss.view}, {&logits, &loss}, 0, "");
+}
+
+TEST(GradHost, Embed) {
+  Arena arena;
+  const int64_t n = 90, vocab = 11, hidden = 200;
+  const Field dy = field(arena, {n, hidden}, 1), dtable = field(arena, {vocab, hidden}, 2);
+  const Tensor ids = random_ids(arena, n, 1, 0, vocab).reshape({n});
+  test_candidates(host_embed_backward(), {ids, dy.view, dtable.view}, {&dtable}, 0, "");
+}
+
+}  // namespace
+}  // namespace moebius::test
