@@ -5,6 +5,7 @@
 // by 1e-5 of the largest number of the gradient: sums of up to some hundred terms of random sign err by a few
 // units in the last place of their largest partial sums, which is a tenth of that.
 #include <array>
+#include <limits>
 
 #include "kernels/backend.h"
 #include "kernels/cpu/host_grad.h"
@@ -25,6 +26,13 @@ double largest_gap(const std::vector<float>& got, const std::vector<float>& want
     largest = std::max(largest, std::fabs(static_cast<double>(want[i])));
   }
   return largest > 0 ? gap / largest : gap;
+}
+
+// Leaves NaN in memory that operations may take for zeroed.
+void soil(Scratch& scratch) {
+  const Scratch::Frame frame(scratch);
+  constexpr int64_t kNumbers = int64_t{1} << 18;
+  std::fill_n(scratch.take<float>(kNumbers), kNumbers, std::numeric_limits<float>::quiet_NaN());
 }
 
 // written: every field that the operation writes.
@@ -49,6 +57,7 @@ void test_candidates(std::span<const Candidate<Args>> candidates, const Args& ar
       for (const int threads : {1, 2, 3}) {
         HostContext context(threads);
         context.avx2 = avx2;
+        soil(context.scratch);
         ASSERT_EQ(candidate.declines(args, context), nullptr);
         const auto got = run(candidate, context);
         if (threads == 1) one = got;
@@ -73,8 +82,11 @@ Tensor random_ids(Arena& arena, int64_t n, int64_t k, int32_t lowest, int64_t en
 
 TEST(GradHost, Linear) {
   for (const Format format : kFormats6) {
-    for (const auto& [n, rows, cols, gap] :
-         {std::array<int64_t, 4>{1, 1, 1, 0}, {3, 17, 40, 2}, {70, 300, 130, 1}, {20, 129, 257, 0}}) {
+    for (const auto& [n, rows, cols, gap] : {std::array<int64_t, 4>{1, 1, 1, 0},
+                                             {3, 17, 40, 2},
+                                             {70, 300, 130, 1},
+                                             {20, 129, 257, 0},
+                                             {200, 900, 60, 1}}) {
       Arena arena;
       const Matrix w = arena_matrix(arena, {format, rows, cols});
       const Field x = field(arena, {n, cols}, gap), dy = field(arena, {n, rows}, gap),

@@ -24,7 +24,7 @@ class Sums {
   // sums of (token, head) += factor * x
   void add(int64_t token, int64_t head, double factor, const float* x) {
     if (out_.empty()) return;
-    double* sum = &sums_[static_cast<size_t>((token * out_.shape[1] + head) * out_.shape[2])];
+    double* sum = sums_.data() + (token * out_.shape[1] + head) * out_.shape[2];
     for (int64_t i = 0; i < out_.shape[2]; ++i) sum[i] += factor * x[i];
   }
   void store() const {
