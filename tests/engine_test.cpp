@@ -9,6 +9,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "engine/forward.h"
+
 namespace moebius {
 namespace {
 
@@ -207,7 +209,6 @@ TEST(Engine, TwoEnginesInOneProcess) {
   EXPECT_EQ(answer(*one, **a, kPrompt, greedy(8)).ids, answer(*two, **b, kPrompt, greedy(8)).ids);
 }
 
-// Several sequences in one pass get what each gets alone: integer formats to the bit (design rule 6).
 TEST(Engine, OneSessionDoesNotDisturbAnother) {
   const auto engine = open_tiny();
   auto a = engine->new_session();
@@ -224,6 +225,43 @@ TEST(Engine, OneSessionDoesNotDisturbAnother) {
     ASSERT_TRUE((*a)->append(ids.back()).ok());
   }
   EXPECT_EQ(ids, alone.ids);
+}
+
+// Sequences of different lengths in one pass, one of them going on after its prompt, get to the bit what each
+// gets alone: the attention of every sequence is its own, and rows of integer formats do not depend on their
+// company (design rule 6).
+TEST(Forward, SequencesInOnePassGetWhatEachGetsAlone) {
+  for (const char* name : {"deepseek_v3_int8", "qwen3_moe_int4", "glm4_moe_lite_int4_g64"}) {
+    auto files = ModelFiles::open(std::string("tests/golden/models/") + name);
+    ASSERT_TRUE(files.ok()) << files.status().message();
+    const ModelConfig& config = (*files)->config();
+    const auto backend = make_host_backend({.threads = 2});
+    const RotaryTable rotary = rotary_table(config.rotary);
+    const Model model{config, (*files)->weights(), rotary, *backend};
+    auto cache = KvCache::create(config, DType::kBF16, 512, *backend);
+    auto memory = WorkspaceMemory::create(config, 64, *backend);
+    ASSERT_TRUE(cache.ok() && memory.ok());
+    PageTable alone, together, other;
+    for (PageTable* table : {&alone, &together, &other}) ASSERT_TRUE(cache->reserve(*table, 80).ok());
+
+    const auto run = [&](std::vector<int32_t> ids, std::vector<Segment> segments) {
+      const Workspace ws = memory->view(static_cast<int64_t>(ids.size()));
+      forward(model, {ids, segments}, *cache, ws);
+      return std::vector<float>(ws.x.f32(), ws.x.f32() + ws.x.numel());
+    };
+    std::vector<int32_t> first(30), second(7);
+    for (size_t i = 0; i < first.size(); ++i) first[i] = static_cast<int32_t>(i * 5 % 100);
+    for (size_t i = 0; i < second.size(); ++i) second[i] = static_cast<int32_t>(90 - i);
+    const std::vector<float> prompt = run(first, {{&alone, 0, 30, 0}});
+    const std::vector<float> next = run({17}, {{&alone, 0, 1, 30}});
+
+    std::vector<int32_t> both = second;
+    both.insert(both.end(), first.begin(), first.end());
+    const std::vector<float> mixed = run(both, {{&other, 0, 7, 0}, {&together, 7, 30, 0}});
+    EXPECT_TRUE(std::equal(prompt.begin(), prompt.end(), mixed.begin() + 7 * config.hidden)) << name;
+    const std::vector<float> steps = run({17, 33}, {{&together, 0, 1, 30}, {&other, 1, 1, 7}});
+    EXPECT_TRUE(std::equal(next.begin(), next.end(), steps.begin())) << name;
+  }
 }
 
 }  // namespace
