@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "models/checkpoint.h"
+#include "models/json_fields.h"
 
 namespace moebius {
 namespace {
@@ -35,7 +36,7 @@ Result<PromptRenderer> PromptRenderer::open(const std::string& dir) {
   std::string source;
   const std::string config_path = dir + "/tokenizer_config.json";
   if (Result<std::string> text = read_text_file(config_path, kMaxConfigBytes); text.ok()) {
-    const Json config = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
+    const Json config = parse_ordered_json(*text);
     if (!config.is_object()) return invalid(fmt::format("{}: not a JSON object", config_path));
     for (const char* name : {"bos_token", "eos_token", "pad_token", "unk_token"}) {
       if (config.contains(name) && !token_text(config[name]).is_null())

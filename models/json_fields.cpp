@@ -10,16 +10,23 @@ namespace {
 using Json = nlohmann::json;
 constexpr int kMaxDepth = 64;
 
-}  // namespace
-
-Json parse_json(std::string_view text) {
+template <class Document>
+Document parse_bounded(std::string_view text) {
   bool too_deep = false;
-  const auto depth_guard = [&](int depth, Json::parse_event_t, Json&) {
+  const auto depth_guard = [&](int depth, typename Document::parse_event_t, Document&) {
     if (depth > kMaxDepth) too_deep = true;
     return !too_deep;
   };
-  Json document = Json::parse(text.begin(), text.end(), depth_guard, /*allow_exceptions=*/false);
-  return too_deep ? Json(Json::value_t::discarded) : document;
+  Document document = Document::parse(text.begin(), text.end(), depth_guard, /*allow_exceptions=*/false);
+  return too_deep ? Document(Document::value_t::discarded) : document;
+}
+
+}  // namespace
+
+Json parse_json(std::string_view text) { return parse_bounded<Json>(text); }
+
+nlohmann::ordered_json parse_ordered_json(std::string_view text) {
+  return parse_bounded<nlohmann::ordered_json>(text);
 }
 
 JsonFields::JsonFields(const Json& object, std::string origin) : origin_(std::move(origin)) {

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "models/geometries.h"
+#include "models/json_fields.h"
 
 namespace moebius {
 namespace {
@@ -98,7 +99,7 @@ Result<SynthConfig> make_synth_config(const SynthOptions& options) {
   MOEBIUS_ASSIGN(const std::string text, geometry_config(options.geometry));
   MOEBIUS_ASSIGN(const ModelConfig original, ModelConfig::parse(text, options.geometry));
   SynthConfig out;
-  out.json = ordered_json::parse(text, nullptr, false);
+  out.json = parse_ordered_json(text);
   if (!out.json.is_object()) return invalid(fmt::format("{}: not a JSON object", options.geometry));
   out.json.erase("quantization_config");
   if (out.json.contains("num_nextn_predict_layers")) out.json["num_nextn_predict_layers"] = 0;

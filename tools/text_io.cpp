@@ -11,14 +11,13 @@
 #include <unistd.h>
 
 #include "models/file_io.h"
+#include "models/json_fields.h"
 #include "tools/command.h"
 
 namespace moebius {
 namespace {
 
 using nlohmann::ordered_json;
-
-constexpr int kMaxJsonDepth = 64;
 
 Result<std::string> read_descriptor(int fd, const std::string& path, size_t max_bytes) {
   std::string text;
@@ -34,26 +33,6 @@ Result<std::string> read_descriptor(int fd, const std::string& path, size_t max_
           fmt::format("'{}' is larger than {} bytes; pass a smaller file", printable(path), max_bytes));
     }
   }
-}
-
-// The nesting of brackets outside strings, which bounds every recursion over the parsed document.
-bool too_deep(std::string_view text) {
-  int depth = 0;
-  bool quoted = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (quoted) {
-      if (c == '\\') ++i;
-      if (c == '"') quoted = false;
-    } else if (c == '"') {
-      quoted = true;
-    } else if (c == '[' || c == '{') {
-      if (++depth > kMaxJsonDepth) return true;
-    } else if (c == ']' || c == '}') {
-      --depth;
-    }
-  }
-  return false;
 }
 
 Result<std::vector<int32_t>> ids_of_json(std::string_view text, const std::string& origin) {
@@ -94,12 +73,9 @@ std::string valid_utf8(std::string_view text) {
 }
 
 Result<ordered_json> parse_document(std::string_view text, const std::string& origin) {
-  if (too_deep(text)) {
-    return invalid(fmt::format("{} nests JSON deeper than {} levels; flatten it", origin, kMaxJsonDepth));
-  }
-  ordered_json document = ordered_json::parse(text, nullptr, false);
-  if (document.is_discarded()) return invalid(fmt::format("{} is not valid JSON", origin));
-  return document;
+  ordered_json document = parse_ordered_json(text);
+  if (!document.is_discarded()) return document;
+  return invalid(fmt::format("{} is not valid JSON, or nests too deep; check it with a JSON tool", origin));
 }
 
 Result<ordered_json> read_json(const std::string& path) {
