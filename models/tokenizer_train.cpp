@@ -41,9 +41,32 @@ class Lines : public sentencepiece::SentenceIterator {
   }
   int64_t size() const { return static_cast<int64_t>(lines_.size()); }
 
+  // After the last text. Puts in as many spaces as it takes for the space to be a piece: what covers the
+  // characters but for a share of 1 - coverage then has it among them. Bytes would not do: decoders turn the
+  // character that stands for a space back into one, not its bytes.
+  void finish(double coverage) {
+    int64_t characters = 0, spaces = 0;
+    for (const std::string& line : lines_) {
+      for (const char c : line) {
+        characters += (c & 0xC0) != 0x80;
+        spaces += c == ' ';
+      }
+    }
+    const double missing =
+        ((1 - coverage) * static_cast<double>(characters) - static_cast<double>(spaces)) / coverage;
+    if (spaces == 0 || missing >= 0) {
+      lines_.push_back(" ");
+      last_count_ = std::max<int64_t>(static_cast<int64_t>(missing) + 1, 1);
+    }
+    prepare();
+  }
+
   bool done() const override { return at_ >= lines_.size(); }
-  void Next() override { ++at_; }
-  const std::string& value() const override { return lines_[at_]; }
+  void Next() override {
+    ++at_;
+    prepare();
+  }
+  const std::string& value() const override { return line_; }
   sentencepiece::util::Status status() const override { return {}; }
 
  private:
@@ -73,6 +96,12 @@ class Lines : public sentencepiece::SentenceIterator {
     if (place < lines_.size()) lines_[place] = part;
   }
 
+  void prepare() {  // "line<TAB>count", the format of input_format tsv
+    if (done()) return;
+    const bool last = at_ + 1 == lines_.size();
+    line_ = fmt::format("{}\t{}", lines_[at_], last ? last_count_ : 1);
+  }
+
   uint64_t random() {  // SplitMix64
     uint64_t z = state_ += 0x9e3779b97f4a7c15u;
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -83,7 +112,9 @@ class Lines : public sentencepiece::SentenceIterator {
   int64_t limit_, seen_ = 0;
   uint64_t state_;
   std::vector<std::string> lines_;
+  int64_t last_count_ = 1;  // how often the last line counts
   size_t at_ = 0;
+  std::string line_;
 };
 
 std::vector<std::string> all_symbols(const TokenizerTraining& o) {
@@ -155,6 +186,7 @@ Result<std::string> train(const TokenizerTraining& o, Lines& lines) {
       {"vocab_size", std::to_string(o.vocab_size)},
       {"hard_vocab_limit", "false"},
       {"character_coverage", fmt::format("{}", o.character_coverage)},
+      {"input_format", "tsv"},
       {"max_sentence_length", std::to_string(kMaxLineBytes)},
       {"num_threads", "16"},  // sums are formed per thread: a fixed number gives the same on every machine
       {"split_digits", "true"},
@@ -174,7 +206,7 @@ Result<std::string> train(const TokenizerTraining& o, Lines& lines) {
       {"unk_surface", o.unknown},
       {"control_symbols", quoted_list(o.control)},
       {"user_defined_symbols", quoted_list(o.visible)},
-      {"minloglevel", "2"}};  // its progress goes to stderr line by line
+      {"minloglevel", "3"}};  // all but what aborts: its progress goes to stderr
   try {
     std::string model;
     const auto status = sentencepiece::SentencePieceTrainer::Train(settings, &lines, &model);
@@ -230,6 +262,8 @@ Result<TrainedTokenizer> train_tokenizer(const TokenizerTraining& options, const
   Lines lines(options.max_lines, options.seed);
   MOEBIUS_TRY(collect(texts, symbols, lines));
   if (lines.size() == 0) return invalid("no text to train a tokenizer on; give it some");
+  const int64_t given = lines.size();
+  lines.finish(options.character_coverage);
   MOEBIUS_ASSIGN(const std::string model, train(options, lines));
   MOEBIUS_ASSIGN(const TokenizerFiles files, export_tokenizer(options, model));
   // The model last: with it the folder is a tokenizer.
@@ -239,7 +273,7 @@ Result<TrainedTokenizer> train_tokenizer(const TokenizerTraining& options, const
   MOEBIUS_TRY(write_text_file(dir + "/tokenizer.json", files.json));
   MOEBIUS_TRY(write_text_file(dir + "/tokenizer.model", model));
   MOEBIUS_ASSIGN(TrainedTokenizer out, describe(options, dir));
-  out.lines = lines.size();
+  out.lines = given;
   return out;
 }
 

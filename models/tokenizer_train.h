@@ -2,7 +2,8 @@
 //
 // Texts survive encode() and decode() to the byte: nothing is normalised, no space is put before a text, runs
 // of spaces and newlines stay, and what the pieces lack is spelled in byte pieces. The one exception is
-// U+2581, which sentencepiece takes for a space. Every digit is a piece of its own.
+// U+2581, which sentencepiece takes for a space. Every digit is a piece of its own. A unigram model's pieces
+// of equal scores, such as "-|--" and "--|-", may be cut differently by `tokenizers`; BPE is cut alike.
 //
 // Ids, ascending: unknown, bos, eos, pad, control symbols, visible symbols, 256 bytes, pieces.
 #pragma once
