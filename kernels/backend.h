@@ -1,4 +1,4 @@
-// Backend: a device as the engine sees it: memory, limits and the operations of ops.h.
+// Backend: a device as the engine sees it: memory, limits and the operations of ops.h and grad_ops.h.
 //
 // The host backend runs the operations at once on the calling thread's team. One thread at a time may call a
 // backend. Asking for a device that this build or machine lacks gives a Status, never a crash.
@@ -7,7 +7,7 @@
 #include <memory>
 #include <string>
 
-#include "kernels/ops.h"
+#include "kernels/grad_ops.h"
 
 namespace moebius {
 
@@ -25,8 +25,12 @@ class Backend {
   virtual ~Backend() = default;
   virtual std::string name() const = 0;  // "host (2 threads, AVX2)"
   virtual Result<Buffer> alloc(size_t bytes) = 0;
+  // Float32 [n, d], rows may be strided. from and to: of one shape, not aliasing.
+  virtual void zero(const Tensor& to) = 0;
+  virtual void copy(const Tensor& from, const Tensor& to) = 0;
 #define X(name, Args) virtual void name(const Args& args) = 0;
   MOEBIUS_OPS(X)
+  MOEBIUS_GRAD_OPS(X)
 #undef X
 };
 

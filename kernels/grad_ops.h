@@ -8,6 +8,8 @@
 // sines negated.
 #pragma once
 
+#include <span>
+
 #include "kernels/ops.h"
 
 namespace moebius {
@@ -22,10 +24,11 @@ struct RmsNormBackwardArgs {
   Tensor dweight;  // [d], +=, or empty
 };
 
-// Of linear: dx += dy w, dw += dy^T x, dbias += column sums of dy.
+// Of linear: dx += dy w, dw += dy^T x, dbias += column sums of dy; of an adapter, with dx as of the adapted
+// matrix: da += scale (dy b)^T x, db += scale dy^T (x a^T).
 struct LinearBackwardArgs {
-  Matrix w;      // [rows, cols]; may be empty when dx is
-  Tensor x;      // [n, cols]; may be empty when dw is
+  Matrix w;      // [rows, cols]; may be empty when dx is and there is no adapter
+  Tensor x;      // [n, cols], rows may be strided; may be empty when neither dw nor da or db is wanted
   Tensor dy;     // [n, rows], rows may be strided
   Tensor dx;     // [n, cols], +=, or empty; rows may be strided
   Tensor dw;     // [rows, cols], +=, or empty
@@ -37,18 +40,21 @@ struct SwigluBackwardArgs {
   Tensor gate, up, dy, dgate, dup;  // [n, d]
 };
 
-// Of attention over n tokens that see only each other, causally (one training sequence). The key of head h at
-// token t is [k[t, h / (heads / kv_heads), :], shared[t, :]]: MLA's rotary key is shared by all heads; for
-// GQA shared is empty. The softmax is computed again from q and the keys; out is taken at its word.
+// Of attention over whole training sequences: rows [starts[i], starts[i + 1]) see only each other, causally.
+// The key of head h at token t is [k[t, h / (heads / kv_heads), :], shared[t, :]]: MLA's rotary key is shared
+// by all heads; for GQA shared is empty. The softmax is computed again from q and the keys; out is taken at
+// its word.
 struct AttentionBackwardArgs {
   Tensor q;       // [n, heads, k_own + k_shared], strided
   Tensor k;       // [n, kv_heads, k_own], strided
   Tensor shared;  // [n, k_shared], strided, or empty
   Tensor v;       // [n, kv_heads, v_dim], strided
   float scale = 1;
-  Tensor out;                  // [n, heads, v_dim], the forward's result
-  Tensor dout;                 // [n, heads, v_dim]
-  Tensor dq, dk, dshared, dv;  // shaped as q, k, shared, v; +=
+  std::span<const int64_t> starts;  // ascending from 0 to n
+  Tensor out;                       // [n, heads, v_dim], the forward's result
+  Tensor dout;                      // [n, heads, v_dim]
+  Tensor dq, dk, dshared, dv;       // shaped as q, k, shared, v; +=
+  Tensor highest;  // [heads], raised to the largest scale * q . key of each head (QK-Clip); or empty
 };
 
 // Of router, for the slots that were chosen; none flows through the choice. logits = x gate^T; the gradient
@@ -69,27 +75,20 @@ struct ExpertGradients {
   Tensor gate, up, down;
 };
 
-// Of expert_ffn; the hidden activations are computed again, from unrounded activations for any format. Slots
-// with id -1 are skipped.
+// Of expert_ffn followed by combine; the hidden activations are computed again, from unrounded activations
+// for any format. With h = silu(gate x) * up x of slot (t, k), and adapters as in linear_backward:
+//   dweights[t, k] = (down^T dy[t]) . h, set;   dh = weights[t, k] * down^T dy[t];   and so on to dx.
+// Slots with id -1 have dweights 0 and give nothing else.
 struct ExpertFfnBackwardArgs {
   Tensor x;                                // [n, hidden]
   const ExpertWeights* experts = nullptr;  // [n_experts]
   int64_t n_experts = 0;
   Tensor ids;                                  // I32 [n, k]
-  Tensor dslots;                               // [n, k, hidden]
+  Tensor weights;                              // [n, k]
+  Tensor dy;                                   // [n, hidden]
   Tensor dx;                                   // [n, hidden], +=, slots ascending, or empty
+  Tensor dweights;                             // [n, k], or empty
   const ExpertGradients* gradients = nullptr;  // [n_experts], or null: all frozen
-};
-
-// Of combine: dslots = weight * dy and dweights = slots . dy are set where ids >= 0; dweights is 0 elsewhere,
-// dslots untouched. The gradient of y itself is dy.
-struct CombineBackwardArgs {
-  Tensor slots;     // [n, k, hidden]
-  Tensor ids;       // I32 [n, k]
-  Tensor weights;   // [n, k]
-  Tensor dy;        // [n, hidden]
-  Tensor dslots;    // [n, k, hidden], or empty; may be slots
-  Tensor dweights;  // [n, k], or empty
 };
 
 // Softmax cross-entropy of rows of logits. loss[i] = weight[i] * -log softmax(logits[i])[target[i]] is set,
@@ -116,7 +115,6 @@ struct EmbedBackwardArgs {
   X(attention_backward, AttentionBackwardArgs)  \
   X(router_backward, RouterBackwardArgs)        \
   X(expert_ffn_backward, ExpertFfnBackwardArgs) \
-  X(combine_backward, CombineBackwardArgs)      \
   X(cross_entropy, CrossEntropyArgs)            \
   X(embed_backward, EmbedBackwardArgs)
 

@@ -1,43 +1,28 @@
 // The doors of the backward operations. A backward has the shapes of its forward, so what its forward's door
 // knows is asked there.
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "kernels/grad_ops.h"
-
-// The text is made only when the rule is broken.
-#define MOEBIUS_NEED(condition) MOEBIUS_CHECK(condition, describe())
+#include "kernels/shape_rules.h"
 
 namespace moebius {
 namespace {
 
-// float32 with these dims, numbers of the last one side by side.
-bool is_f32(const Tensor& t, std::initializer_list<int64_t> dims) {
-  if (t.dtype != DType::kF32 || t.ndim != static_cast<int>(dims.size())) return false;
-  int i = 0;
-  for (const int64_t dim : dims)
-    if (t.shape[i++] != dim) return false;
-  if (t.numel() == 0) return true;
-  return t.data && (t.ndim == 0 || t.stride[t.ndim - 1] == 1 || t.shape[t.ndim - 1] == 1);
-}
-
-bool empty_or_f32(const Tensor& t, std::initializer_list<int64_t> dims) {
-  return t.empty() || is_f32(t, dims);
-}
-
-// I32 [n, k] or [n], each in [lowest, limit). Ids in device memory cannot be looked at from here.
+// I32 [n, k] or [n], each in [lowest, limit).
 bool are_ids(const Tensor& t, std::initializer_list<int64_t> dims, int32_t lowest, int64_t limit) {
-  if (t.dtype != DType::kI32 || t.ndim != static_cast<int>(dims.size())) return false;
+  if (!is_ids(t, static_cast<int>(dims.size()))) return false;
   int i = 0;
   for (const int64_t dim : dims)
     if (t.shape[i++] != dim) return false;
-  if (t.numel() == 0 || t.space == Space::kDevice) return true;
-  if (!t.data || (t.ndim == 2 && t.stride[1] != 1 && t.shape[1] != 1)) return false;
-  for (int64_t row = 0; row < t.shape[0]; ++row)
-    for (int64_t column = 0; column < t.shape[1]; ++column) {
-      const int32_t id = t.i32()[row * t.stride[0] + column];
-      if (id < lowest || id >= limit) return false;
-    }
-  return true;
+  return ids_within(t, lowest, limit);
+}
+
+// Ascending from 0 to n.
+bool are_starts(std::span<const int64_t> starts, int64_t n) {
+  if (starts.empty() || starts.front() != 0 || starts.back() != n) return false;
+  return std::is_sorted(starts.begin(), starts.end());
 }
 
 }  // namespace
@@ -60,11 +45,14 @@ void check(const LinearBackwardArgs& a) {
   const int64_t n = a.dy.shape[0], rows = a.dy.shape[1];
   MOEBIUS_NEED(is_f32(a.dy, {n, rows}));
   if (!a.dx.empty()) check(LinearArgs{a.w, a.dx, {}, a.dy});
+  const Lora* lora = a.w.lora;
+  if (lora) MOEBIUS_NEED(is_adaptable(a.w, rows, -1));
   if (!a.dw.empty()) {
     const int64_t cols = a.dw.shape[1];
     MOEBIUS_NEED(is_f32(a.dw, {rows, cols}) && is_f32(a.x, {n, cols}));
-    MOEBIUS_NEED(a.dx.empty() || a.w.cols == cols);
+    MOEBIUS_NEED((a.dx.empty() && !lora) || a.w.cols == cols);
   }
+  if (lora && (!lora->da.empty() || !lora->db.empty())) MOEBIUS_NEED(is_f32(a.x, {n, a.w.cols}));
   MOEBIUS_NEED(empty_or_f32(a.dbias, {rows}));
 }
 
@@ -82,10 +70,11 @@ void check(const SwigluBackwardArgs& a) {
 void check(const AttentionBackwardArgs& a) {
   const auto describe = [&] {
     return fmt::format(
-        "attention_backward: q {}, k {}, shared {}, v {}, out {}, dout {}, dq {}, dk {}, "
-        "dshared {}, dv {}",
-        a.q.describe(), a.k.describe(), a.shared.describe(), a.v.describe(), a.out.describe(),
-        a.dout.describe(), a.dq.describe(), a.dk.describe(), a.dshared.describe(), a.dv.describe());
+        "attention_backward: q {}, k {}, shared {}, v {}, {} starts, out {}, dout {}, dq {}, dk {}, "
+        "dshared {}, dv {}, highest {}",
+        a.q.describe(), a.k.describe(), a.shared.describe(), a.v.describe(), a.starts.size(),
+        a.out.describe(), a.dout.describe(), a.dq.describe(), a.dk.describe(), a.dshared.describe(),
+        a.dv.describe(), a.highest.describe());
   };
   const int64_t n = a.q.shape[0], heads = a.q.shape[1], kv_heads = a.k.shape[1], own = a.k.shape[2];
   const int64_t rest = a.q.shape[2] - own, v_dim = a.v.shape[2];
@@ -97,6 +86,7 @@ void check(const AttentionBackwardArgs& a) {
   MOEBIUS_NEED(is_f32(a.out, {n, heads, v_dim}) && is_f32(a.dout, {n, heads, v_dim}));
   MOEBIUS_NEED(empty_or_f32(a.dq, {n, heads, own + rest}) && empty_or_f32(a.dk, {n, kv_heads, own}));
   MOEBIUS_NEED(empty_or_f32(a.dshared, {n, rest}) && empty_or_f32(a.dv, {n, kv_heads, v_dim}));
+  MOEBIUS_NEED(are_starts(a.starts, n) && empty_or_f32(a.highest, {heads}));
 }
 
 void check(const RouterBackwardArgs& a) {
@@ -113,12 +103,16 @@ void check(const RouterBackwardArgs& a) {
 
 void check(const ExpertFfnBackwardArgs& a) {
   const auto describe = [&] {
-    return fmt::format("expert_ffn_backward: x {}, {} experts, dx {}", a.x.describe(), a.n_experts,
-                       a.dx.describe());
+    return fmt::format("expert_ffn_backward: x {}, {} experts, ids {}, weights {}, dy {}, dx {}, dweights {}",
+                       a.x.describe(), a.n_experts, a.ids.describe(), a.weights.describe(), a.dy.describe(),
+                       a.dx.describe(), a.dweights.describe());
   };
-  check(ExpertFfnArgs{a.x, a.experts, a.n_experts, a.ids, a.dslots});
-  const int64_t hidden = a.x.shape[1];
-  MOEBIUS_NEED(empty_or_f32(a.dx, {a.x.shape[0], hidden}));
+  MOEBIUS_NEED(is_f32(a.x, {-1, -1}) && is_ids(a.ids, 2) && a.ids.shape[0] == a.x.shape[0]);
+  const int64_t n = a.x.shape[0], hidden = a.x.shape[1], k = a.ids.shape[1];
+  MOEBIUS_NEED(is_f32(a.weights, {n, k}) && is_f32(a.dy, {n, hidden}));
+  MOEBIUS_NEED(empty_or_f32(a.dx, {n, hidden}) && empty_or_f32(a.dweights, {n, k}));
+  MOEBIUS_NEED(a.n_experts >= 0 && ids_within(a.ids, -1, a.n_experts));
+  check_experts(a.ids, a.experts, hidden, describe());
   for (int64_t e = 0; e < a.n_experts && a.gradients; ++e) {
     const ExpertGradients& g = a.gradients[e];
     const int64_t width = a.experts[e].gate.rows;
@@ -127,16 +121,6 @@ void check(const ExpertFfnBackwardArgs& a) {
                   fmt::format("{}: expert {} of width {}: dgate {}, dup {}, ddown {}", describe(), e, width,
                               g.gate.describe(), g.up.describe(), g.down.describe()));
   }
-}
-
-void check(const CombineBackwardArgs& a) {
-  const auto describe = [&] {
-    return fmt::format("combine_backward: slots {}, dslots {}, dweights {}", a.slots.describe(),
-                       a.dslots.describe(), a.dweights.describe());
-  };
-  check(CombineArgs{a.slots, a.ids, a.weights, a.dy});
-  MOEBIUS_NEED(empty_or_f32(a.dslots, {a.slots.shape[0], a.slots.shape[1], a.slots.shape[2]}));
-  MOEBIUS_NEED(empty_or_f32(a.dweights, {a.slots.shape[0], a.slots.shape[1]}));
 }
 
 void check(const CrossEntropyArgs& a) {

@@ -141,6 +141,7 @@ struct RouterArgs {
   float scale = 1;
   Tensor ids;      // I32 [n, k], out
   Tensor weights;  // [n, k], out
+  Tensor chosen;   // I32 [n, k], out: ids with zero experts by their row, for router_backward; or empty
 };
 
 // One expert's SwiGLU; widths may differ from expert to expert (TENP).

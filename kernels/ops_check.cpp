@@ -2,55 +2,10 @@
 #include <fmt/format.h>
 
 #include "kernels/ops.h"
-
-// The text is made only when the rule is broken.
-#define MOEBIUS_NEED(condition) MOEBIUS_CHECK(condition, describe())
+#include "kernels/shape_rules.h"
 
 namespace moebius {
 namespace {
-
-// float32 with dims as given (-1: any), numbers of the last dimension side by side.
-bool is_f32(const Tensor& t, std::initializer_list<int64_t> dims) {
-  if (t.dtype != DType::kF32 || t.ndim != static_cast<int>(dims.size())) return false;
-  int i = 0;
-  for (int64_t dim : dims) {
-    if (dim >= 0 && t.shape[i] != dim) return false;
-    ++i;
-  }
-  if (t.numel() == 0) return true;
-  return t.data && (t.ndim == 0 || t.stride[t.ndim - 1] == 1 || t.shape[t.ndim - 1] == 1);
-}
-
-bool is_ids(const Tensor& t, int ndim) {
-  if (t.dtype != DType::kI32 || t.ndim != ndim) return false;
-  return t.numel() == 0 || (t.data && (t.stride[ndim - 1] == 1 || t.shape[ndim - 1] == 1 || ndim == 1));
-}
-
-// Every id in [lowest, limit). Ids in device memory cannot be looked at from here.
-bool ids_within(const Tensor& ids, int32_t lowest, int64_t limit) {
-  if (ids.space == Space::kDevice) return true;
-  const int64_t columns = ids.ndim == 2 ? ids.shape[1] : 1;
-  for (int64_t i = 0; i < ids.shape[0]; ++i) {
-    for (int64_t j = 0; j < columns; ++j) {
-      const int32_t id = ids.i32()[i * ids.stride[0] + j];
-      if (id < lowest || id >= limit) return false;
-    }
-  }
-  return true;
-}
-
-bool is_matrix(const Matrix& w, int64_t rows, int64_t cols) {
-  if (w.rows < 0 || w.cols < 0 || (rows >= 0 && w.rows != rows) || (cols >= 0 && w.cols != cols))
-    return false;
-  if (w.rows == 0 || w.cols == 0) return true;
-  if (!w.data) return false;
-  if (w.format != Format::kFp8Block && !is_integer(w.format)) return !w.scales;
-  if (!w.scales || w.group <= 0) return false;
-  if (w.scale_dtype != DType::kF32 && w.scale_dtype != DType::kBF16 && w.scale_dtype != DType::kF16)
-    return false;
-  if (w.format == Format::kFp8Block) return w.group == kFp8Block;
-  return w.group % kActivationGroup == 0 || w.group >= w.cols;
-}
 
 bool is_cache(const CacheView& cache, int64_t positions) {
   return cache.base && cache.pages && (cache.dtype == DType::kF32 || cache.dtype == DType::kBF16) &&
@@ -63,6 +18,21 @@ std::string describe_cache(const CacheView& cache) {
 }
 
 }  // namespace
+
+void check_experts(const Tensor& ids, const ExpertWeights* experts, int64_t hidden, const std::string& what) {
+  if (ids.space == Space::kDevice) return;
+  for (int64_t t = 0; t < ids.shape[0]; ++t) {
+    for (int64_t slot = 0; slot < ids.shape[1]; ++slot) {
+      const int32_t id = ids.i32()[t * ids.stride[0] + slot];
+      if (id < 0) continue;
+      const ExpertWeights& e = experts[id];
+      MOEBIUS_CHECK(is_adaptable(e.gate, -1, hidden) && is_adaptable(e.up, e.gate.rows, hidden) &&
+                        is_adaptable(e.down, hidden, e.gate.rows),
+                    fmt::format("{}: expert {} gate {}, up {}, down {}", what, id, e.gate.describe(),
+                                e.up.describe(), e.down.describe()));
+    }
+  }
+}
 
 void check(const EmbedArgs& a) {
   const auto describe = [&] {
@@ -88,7 +58,7 @@ void check(const LinearArgs& a) {
     return fmt::format("linear: w {}, x {}, bias {}, y {}", a.w.describe(), a.x.describe(), a.bias.describe(),
                        a.y.describe());
   };
-  MOEBIUS_NEED(is_matrix(a.w, -1, -1) && is_f32(a.x, {-1, a.w.cols}));
+  MOEBIUS_NEED(is_adaptable(a.w, -1, -1) && is_f32(a.x, {-1, a.w.cols}));
   MOEBIUS_NEED(is_f32(a.y, {a.x.shape[0], a.w.rows}));
   MOEBIUS_NEED(a.bias.empty() || is_f32(a.bias, {a.w.rows}));
 }
@@ -170,6 +140,8 @@ void check(const RouterArgs& a) {
   MOEBIUS_NEED(a.bias.empty() || is_f32(a.bias, {a.gate.rows}));
   MOEBIUS_NEED(is_ids(a.ids, 2) && a.ids.shape[0] == a.x.shape[0] && a.ids.shape[1] <= a.gate.rows);
   MOEBIUS_NEED(is_f32(a.weights, {a.ids.shape[0], a.ids.shape[1]}));
+  MOEBIUS_NEED(a.chosen.empty() || (is_ids(a.chosen, 2) && a.chosen.shape[0] == a.ids.shape[0] &&
+                                    a.chosen.shape[1] == a.ids.shape[1]));
   MOEBIUS_NEED(a.n_group > 0 && a.topk_group > 0 && a.topk_group <= a.n_group);
   if (a.group_score != GroupScore::kNone) MOEBIUS_NEED(a.gate.rows % a.n_group == 0);
 }
@@ -183,18 +155,7 @@ void check(const ExpertFfnArgs& a) {
   const int64_t hidden = a.x.shape[1];
   MOEBIUS_NEED(is_f32(a.slots, {a.ids.shape[0], a.ids.shape[1], hidden}));
   MOEBIUS_NEED(a.n_experts >= 0 && ids_within(a.ids, -1, a.n_experts));
-  if (a.ids.space == Space::kDevice) return;
-  for (int64_t t = 0; t < a.ids.shape[0]; ++t) {
-    for (int64_t slot = 0; slot < a.ids.shape[1]; ++slot) {
-      const int32_t id = a.ids.i32()[t * a.ids.stride[0] + slot];
-      if (id < 0) continue;
-      const ExpertWeights& e = a.experts[id];
-      MOEBIUS_CHECK(is_matrix(e.gate, -1, hidden) && is_matrix(e.up, e.gate.rows, hidden) &&
-                        is_matrix(e.down, hidden, e.gate.rows),
-                    fmt::format("{}: expert {} gate {}, up {}, down {}", describe(), id, e.gate.describe(),
-                                e.up.describe(), e.down.describe()));
-    }
-  }
+  check_experts(a.ids, a.experts, hidden, describe());
 }
 
 void check(const CombineArgs& a) {

@@ -43,6 +43,17 @@ inline constexpr int64_t kFp8Block = 128;
 const char* format_name(Format format);  // "f32", "bf16", "f16", "fp8", "int8", "int4"
 inline bool is_integer(Format f) { return f == Format::kInt8 || f == Format::kInt4; }
 
+// A low-rank adapter (LoRA, arXiv 2106.09685) of a matrix [rows, cols]: w + scale b a. Float32, non-owning.
+struct Lora {
+  Tensor a;  // [rank, cols]
+  Tensor b;  // [rows, rank]
+  float scale = 1;
+  Tensor da, db;  // gradients, shaped as a and b, which backward operations add to; or empty
+  // The matrix's data holds w + scale b a already: the adapter is there for its gradients only. So it is for
+  // matrices that an operation reads in two ways (MLA's kv_b) or row by row (the router).
+  bool merged = false;
+};
+
 struct Matrix {  // [rows, cols], non-owning
   Format format = Format::kF32;
   int64_t rows = 0, cols = 0;
@@ -51,8 +62,11 @@ struct Matrix {  // [rows, cols], non-owning
   DType scale_dtype = DType::kF32;  // kF32, kBF16 or kF16
   int64_t group = 0;                // columns per scale: 128 for kFp8Block; a multiple of 32 for integers
   Space space = Space::kHost;
+  // Added by linear and expert_ffn unless it is merged; other operations take no adapter that is not merged.
+  const Lora* lora = nullptr;
 
   bool empty() const { return data == nullptr; }
+  bool adapted() const { return lora && !lora->merged; }
   int64_t row_bytes() const;  // of data
   const uint8_t* row(int64_t r) const { return static_cast<const uint8_t*>(data) + r * row_bytes(); }
   int64_t scales_per_row() const { return group ? (cols + group - 1) / group : 0; }

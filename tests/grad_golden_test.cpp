@@ -45,6 +45,13 @@ class Golden {  // the tensors of one case, by field
     m.rows = at(field).shape[0], m.cols = at(field).shape[1], m.data = at(field).data;
     return m;
   }
+  // The adapter that stands under this prefix, with zeroed gradients.
+  Lora lora(const std::string& prefix) {
+    Lora l;
+    l.a = at(prefix + "a"), l.b = at(prefix + "b"), l.scale = number(prefix + "scale");
+    l.da = zeros(prefix + "da"), l.db = zeros(prefix + "db");
+    return l;
+  }
   // Zeros, shaped as the field.
   Tensor zeros(const std::string& field) {
     Tensor t = at(field);
@@ -96,6 +103,29 @@ TEST(GradGolden, Linear) {
   });
 }
 
+// An adapter that the operation adds, and one that the matrix holds already.
+TEST(GradGolden, LoraLinear) {
+  for_each_case("lora_linear", 2, [](Golden& g) {
+    for (const bool merged : {false, true}) {
+      Lora lora = g.lora("");
+      lora.merged = merged;
+      Matrix w = g.matrix("w");
+      std::vector<float> sum(g.at("w").f32(), g.at("w").f32() + w.rows * w.cols);
+      const int64_t rank = lora.a.shape[0];
+      for (int64_t i = 0; i < w.rows * w.cols && merged; ++i)
+        for (int64_t k = 0; k < rank; ++k)
+          sum[static_cast<size_t>(i)] +=
+              lora.scale * lora.b.f32()[i / w.cols * rank + k] * lora.a.f32()[k * w.cols + i % w.cols];
+      w.data = sum.data(), w.lora = &lora;
+      const LinearBackwardArgs args{w, g.at("x"), g.at("dy"), g.zeros("dx"), g.zeros("dw"), {}};
+      check(args);
+      ref::linear_backward(args);
+      g.expect_near("dx", args.dx), g.expect_near("dw", args.dw);
+      g.expect_near("da", lora.da), g.expect_near("db", lora.db);
+    }
+  });
+}
+
 TEST(GradGolden, Swiglu) {
   for_each_case("swiglu", 1, [](Golden& g) {
     const SwigluBackwardArgs args{g.at("gate"), g.at("up"), g.at("dy"), g.zeros("dgate"), g.zeros("dup")};
@@ -106,23 +136,25 @@ TEST(GradGolden, Swiglu) {
 }
 
 TEST(GradGolden, Attention) {
-  for_each_case("attention", 4, [](Golden& g) {
+  for_each_case("attention", 5, [](Golden& g) {
     const bool shared = g.has("shared");
-    const AttentionBackwardArgs args{g.at("q"),
-                                     g.at("k"),
-                                     shared ? g.at("shared") : Tensor(),
-                                     g.at("v"),
-                                     g.number("scale"),
-                                     g.at("out"),
-                                     g.at("dout"),
-                                     g.zeros("dq"),
-                                     g.zeros("dk"),
-                                     shared ? g.zeros("dshared") : Tensor(),
-                                     g.zeros("dv")};
+    const Tensor given = g.at("starts");
+    const std::vector<int64_t> starts(given.i32(), given.i32() + given.numel());
+    AttentionBackwardArgs args;
+    args.q = g.at("q"), args.k = g.at("k"), args.v = g.at("v"), args.scale = g.number("scale");
+    args.starts = starts, args.out = g.at("out"), args.dout = g.at("dout");
+    args.dq = g.zeros("dq"), args.dk = g.zeros("dk"), args.dv = g.zeros("dv");
+    if (shared) args.shared = g.at("shared"), args.dshared = g.zeros("dshared");
+    args.highest = g.zeros("highest");
+    std::fill_n(args.highest.f32(), args.highest.numel(), -INFINITY);
     check(args);
     ref::attention_backward(args);
     g.expect_near("dq", args.dq), g.expect_near("dk", args.dk), g.expect_near("dv", args.dv);
     if (shared) g.expect_near("dshared", args.dshared);
+    g.expect_near("highest", args.highest);
+    args.highest.f32()[0] = 1e6f;  // raised, never lowered
+    ref::attention_backward(args);
+    EXPECT_EQ(args.highest.f32()[0], 1e6f);
   });
 }
 
@@ -139,35 +171,36 @@ TEST(GradGolden, Router) {
 }
 
 TEST(GradGolden, ExpertFfn) {
-  for_each_case("expert_ffn", 2, [](Golden& g) {
+  for_each_case("expert_ffn", 3, [](Golden& g) {
     std::vector<ExpertWeights> experts;
     std::vector<ExpertGradients> gradients;
+    std::map<std::string, Lora> loras;
     for (int e = 0; g.has(fmt::format("{}.gate", e)); ++e) {
-      const auto field = [&](const char* name) { return fmt::format("{}.{}", e, name); };
-      experts.push_back({g.matrix(field("gate")), g.matrix(field("up")), g.matrix(field("down"))});
-      gradients.push_back({g.zeros(field("dgate")), g.zeros(field("dup")), g.zeros(field("ddown"))});
+      const auto matrix = [&](const char* name) {
+        const std::string field = fmt::format("{}.{}", e, name);
+        Matrix m = g.matrix(field);
+        if (g.has(field + ".a")) m.lora = &(loras[field] = g.lora(field + "."));
+        return m;
+      };
+      const auto sum = [&](const char* name) { return g.zeros(fmt::format("{}.d{}", e, name)); };
+      experts.push_back({matrix("gate"), matrix("up"), matrix("down")});
+      gradients.push_back({sum("gate"), sum("up"), sum("down")});
     }
-    const ExpertFfnBackwardArgs args{g.at("x"),       experts.data(), static_cast<int64_t>(experts.size()),
-                                     g.at("ids"),     g.at("dslots"), g.zeros("dx"),
-                                     gradients.data()};
+    ExpertFfnBackwardArgs args;
+    args.x = g.at("x"), args.experts = experts.data(), args.n_experts = static_cast<int64_t>(experts.size());
+    args.ids = g.at("ids"), args.weights = g.at("weights"), args.dy = g.at("dy");
+    args.dx = g.zeros("dx"), args.dweights = g.zeros("dweights"), args.gradients = gradients.data();
+    std::fill_n(args.dweights.f32(), args.dweights.numel(), NAN);  // set, not added to
     check(args);
     ref::expert_ffn_backward(args);
-    g.expect_near("dx", args.dx);
+    g.expect_near("dx", args.dx), g.expect_near("dweights", args.dweights);
     for (size_t e = 0; e < experts.size(); ++e) {
       g.expect_near(fmt::format("{}.dgate", e), gradients[e].gate);
       g.expect_near(fmt::format("{}.dup", e), gradients[e].up);
       g.expect_near(fmt::format("{}.ddown", e), gradients[e].down);
     }
-  });
-}
-
-TEST(GradGolden, Combine) {
-  for_each_case("combine", 1, [](Golden& g) {
-    const CombineBackwardArgs args{g.at("slots"), g.at("ids"),       g.at("weights"),
-                                   g.at("dy"),    g.zeros("dslots"), g.zeros("dweights")};
-    check(args);
-    ref::combine_backward(args);
-    g.expect_near("dslots", args.dslots), g.expect_near("dweights", args.dweights);
+    for (const auto& [field, lora] : loras)
+      g.expect_near(field + ".da", lora.da), g.expect_near(field + ".db", lora.db);
   });
 }
 

@@ -6,6 +6,7 @@
 // units in the last place of their largest partial sums, which is a tenth of that.
 #include <array>
 #include <limits>
+#include <memory>
 
 #include "kernels/backend.h"
 #include "kernels/cpu/host_grad.h"
@@ -74,6 +75,23 @@ void test_candidates(std::span<const Candidate<Args>> candidates, const Args& ar
 
 constexpr double kProducts = 1e-5;
 
+// An adapter with its gradients, which are appended to what an operation writes.
+struct AdapterFields {
+  AdapterFields(Arena& arena, Matrix& w, int64_t rank, bool merged, std::vector<const Field*>& written)
+      : a(field(arena, {rank, w.cols})),
+        b(field(arena, {w.rows, rank})),
+        da(field(arena, {rank, w.cols}, 1)),
+        db(field(arena, {w.rows, rank}, 2)),
+        lora{a.view, b.view, 0.75f, da.view, db.view, merged} {
+    w.lora = &lora;
+    written.push_back(&da), written.push_back(&db);
+  }
+  AdapterFields(const AdapterFields&) = delete;
+  AdapterFields& operator=(const AdapterFields&) = delete;
+  Field a, b, da, db;
+  Lora lora;
+};
+
 Tensor random_ids(Arena& arena, int64_t n, int64_t k, int32_t lowest, int64_t end) {
   int32_t* ids = arena.take<int32_t>(n * k);
   for (int64_t i = 0; i < n * k; ++i) ids[i] = static_cast<int32_t>(lowest + arena.below(end - lowest));
@@ -104,13 +122,42 @@ TEST(GradHost, Linear) {
   }
 }
 
+TEST(GradHost, LinearWithAdapter) {
+  for (const Format format : kFormats6) {
+    for (const auto& [n, rows, cols, rank] :
+         {std::array<int64_t, 4>{1, 1, 1, 1}, {5, 17, 40, 3}, {70, 300, 130, 16}, {1200, 90, 60, 8}}) {
+      for (const bool merged : {false, true}) {
+        Arena arena;
+        Matrix w = arena_matrix(arena, {format, rows, cols});
+        const Field x = field(arena, {n, cols}, 1), dy = field(arena, {n, rows}, 2),
+                    dx = field(arena, {n, cols}, 3), dw = field(arena, {rows, cols}, 1);
+        std::vector<const Field*> written = {&dx, &dw};
+        AdapterFields adapter(arena, w, rank, merged, written);
+        const std::string name = fmt::format("{} n={} rows={} cols={} rank={} merged={}", format_name(format),
+                                             n, rows, cols, rank, merged);
+        const auto test = [&](const LinearBackwardArgs& args) {
+          test_candidates(host_linear_backward(), args, written, kProducts, name);
+        };
+        test({w, x.view, dy.view, dx.view, {}, {}});
+        test({w, x.view, dy.view, {}, dw.view, {}});
+        adapter.lora.da = Tensor();
+        test({w, x.view, dy.view, dx.view, {}, {}});
+        adapter.lora.db = Tensor();
+        test({w, {}, dy.view, dx.view, {}, {}});
+      }
+    }
+  }
+}
+
 TEST(GradHost, Attention) {
   struct Shape {
     int64_t n, heads, kv_heads, own, rest, v_dim, gap;
+    std::vector<int64_t> starts;
   };
-  for (const Shape& s :
-       {Shape{1, 1, 1, 1, 0, 1, 0}, Shape{7, 4, 1, 6, 3, 7, 2}, Shape{64, 4, 2, 8, 4, 5, 1},
-        Shape{65, 3, 3, 9, 0, 16, 0}, Shape{140, 4, 4, 8, 4, 8, 3}, Shape{9, 2, 2, 0, 3, 2, 0}}) {
+  for (const Shape& s : {Shape{1, 1, 1, 1, 0, 1, 0, {0, 1}}, Shape{7, 4, 1, 6, 3, 7, 2, {0, 3, 3, 7}},
+                         Shape{64, 4, 2, 8, 4, 5, 1, {0, 64}}, Shape{65, 3, 3, 9, 0, 16, 0, {0, 65}},
+                         Shape{140, 4, 4, 8, 4, 8, 3, {0, 140}}, Shape{9, 2, 2, 0, 3, 2, 0, {0, 1, 9}},
+                         Shape{150, 4, 2, 8, 4, 8, 1, {0, 70, 71, 150}}}) {
     Arena arena;
     const Field q = field(arena, {s.n, s.heads, s.own + s.rest}, s.gap),
                 k = field(arena, {s.n, s.kv_heads, s.own}, s.gap),
@@ -123,71 +170,96 @@ TEST(GradHost, Attention) {
                 dshared = field(arena, {s.n, s.rest}, s.gap),
                 dv = field(arena, {s.n, s.kv_heads, s.v_dim}, s.gap);
     const bool rest = s.rest > 0;
+    const Field highest = field(arena, {s.heads});
     // out need not be the forward's for two implementations of one formula to agree.
-    const AttentionBackwardArgs args{
-        q.view,  k.view,  rest ? shared.view : Tensor(),  v.view, 0.7f, out.view, dout.view,
-        dq.view, dk.view, rest ? dshared.view : Tensor(), dv.view};
-    const std::string name =
-        fmt::format("n={} heads={}/{} k={}+{} v={}", s.n, s.heads, s.kv_heads, s.own, s.rest, s.v_dim);
-    test_candidates(host_attention_backward(), args, {&dq, &dk, &dshared, &dv}, kProducts, name);
+    AttentionBackwardArgs args;
+    args.q = q.view, args.k = k.view, args.v = v.view, args.scale = 0.7f, args.starts = s.starts;
+    args.out = out.view, args.dout = dout.view, args.highest = highest.view;
+    args.dq = dq.view, args.dk = dk.view, args.dv = dv.view;
+    if (rest) args.shared = shared.view, args.dshared = dshared.view;
+    const std::vector<const Field*> written = {&dq, &dk, &dshared, &dv, &highest};
+    const std::string name = fmt::format("n={} in {} heads={}/{} k={}+{} v={}", s.n, s.starts.size() - 1,
+                                         s.heads, s.kv_heads, s.own, s.rest, s.v_dim);
+    test_candidates(host_attention_backward(), args, written, kProducts, name);
+    args.highest = Tensor();
     for (int kept = 0; kept < 4; ++kept) {
       AttentionBackwardArgs one = args;
       Tensor* wanted[] = {&one.dq, &one.dk, &one.dshared, &one.dv};
       for (int i = 0; i < 4; ++i)
         if (i != kept) *wanted[i] = Tensor();
-      test_candidates(host_attention_backward(), one, {&dq, &dk, &dshared, &dv}, kProducts, name + " one");
+      test_candidates(host_attention_backward(), one, written, kProducts, name + " one");
     }
   }
 }
 
-TEST(GradHost, ExpertFfn) {
-  struct Shape {
-    int64_t n, k, hidden;
-    std::vector<int64_t> widths;
-    int32_t lowest;  // -1: some slots are not in use
-  };
-  const Shape shapes[] = {{1, 1, 1, {1}, 0},
-                          {5, 2, 20, {7, 0, 12, 33}, -1},
-                          {40, 3, 70, {40, 72, 1, 16, 5}, -1},
-                          {3, 2, 8, {4}, -1}};
-  for (const Format format : kFormats6) {
-    for (const Shape& s : shapes) {
-      Arena arena;
-      const Field x = field(arena, {s.n, s.hidden}, 1), dslots = field(arena, {s.n, s.k, s.hidden}, 2),
-                  dx = field(arena, {s.n, s.hidden}, 3);
-      std::vector<ExpertWeights> experts;
-      std::vector<ExpertGradients> gradients;
-      std::vector<Field> sums;
-      sums.reserve(3 * s.widths.size());
-      std::vector<const Field*> written = {&dx};
-      for (const int64_t width : s.widths) {
-        experts.push_back({arena_matrix(arena, {format, width, s.hidden}),
-                           arena_matrix(arena, {format, width, s.hidden}),
-                           arena_matrix(arena, {format, s.hidden, width})});
-        for (int i = 0; i < 3; ++i) {
-          sums.push_back(i < 2 ? field(arena, {width, s.hidden}, 1) : field(arena, {s.hidden, width}, 1));
-          written.push_back(&sums.back());
-        }
-        const Field* last = &sums.back();
-        gradients.push_back({last[-2].view, last[-1].view, last->view});
-      }
-      ExpertFfnBackwardArgs args{x.view,
-                                 experts.data(),
-                                 static_cast<int64_t>(experts.size()),
-                                 random_ids(arena, s.n, s.k, s.lowest, static_cast<int64_t>(experts.size())),
-                                 dslots.view,
-                                 dx.view,
-                                 gradients.data()};
-      const std::string name = fmt::format("{} n={} k={} hidden={}", format_name(format), s.n, s.k, s.hidden);
-      const auto test = [&] { test_candidates(host_expert_ffn_backward(), args, written, kProducts, name); };
-      test();
-      gradients[0].up = gradients.back().down = Tensor();
-      args.dx = Tensor();
-      test();
-      args.dx = dx.view, args.gradients = nullptr;
-      test();
+struct ExpertShape {
+  int64_t n, k, hidden;
+  std::vector<int64_t> widths;
+  int32_t lowest;  // -1: some slots are not in use
+  int64_t rank;    // of adapters on some matrices; 0: none
+};
+
+// Dweights of slots in use grow with the sums over width and hidden; the bound holds for each tensor.
+void test_experts(Format format, const ExpertShape& s) {
+  Arena arena;
+  const int64_t count = static_cast<int64_t>(s.widths.size());
+  const Field x = field(arena, {s.n, s.hidden}, 1), weights = field(arena, {s.n, s.k}, 1),
+              dy = field(arena, {s.n, s.hidden}, 2), dx = field(arena, {s.n, s.hidden}, 3),
+              dweights = field(arena, {s.n, s.k}, 1);
+  std::vector<ExpertWeights> experts;
+  std::vector<ExpertGradients> gradients;
+  std::vector<Field> sums;
+  sums.reserve(3 * s.widths.size());
+  std::vector<const Field*> written = {&dx, &dweights};
+  for (const int64_t width : s.widths) {
+    experts.push_back({arena_matrix(arena, {format, width, s.hidden}),
+                       arena_matrix(arena, {format, width, s.hidden}),
+                       arena_matrix(arena, {format, s.hidden, width})});
+    for (int i = 0; i < 3; ++i) {
+      sums.push_back(i < 2 ? field(arena, {width, s.hidden}, 1) : field(arena, {s.hidden, width}, 1));
+      written.push_back(&sums.back());
     }
+    const Field* last = &sums.back();
+    gradients.push_back({last[-2].view, last[-1].view, last->view});
   }
+  std::vector<std::unique_ptr<AdapterFields>> adapters;
+  for (size_t e = 0; e < experts.size() && s.rank > 0; ++e) {
+    int place = 0;
+    for (Matrix* w : {&experts[e].gate, &experts[e].up, &experts[e].down})
+      if ((static_cast<int>(e) + ++place) % 4 > 0)  // some have none
+        adapters.push_back(std::make_unique<AdapterFields>(arena, *w, s.rank + place, place == 2, written));
+  }
+  ExpertFfnBackwardArgs args;
+  args.x = x.view, args.experts = experts.data(), args.n_experts = count;
+  args.ids = random_ids(arena, s.n, s.k, s.lowest, count), args.weights = weights.view, args.dy = dy.view;
+  args.dx = dx.view, args.dweights = dweights.view, args.gradients = gradients.data();
+  const std::string name =
+      fmt::format("{} n={} k={} hidden={} rank={}", format_name(format), s.n, s.k, s.hidden, s.rank);
+  const auto test = [&] { test_candidates(host_expert_ffn_backward(), args, written, kProducts, name); };
+  test();
+  gradients[0].up = gradients.back().down = Tensor();
+  args.dx = Tensor();
+  for (auto& adapter : adapters) adapter->lora.da = Tensor();
+  test();
+  args.dx = dx.view, args.gradients = nullptr, args.dweights = Tensor();
+  for (auto& adapter : adapters) adapter->lora.da = adapter->da.view, adapter->lora.db = Tensor();
+  test();
+}
+
+TEST(GradHost, ExpertFfn) {
+  for (const Format format : kFormats6)
+    for (const int64_t rank : {0, 2})
+      for (const ExpertShape& s : {ExpertShape{1, 1, 1, {1}, 0, rank},
+                                   {5, 2, 20, {7, 0, 12, 33}, -1, rank},
+                                   {40, 3, 70, {40, 72, 1, 16, 5}, -1, rank},
+                                   {3, 2, 8, {4}, -1, rank}})
+        test_experts(format, s);
+}
+
+// So many slots that an expert's fall into chunks, and into parts with sums of their own.
+TEST(GradHost, ExpertFfnOfManyTokens) {
+  test_experts(Format::kF32, {1300, 2, 12, {6, 9}, 0, 0});
+  test_experts(Format::kBF16, {1300, 2, 12, {6, 9}, -1, 3});
 }
 
 // ---- the references on slices ----
@@ -229,20 +301,6 @@ TEST(GradHost, Router) {
                     {logits.view, ids, dweights.view, scoring, 30, true, 2.5f, dlogits.view}, {&dlogits}, 0,
                     "");
   }
-}
-
-TEST(GradHost, Combine) {
-  Arena arena;
-  const int64_t n = 70, k = 3, hidden = 90;
-  const Field slots = field(arena, {n, k, hidden}, 1), weights = field(arena, {n, k}, 1),
-              dy = field(arena, {n, hidden}, 1), dslots = field(arena, {n, k, hidden}, 2),
-              dweights = field(arena, {n, k}, 1);
-  const Tensor ids = random_ids(arena, n, k, -1, 4);
-  const auto test = [&](const Tensor& to) {
-    test_candidates(host_combine_backward(), {slots.view, ids, weights.view, dy.view, to, dweights.view},
-                    {&slots, &dslots, &dweights}, 0, "");
-  };
-  test(dslots.view), test(slots.view), test({});
 }
 
 TEST(GradHost, CrossEntropy) {

@@ -481,9 +481,11 @@ inline Case<RouterArgs> router_case(const RouterShape& s) {
   a.ids = Tensor(c.arena.take<int32_t>(s.n * (s.k + 1)), DType::kI32, {s.n, s.k});
   a.ids.stride[0] = s.k + 1;
   a.weights = c.arena.matrix(s.n, s.k, 2);
-  c.outputs = {output_of("ids", a.ids), output_of("weights", a.weights)};
+  a.chosen = Tensor(c.arena.take<int32_t>(s.n * (s.k + 2)), DType::kI32, {s.n, s.k});
+  a.chosen.stride[0] = s.k + 2;
+  c.outputs = {output_of("ids", a.ids), output_of("weights", a.weights), output_of("chosen", a.chosen)};
   c.outputs[1].relative = 2 * gamma(static_cast<double>(2 * (rows + s.k) + 16));
-  c.part = part_of<RouterArgs>({&RouterArgs::x, &RouterArgs::ids, &RouterArgs::weights});
+  c.part = part_of<RouterArgs>({&RouterArgs::x, &RouterArgs::ids, &RouterArgs::weights, &RouterArgs::chosen});
   c.tokens = s.n;
   c.bytes = static_cast<double>(a.gate.bytes()), c.flops = 2.0 * static_cast<double>(s.n * rows * hidden);
   return c;

@@ -1,6 +1,7 @@
 // Cases of embed, linear, the expert feed-forward and the projections of absorbed MLA for op_test.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include <fmt/format.h>
@@ -49,6 +50,36 @@ inline double apart(int64_t terms, double magnitude) {
   return 2 * gamma(static_cast<double>(terms) + 4) * magnitude;
 }
 
+// An adapter for w, or none for rank 0. Its numbers are as large as those of w, so that its part is seen.
+inline void adapt(Arena& arena, Matrix& w, int64_t rank, bool merged = false) {
+  if (rank == 0) return;
+  Lora* lora = arena.take<Lora>(1);
+  *lora = Lora{};
+  lora->a = arena.matrix(rank, w.cols), lora->b = arena.matrix(w.rows, rank);
+  lora->scale = 0.75f, lora->merged = merged, w.lora = lora;
+}
+
+// w x and its adapter's part, with the error that float32 sums of it may have on either side together.
+struct Product {
+  double value = 0, magnitude = 0, error = 0;
+};
+inline Product adapted_dot(const Matrix& w, int64_t r, const float* x) {
+  const Sum base = exact_dot(w, r, x);
+  Product p{base.value, base.magnitude, apart(w.cols, base.magnitude)};
+  if (!w.adapted()) return p;
+  const Lora& lora = *w.lora;
+  const int64_t rank = lora.a.shape[0];
+  for (int64_t k = 0; k < rank; ++k) {
+    const double factor = static_cast<double>(lora.scale) * static_cast<double>(lora.b.f32()[r * rank + k]);
+    for (int64_t c = 0; c < w.cols; ++c) {
+      const double term = factor * static_cast<double>(lora.a.f32()[k * w.cols + c]) * x[c];
+      p.value += term, p.magnitude += std::fabs(term);
+    }
+  }
+  p.error = apart(w.cols + rank + 2, p.magnitude);
+  return p;
+}
+
 // ---- embed ----
 
 inline Case<EmbedArgs> embed_case(const MatrixShape& shape, int64_t n) {
@@ -91,10 +122,12 @@ struct LinearShape {
   MatrixShape w;
   int64_t n = 1, gap = 0;
   bool bias = false, accumulate = false, exact = false;
+  int64_t rank = 0;
+  bool merged = false;
   std::string name() const {
-    return fmt::format("{} n={} rows={} cols={} group={} gap={}{}{}{}", format_name(w.format), n, w.rows,
-                       w.cols, w.group, gap, bias ? " bias" : "", accumulate ? " accumulate" : "",
-                       exact ? " exact" : "");
+    return fmt::format("{} n={} rows={} cols={} group={} gap={} rank={}{}{}{}{}", format_name(w.format), n,
+                       w.rows, w.cols, w.group, gap, rank, merged ? " merged" : "", bias ? " bias" : "",
+                       accumulate ? " accumulate" : "", exact ? " exact" : "");
   }
 };
 
@@ -107,19 +140,20 @@ inline Case<LinearArgs> linear_case(const LinearShape& shape, Mode mode) {
   a.y = c.arena.matrix(shape.n, shape.w.rows, shape.gap);
   a.accumulate = shape.accumulate;
   c.exact_activations = shape.exact;
-  const bool bits = is_integer(a.w.format) && !shape.exact;
+  adapt(c.arena, a.w, shape.rank, shape.merged);
+  const bool alone = is_integer(a.w.format) && !shape.exact, bits = alone && !a.w.adapted();
   const auto bound = [&](int64_t t, int64_t r) {
-    double magnitude = exact_dot(a.w, r, a.x.f32() + t * a.x.stride[0]).magnitude;
+    double magnitude = adapted_dot(a.w, r, a.x.f32() + t * a.x.stride[0]).magnitude;
     if (shape.bias) magnitude += std::fabs(static_cast<double>(a.bias.f32()[r]));
     if (shape.accumulate) magnitude += std::fabs(static_cast<double>(a.y.f32()[t * a.y.stride[0] + r]));
-    return apart(a.w.cols + 2, magnitude);
+    return apart(a.w.cols + shape.rank + 4, magnitude);
   };
   if (bits || mode == Mode::kPerf) {
     c.outputs = {output_of("y", a.y)};
   } else {
     c.outputs = {output_of("y", a.y, bound)};
   }
-  if (bits) {
+  if (alone) {
     c.part = [](const LinearArgs& args, int64_t begin, int64_t count) {
       LinearArgs part = args;
       part.x = args.x.rows(begin, count), part.y = args.y.rows(begin, count);
@@ -152,6 +186,10 @@ inline void linear_cases(Mode mode, const Add<LinearArgs>& add) {
       at({{format, 300, 129}, 50, 3, true, true, exact});
       at({{format, 257, 520}, 64, 0, false, false, exact});
       at({{format, 64, 4100, 32, DType::kF16}, 9, 0, false, false, exact});
+      at({{format, 1, 1, 32, DType::kF32}, 1, 0, false, false, exact, 1});
+      at({{format, 131, 70}, 5, 2, true, true, exact, 3});
+      at({{format, 40, 33}, 3, 1, true, false, exact, 2, true});
+      at({{format, 300, 129}, 90, 1, false, true, exact, 16});
     }
   }
 }
@@ -164,9 +202,10 @@ struct ExpertShape {
   double masked = 0;    // share of slots that are -1
   bool ragged = false;  // widths from 0 to `width`
   bool exact = false;
+  int64_t rank = 0;  // of adapters on most matrices
   std::string name() const {
-    return fmt::format("{}/{} n={} k={} experts={} hidden={} width={}{}{}{}", format_name(up),
-                       format_name(down), n, k, experts, hidden, width, masked > 0 ? " masked" : "",
+    return fmt::format("{}/{} n={} k={} experts={} hidden={} width={} rank={}{}{}{}", format_name(up),
+                       format_name(down), n, k, experts, hidden, width, rank, masked > 0 ? " masked" : "",
                        ragged ? " ragged" : "", exact ? " exact" : "");
   }
 };
@@ -174,26 +213,36 @@ struct ExpertShape {
 inline double silu(double x) { return x / (1 + std::exp(-x)); }
 
 // Bounds of one slot. gate and up err as any product; |silu'| <= 1.1; exp, sum, quotient and product round
-// within 4 units on either side; down errs as any product, and carries h's error.
-inline void expert_bound(const ExpertWeights& e, const float* x, double* bound) {
+// within 4 units on either side; down errs as any product, and carries h's error. rounded: h is to int8, and
+// an error may move it by a step.
+inline void expert_bound(const ExpertWeights& e, const float* x, bool rounded, double* bound) {
   const int64_t width = e.gate.rows;
   std::vector<double> h(static_cast<size_t>(width)), error(h);
   for (int64_t i = 0; i < width; ++i) {
-    const Sum gate = exact_dot(e.gate, i, x), up = exact_dot(e.up, i, x);
-    const double gate_error = apart(e.gate.cols, gate.magnitude), up_error = apart(e.up.cols, up.magnitude);
+    const Product gate = adapted_dot(e.gate, i, x), up = adapted_dot(e.up, i, x);
+    const double gate_error = gate.error, up_error = up.error;
     const double s = std::fabs(silu(gate.value)), u = std::fabs(up.value);
     h[static_cast<size_t>(i)] = s * u;
     error[static_cast<size_t>(i)] = 1.1 * gate_error * (u + up_error) + s * up_error +
                                     2 * gamma(8) * (s + 1.1 * gate_error) * (u + up_error);
   }
+  for (int64_t first = 0; first < width && rounded; first += kActivationGroup) {
+    const int64_t last = std::min(width, first + kActivationGroup);
+    const double largest = *std::max_element(h.begin() + first, h.begin() + last);
+    for (int64_t i = first; i < last; ++i) error[static_cast<size_t>(i)] += 1.1 * largest / 127;
+  }
   for (int64_t r = 0; r < e.down.rows; ++r) {
     double carried = 0, magnitude = 0;
+    const int64_t rank = e.down.adapted() ? e.down.lora->a.shape[0] : 0;
     for (int64_t i = 0; i < width; ++i) {
-      const double w = std::fabs(element_of(e.down, r, i));
+      double w = std::fabs(element_of(e.down, r, i));
+      for (int64_t k = 0; k < rank; ++k)
+        w += std::fabs(static_cast<double>(e.down.lora->scale) * e.down.lora->b.f32()[r * rank + k] *
+                       e.down.lora->a.f32()[k * width + i]);
       carried += w * error[static_cast<size_t>(i)];
       magnitude += w * (h[static_cast<size_t>(i)] + error[static_cast<size_t>(i)]);
     }
-    bound[r] = carried + apart(width, magnitude);
+    bound[r] = carried + apart(width + rank + (rank ? 2 : 0), magnitude);
   }
 }
 
@@ -209,6 +258,9 @@ inline Case<ExpertFfnArgs> expert_case(const ExpertShape& shape, Mode mode) {
     experts[e] = ExpertWeights{arena_matrix(c.arena, {shape.up, width, shape.hidden}),
                                arena_matrix(c.arena, {shape.up, width, shape.hidden}),
                                arena_matrix(c.arena, {shape.down, shape.hidden, width})};
+    int64_t place = e;
+    for (Matrix* w : {&experts[e].gate, &experts[e].up, &experts[e].down})
+      if (shape.rank > 0 && ++place % 4 > 0) adapt(c.arena, *w, shape.rank + place, place == 3);
   }
   a.experts = experts;
   int32_t* ids = c.arena.take<int32_t>(shape.n * shape.k);
@@ -226,8 +278,8 @@ inline Case<ExpertFfnArgs> expert_case(const ExpertShape& shape, Mode mode) {
   c.outputs = {output_of("slots", a.slots)};
   c.bytes = bytes;
   c.flops = 6.0 * static_cast<double>(shape.n * shape.k * shape.hidden * shape.width);
-  const bool bits = is_integer(shape.up) && is_integer(shape.down) && !shape.exact;
-  if (bits) {
+  const bool alone = is_integer(shape.up) && is_integer(shape.down) && !shape.exact;
+  if (alone) {
     c.part = [](const ExpertFfnArgs& args, int64_t begin, int64_t count) {
       ExpertFfnArgs part = args;
       part.x = args.x.rows(begin, count), part.ids = args.ids.rows(begin, count);
@@ -235,11 +287,12 @@ inline Case<ExpertFfnArgs> expert_case(const ExpertShape& shape, Mode mode) {
       return part;
     };
     c.tokens = shape.n;
-  } else if (mode == Mode::kTest) {
+  }
+  if (mode == Mode::kTest && (!alone || shape.rank > 0)) {
     c.outputs[0].bound.assign(static_cast<size_t>(c.outputs[0].count), 0.0);
     for (int64_t i = 0; i < shape.n * shape.k; ++i)
       if (ids[i] >= 0)
-        expert_bound(experts[ids[i]], a.x.f32() + i / shape.k * a.x.stride[0],
+        expert_bound(experts[ids[i]], a.x.f32() + i / shape.k * a.x.stride[0], alone,
                      &c.outputs[0].bound[static_cast<size_t>(i * shape.hidden)]);
   }
   return c;
@@ -262,6 +315,9 @@ inline void expert_ffn_cases(Mode mode, const Add<ExpertFfnArgs>& add) {
       at({f, f, 3, 2, 4, 64, 32, 1, false, exact});
       at({f, f, 40, 2, 3, 70, 72, 0.2, true, exact});
       at({f, f, 90, 2, 3, 130, 140, 0.1, true, exact});
+      at({f, f, 1, 3, 4, 40, 24, 0.2, true, exact, 2});
+      at({f, f, 6, 2, 3, 33, 40, 0.2, true, exact, 3});
+      at({f, f, 150, 2, 3, 70, 40, 0.1, false, exact, 4});
     }
   }
   if (mode == Mode::kPerf) return;

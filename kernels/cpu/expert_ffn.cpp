@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "kernels/cpu/products.h"
+#include "kernels/cpu/adapter.h"
 
 namespace moebius {
 namespace {
@@ -16,6 +16,7 @@ struct Group {  // the slots of one expert: positions [first, first + n) of the 
   int64_t first, n;
   int64_t up_task, down_task;  // of the first block
   Activations x, h;
+  Adapter gate, up, down;
 };
 
 struct Sorted {  // all slots in use, by expert, then by token
@@ -40,7 +41,7 @@ Sorted sort_slots(const ExpertFfnArgs& args, Scratch& scratch) {
     const int64_t count = next[e + 1];
     next[e + 1] += next[e];
     if (count == 0) continue;
-    sorted.group[sorted.groups++] = Group{args.experts + e, next[e], count, 0, 0, {}, {}};
+    sorted.group[sorted.groups++] = Group{args.experts + e, next[e], count, 0, 0, {}, {}, {}, {}, {}};
     sorted.widest = std::max(sorted.widest, args.experts[e].gate.rows);
   }
   sorted.pairs = next[args.n_experts];
@@ -81,12 +82,12 @@ void run_by_panels(const ExpertFfnArgs& args, const Sorted& sorted, const Group&
     for (int64_t i = begin; i < end; ++i)
       std::memcpy(x + i * hidden, args.x.f32() + sorted.token[group.first + i] * args.x.stride[0], row_bytes);
   });
-  multiply_panels(e.gate, x, hidden, n, gate, width, false, context);
-  multiply_panels(e.up, x, hidden, n, up, width, false, context);
+  multiply_panels_adapted(e.gate, x, hidden, n, gate, width, false, context);
+  multiply_panels_adapted(e.up, x, hidden, n, up, width, false, context);
   parallel_for(context.pool, n, kGrain, [&](int64_t begin, int64_t end) {
     swiglu(gate + begin * width, up + begin * width, (end - begin) * width, gate + begin * width);
   });
-  multiply_panels(e.down, gate, width, n, x, hidden, false, context);
+  multiply_panels_adapted(e.down, gate, width, n, x, hidden, false, context);
   parallel_for(context.pool, n, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       std::memcpy(sorted.slot[group.first + i], x + i * hidden, row_bytes);
@@ -104,6 +105,8 @@ void up_block(const Sorted& sorted, const Group& group, int64_t block, float* h,
     const int32_t* tokens = sorted.token + group.first + first;
     context.kernels(e.gate.format).dot_rows(e.gate, begin, end, group.x, tokens, count, gate.values, rows);
     context.kernels(e.up.format).dot_rows(e.up, begin, end, group.x, tokens, count, up.values, rows);
+    add_adapter(group.gate, begin, end, first, count, gate.values, context);
+    add_adapter(group.up, begin, end, first, count, up.values, context);
     for (int64_t i = 0; i < count; ++i)
       swiglu(gate.values + i * rows, up.values + i * rows, rows,
              h + (group.first + first + i) * sorted.widest + begin);
@@ -119,6 +122,7 @@ void down_block(const Sorted& sorted, const Group& group, int64_t block, const H
     const int64_t count = std::min(kTileTokens, group.n - first);
     context.kernels(w.format).dot_rows(w, begin, end, tokens_from(group.h, first), nullptr, count,
                                        tile.values, rows);
+    add_adapter(group.down, begin, end, first, count, tile.values, context);
     for (int64_t i = 0; i < count; ++i)
       std::memcpy(sorted.slot[group.first + first + i] + begin, tile.values + i * rows,
                   static_cast<size_t>(rows) * sizeof(float));
@@ -159,6 +163,28 @@ void round_h(const Sorted& sorted, Group* groups, int64_t count, const float* h,
   });
 }
 
+// Adapters of gate and up, or of down once h is there: what they make of every group's tokens.
+void fill_adapters(const Sorted& sorted, Group* groups, int64_t count, bool down, HostContext& context) {
+  bool any = false;
+  for (Group* group = groups; group < groups + count; ++group) {
+    const ExpertWeights& e = *group->expert;
+    if (down) {
+      group->down = take_adapter(e.down, group->n, context.scratch);
+    } else {
+      group->gate = take_adapter(e.gate, group->n, context.scratch);
+      group->up = take_adapter(e.up, group->n, context.scratch);
+    }
+    any = any || !group->gate.empty() || !group->up.empty() || !group->down.empty();
+  }
+  parallel_for(context.pool, any ? count : 0, 1, [&](int64_t i, int64_t) {
+    const Group& group = groups[i];
+    const int32_t* tokens = sorted.token + group.first;
+    if (down) return fill_adapter(group.expert->down, group.down, group.h, nullptr, 0, group.n, context);
+    fill_adapter(group.expert->gate, group.gate, group.x, tokens, 0, group.n, context);
+    fill_adapter(group.expert->up, group.up, group.x, tokens, 0, group.n, context);
+  });
+}
+
 void run_by_rows(const ExpertFfnArgs& args, const Sorted& sorted, Group* groups, int64_t count,
                  HostContext& context) {
   const Matrix* rounds = nullptr;  // a matrix that wants rounded tokens
@@ -172,12 +198,14 @@ void run_by_rows(const ExpertFfnArgs& args, const Sorted& sorted, Group* groups,
   }
   const Activations x = prepare_tokens(*rounds, args.x.f32(), args.x.shape[0], args.x.stride[0], context);
   for (int64_t i = 0; i < count; ++i) groups[i].x = x;
+  fill_adapters(sorted, groups, count, false, context);
   float* h = context.scratch.take<float>(sorted.pairs * sorted.widest);
   parallel_for(context.pool, up_tasks, 1, [&](int64_t task, int64_t) {
     const Group& group = group_of(groups, count, task, [](const Group& g) { return g.up_task; });
     up_block(sorted, group, task - group.up_task, h, context);
   });
   round_h(sorted, groups, count, h, context);
+  fill_adapters(sorted, groups, count, true, context);
   parallel_for(context.pool, down_tasks, 1, [&](int64_t task, int64_t) {
     const Group& group = group_of(groups, count, task, [](const Group& g) { return g.down_task; });
     down_block(sorted, group, task - group.down_task, context);

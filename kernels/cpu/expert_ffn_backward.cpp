@@ -1,187 +1,99 @@
-// Slots are sorted by expert; an expert is a task of one thread, so that its gradients are added in one
-// order.
+// Slots are sorted by expert and fall into parts of one expert each, a task of one thread. A task goes
+// through its slots in chunks whose numbers stay in a core's cache. Gradients of weights are added by the
+// chunk; where an expert has several parts, each part has sums of its own, which are added in their order.
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
-#include "kernels/cpu/host_grad.h"
+#include "kernels/cpu/grad_slots.h"
 #include "kernels/cpu/workers.h"
-#include "kernels/gemm.h"
 
 namespace moebius {
 namespace {
 
-struct Pair {  // one slot in use, slots counted over all tokens
-  int32_t token, slot;
+constexpr int64_t kPartSlots = 1024;
+constexpr int64_t kPiece = 16;  // rows that a thread adds at a time
+
+struct Part {
+  int64_t expert, first, count;  // slots in the sorted order
+  bool alone;                    // the expert has no other
+  ExpertSums sums;
 };
 
-struct Sorted {
-  Pair* pair;      // by expert, then by token and slot
-  int64_t* first;  // [n_experts + 1]
-  int32_t* place;  // [n * k]: where a slot stands in the order, -1 for none
-  int64_t most = 0, widest = 0;
-};
+// Slots of a part: few enough for threads to share, so many that sums of its own cost less than its tokens.
+int64_t part_slots(const ExpertWeights& e) { return std::max(kPartSlots, 3 * e.gate.rows); }
 
-Sorted sort_slots(const ExpertFfnBackwardArgs& args, Scratch& scratch) {
-  const int64_t n = args.ids.shape[0], k = args.ids.shape[1];
-  const auto id_at = [&](int64_t t, int64_t s) { return args.ids.i32()[t * args.ids.stride[0] + s]; };
-  Sorted sorted;
-  sorted.first = scratch.take<int64_t>(args.n_experts + 1);
-  int64_t* next = scratch.take<int64_t>(args.n_experts + 1);
-  std::fill(next, next + args.n_experts + 1, int64_t{0});
-  for (int64_t t = 0; t < n; ++t)
-    for (int64_t s = 0; s < k; ++s)
-      if (id_at(t, s) >= 0) ++next[id_at(t, s) + 1];
+std::vector<Part> make_parts(const ExpertFfnBackwardArgs& args, const SortedSlots& sorted, Scratch& scratch) {
+  std::vector<Part> parts;
   for (int64_t e = 0; e < args.n_experts; ++e) {
-    if (next[e + 1] > 0) sorted.widest = std::max(sorted.widest, args.experts[e].gate.rows);
-    sorted.most = std::max(sorted.most, next[e + 1]);
-    next[e + 1] += next[e];
+    const int64_t begin = sorted.first[e], end = sorted.first[e + 1];
+    if (begin == end) continue;
+    const int64_t most = part_slots(args.experts[e]);
+    const bool alone = end - begin <= most;
+    const ExpertSums sums =
+        expert_sums(args.experts[e], args.gradients ? args.gradients[e] : ExpertGradients{});
+    for (int64_t first = begin; first < end; first += most)
+      parts.push_back({e, first, std::min(most, end - first), alone, alone ? sums : own_sums(sums, scratch)});
   }
-  std::copy(next, next + args.n_experts + 1, sorted.first);
-  sorted.pair = scratch.take<Pair>(next[args.n_experts]);
-  sorted.place = scratch.take<int32_t>(n * k);
-  for (int64_t t = 0; t < n; ++t) {
-    for (int64_t s = 0; s < k; ++s) {
-      const int32_t id = id_at(t, s);
-      sorted.place[t * k + s] = id < 0 ? -1 : static_cast<int32_t>(next[id]);
-      if (id >= 0) sorted.pair[next[id]++] = {static_cast<int32_t>(t), static_cast<int32_t>(s)};
-    }
-  }
-  return sorted;
+  return parts;
 }
 
-// Memory of one worker, for `most` slots of an expert of the greatest width.
-struct Workspace {
-  Workspace(const Sorted& sorted, int64_t hidden, Scratch& scratch) {
-    const int64_t w = sorted.widest, m = sorted.most;
-    weights = scratch.take<float>(hidden * w), turned = scratch.take<float>(hidden * w);
-    x = scratch.take<float>(m * hidden), dslot = scratch.take<float>(m * hidden);
-    for (float** at : {&gate, &up, &dh}) *at = scratch.take<float>(m * w);
-    turned_left = scratch.take<float>(m * std::max(hidden, w));
-    turned_right = scratch.take<float>(m * std::max(hidden, w));
-  }
-  float *weights, *turned;            // a matrix, and it transposed
-  float *x, *dslot;                   // [m, hidden]
-  float *gate, *up, *dh;              // [m, width]; then dgate, dup and h
-  float *turned_left, *turned_right;  // factors of a gradient, transposed
-};
-
-class ExpertTask {
- public:
-  ExpertTask(const ExpertFfnBackwardArgs& args, const Sorted& sorted, int64_t expert, const Workspace& work,
-             const HostContext& context)
-      : args_(args),
-        weights_(args.experts[expert]),
-        pair_(sorted.pair + sorted.first[expert]),
-        m_(sorted.first[expert + 1] - sorted.first[expert]),
-        hidden_(args.x.shape[1]),
-        width_(weights_.gate.rows),
-        work_(work),
-        context_(context) {}
-
-  // dx: [m, hidden], set, or null
-  void run(const ExpertGradients* gradients, float* dx) {
-    gather();
-    multiply(weights_.gate, work_.x, work_.gate);
-    multiply(weights_.up, work_.x, work_.up);
-    multiply_transposed(weights_.down, work_.dslot, work_.dh, false);
-    differentiate();
-    if (dx) {
-      multiply_transposed(weights_.gate, work_.gate, dx, false);
-      multiply_transposed(weights_.up, work_.up, dx, true);
-    }
-    if (!gradients) return;
-    add_outer(work_.gate, width_, work_.x, hidden_, gradients->gate);
-    add_outer(work_.up, width_, work_.x, hidden_, gradients->up);
-    add_outer(work_.dslot, hidden_, work_.dh, width_, gradients->down);
-  }
-
- private:
-  void gather() {
-    const size_t bytes = static_cast<size_t>(hidden_) * sizeof(float);
-    for (int64_t i = 0; i < m_; ++i) {
-      const Pair p = pair_[i];
-      std::memcpy(work_.x + i * hidden_, args_.x.f32() + p.token * args_.x.stride[0], bytes);
-      std::memcpy(work_.dslot + i * hidden_,
-                  args_.dslots.f32() + p.token * args_.dslots.stride[0] + p.slot * args_.dslots.stride[1],
-                  bytes);
+// What the parts of one expert summed, to where it belongs.
+void add_parts(const ExpertFfnBackwardArgs& args, const std::vector<Part>& parts, HostContext& context) {
+  for (size_t begin = 0, end; begin < parts.size(); begin = end) {
+    for (end = begin; end < parts.size() && parts[end].expert == parts[begin].expert;) ++end;
+    if (parts[begin].alone) continue;
+    const int64_t e = parts[begin].expert;
+    const ExpertSums sums =
+        expert_sums(args.experts[e], args.gradients ? args.gradients[e] : ExpertGradients{});
+    for (size_t i = 0; i < sums.size(); ++i) {
+      if (sums[i].empty()) continue;
+      parallel_for(context.pool, sums[i].shape[0], kPiece, [&](int64_t first, int64_t last) {
+        for (size_t part = begin; part < end; ++part)
+          for (int64_t r = first; r < last; ++r) {
+            const Tensor& own = parts[part].sums[i];
+            add_row(own.f32() + r * own.stride[0], own.shape[1], sums[i].f32() + r * sums[i].stride[0]);
+          }
+      });
     }
   }
-  void dequantize(const Matrix& w) {
-    context_.kernels(w.format).dequantize_rows(w, 0, w.rows, work_.weights, w.cols);
-  }
-  // y [m, rows] = x w^T
-  void multiply(const Matrix& w, const float* x, float* y) {
-    dequantize(w);
-    gemm_f32(m_, w.rows, w.cols, x, w.cols, work_.weights, w.cols, y, w.rows, false);
-  }
-  // y [m, cols] = x w, or += x w
-  void multiply_transposed(const Matrix& w, const float* x, float* y, bool accumulate) {
-    dequantize(w);
-    transpose(work_.weights, w.rows, w.cols, w.cols, work_.turned, w.rows);
-    gemm_f32(m_, w.cols, w.rows, x, w.rows, work_.turned, w.rows, y, w.cols, accumulate);
-  }
-  // gate, up, dh become dgate, dup, h.
-  void differentiate() {
-    for (int64_t i = 0; i < m_ * width_; ++i) {
-      const float gate = work_.gate[i], up = work_.up[i], dh = work_.dh[i];
-      const float s = 1.0f / (1.0f + std::exp(-gate));
-      work_.gate[i] = dh * up * s * (1.0f + gate * (1.0f - s));
-      work_.up[i] = dh * gate * s;
-      work_.dh[i] = gate * s * up;
-    }
-  }
-  // out += left^T right, of [m, rows] and [m, cols]
-  void add_outer(const float* left, int64_t rows, const float* right, int64_t cols, const Tensor& out) {
-    if (out.empty()) return;
-    transpose(left, m_, rows, rows, work_.turned_left, m_);
-    transpose(right, m_, cols, cols, work_.turned_right, m_);
-    gemm_f32(rows, cols, m_, work_.turned_left, m_, work_.turned_right, m_, out.f32(), out.stride[0], true);
-  }
-
-  const ExpertFfnBackwardArgs& args_;
-  const ExpertWeights& weights_;
-  const Pair* pair_;
-  const int64_t m_, hidden_, width_;
-  const Workspace& work_;
-  const HostContext& context_;
-};
+}
 
 // dx[t] += what its slots gave, ascending.
-void add_dx(const ExpertFfnBackwardArgs& args, const Sorted& sorted, const float* slot_dx,
+void add_dx(const ExpertFfnBackwardArgs& args, const SortedSlots& sorted, const float* slot_dx,
             HostContext& context) {
-  constexpr int64_t kGrain = 8;
   const int64_t k = args.ids.shape[1], hidden = args.x.shape[1];
-  parallel_for(context.pool, args.x.shape[0], kGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin * k; i < end * k; ++i) {
-      if (sorted.place[i] < 0) continue;
-      const float* from = slot_dx + sorted.place[i] * hidden;
-      float* dx = args.dx.f32() + i / k * args.dx.stride[0];
-      for (int64_t c = 0; c < hidden; ++c) dx[c] += from[c];
-    }
+  parallel_for(context.pool, args.x.shape[0], kPiece, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * k; i < end * k; ++i)
+      if (sorted.place[i] >= 0)
+        add_row(slot_dx + sorted.place[i] * hidden, hidden, args.dx.f32() + i / k * args.dx.stride[0]);
   });
+}
+
+void clear_unused(const ExpertFfnBackwardArgs& args) {
+  for (int64_t t = 0; t < args.ids.shape[0] && !args.dweights.empty(); ++t)
+    for (int64_t s = 0; s < args.ids.shape[1]; ++s)
+      if (args.ids.i32()[t * args.ids.stride[0] + s] < 0)
+        args.dweights.f32()[t * args.dweights.stride[0] + s] = 0;
 }
 
 void expert_ffn_backward_gemm(const ExpertFfnBackwardArgs& args, HostContext& context) {
   const Scratch::Frame frame(context.scratch);
-  const Sorted sorted = sort_slots(args, context.scratch);
-  const int64_t hidden = args.x.shape[1], pairs = sorted.first[args.n_experts];
-  if (pairs == 0 || hidden == 0) return;
-  float* slot_dx = args.dx.empty() ? nullptr : context.scratch.take<float>(pairs * hidden);
-  std::vector<Workspace> work;
-  for (int i = 0; i < worker_count(context, args.n_experts); ++i)
-    work.emplace_back(sorted, hidden, context.scratch);
-  for_each_unit(context, args.n_experts, [&](int64_t e, int64_t worker) {
-    const int64_t first = sorted.first[e], count = sorted.first[e + 1] - first;
-    float* dx = slot_dx ? slot_dx + first * hidden : nullptr;
-    if (count == 0) return;
-    if (args.experts[e].gate.rows == 0) {
-      if (dx) std::fill(dx, dx + count * hidden, 0.0f);
-      return;
-    }
-    ExpertTask(args, sorted, e, work[static_cast<size_t>(worker)], context)
-        .run(args.gradients ? args.gradients + e : nullptr, dx);
+  clear_unused(args);
+  const SortedSlots sorted = sort_slots(args, context.scratch);
+  const int64_t hidden = args.x.shape[1], slots = sorted.first[args.n_experts];
+  if (slots == 0) return;
+  float* slot_dx = args.dx.empty() ? nullptr : context.scratch.take<float>(slots * hidden);
+  const std::vector<Part> parts = make_parts(args, sorted, context.scratch);
+  std::vector<ChunkMemory> memory;
+  for (int i = 0; i < worker_count(context, static_cast<int64_t>(parts.size())); ++i)
+    memory.emplace_back(sorted, hidden, context.scratch);
+  for_each_unit(context, static_cast<int64_t>(parts.size()), [&](int64_t i, int64_t worker) {
+    const Part& part = parts[static_cast<size_t>(i)];
+    run_slots(args, part.expert, sorted.slot + part.first, part.count, part.sums,
+              slot_dx ? slot_dx + part.first * hidden : nullptr, memory[static_cast<size_t>(worker)],
+              context);
   });
+  add_parts(args, parts, context);
   if (slot_dx) add_dx(args, sorted, slot_dx, context);
 }
 

@@ -1,9 +1,10 @@
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include <fmt/format.h>
 
-#include "kernels/cpu/host.h"
+#include "kernels/cpu/host_grad.h"
 
 namespace moebius {
 namespace {
@@ -34,15 +35,43 @@ class HostBackend final : public Backend {
 
   Result<Buffer> alloc(size_t bytes) override { return Buffer::host(bytes); }
 
+  void zero(const Tensor& to) override {
+    for_each_row(to, [&](int64_t row, int64_t width) {
+      std::memset(row_of(to, row), 0, static_cast<size_t>(width) * sizeof(float));
+    });
+  }
+
+  void copy(const Tensor& from, const Tensor& to) override {
+    MOEBIUS_CHECK(std::equal(from.shape, from.shape + 4, to.shape));
+    for_each_row(to, [&](int64_t row, int64_t width) {
+      std::memcpy(row_of(to, row), row_of(from, row), static_cast<size_t>(width) * sizeof(float));
+    });
+  }
+
 #define X(op, Args)                        \
   void op(const Args& args) override {     \
     check(args);                           \
     dispatch(host_##op(), args, context_); \
   }
   MOEBIUS_OPS(X)
+  MOEBIUS_GRAD_OPS(X)
 #undef X
 
  private:
+  static float* row_of(const Tensor& t, int64_t row) { return t.f32() + row * t.stride[0]; }
+
+  // body(row, width) for every row of [n, width].
+  template <class Body>
+  void for_each_row(const Tensor& t, const Body& body) {
+    MOEBIUS_CHECK(t.ndim == 2 && t.stride[1] == 1);
+    constexpr int64_t kGrainNumbers = 1 << 15;
+    const int64_t width = t.shape[1],
+                  grain = std::max<int64_t>(1, kGrainNumbers / std::max<int64_t>(1, width));
+    parallel_for(context_.pool, t.shape[0], grain, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) body(row, width);
+    });
+  }
+
   HostContext context_;
 };
 

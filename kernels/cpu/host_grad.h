@@ -18,7 +18,4 @@ constexpr Candidate<Args> grad_reference(const char* name) {
   return {name, declines_nothing<Args>, [](const Args& args, HostContext&) { kReference(args); }};
 }
 
-// out[c * ld_out + r] = in[r * ld + c]; gemm_f32 multiplies rows with rows, backward products need columns.
-void transpose(const float* in, int64_t rows, int64_t cols, int64_t ld, float* out, int64_t ld_out);
-
 }  // namespace moebius

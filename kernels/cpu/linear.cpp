@@ -1,6 +1,6 @@
 #include <cstring>
 
-#include "kernels/cpu/products.h"
+#include "kernels/cpu/adapter.h"
 
 namespace moebius {
 namespace {
@@ -16,8 +16,8 @@ void linear_onednn(const LinearArgs& args, HostContext& context) {
     float* y = args.y.f32() + i * ldy;
     for (int64_t r = 0; r < args.w.rows; ++r) y[r] = (args.accumulate ? y[r] : 0.0f) + args.bias.f32()[r];
   }
-  multiply_panels(args.w, args.x.f32(), args.x.stride[0], n, args.y.f32(), ldy, args.accumulate || bias,
-                  context);
+  multiply_panels_adapted(args.w, args.x.f32(), args.x.stride[0], n, args.y.f32(), ldy,
+                          args.accumulate || bias, context);
 }
 
 void finish_rows(const LinearArgs& args, int64_t token, int64_t begin, int64_t end, const float* product) {
@@ -38,12 +38,14 @@ void linear_rows(const LinearArgs& args, HostContext& context) {
   const Matrix& w = args.w;
   const int64_t n = args.x.shape[0];
   const Activations x = prepare_tokens(w, args.x.f32(), n, args.x.stride[0], context);
+  const Adapter adapter = prepare_adapter(w, x, n, context);
   const FormatKernels& kernels = context.kernels(w.format);
   parallel_for(context.pool, w.rows, block_rows(w), [&](int64_t begin, int64_t end) {
     Tile tile;
     for (int64_t first = 0; first < n; first += kTileTokens) {
       const int64_t count = std::min(kTileTokens, n - first);
       kernels.dot_rows(w, begin, end, tokens_from(x, first), nullptr, count, tile.values, end - begin);
+      add_adapter(adapter, begin, end, first, count, tile.values, context);
       for (int64_t i = 0; i < count; ++i)
         finish_rows(args, first + i, begin, end, tile.values + i * (end - begin));
     }

@@ -1,66 +1,57 @@
 #include <algorithm>
 
-#include "kernels/cpu/host_grad.h"
-#include "kernels/cpu/workers.h"
+#include "kernels/cpu/adapter.h"
+#include "kernels/cpu/grad_products.h"
 #include "kernels/gemm.h"
 
 namespace moebius {
 namespace {
 
-constexpr int64_t kPanelRows = 256;  // of w, held transposed at a time
-constexpr int64_t kPiece = 16;       // rows of a panel that a thread transposes at a time
-constexpr int64_t kBlock = 128;      // columns of dx, or rows of dw, that make a task
+constexpr int64_t kTokens = 256;  // of a task
+constexpr int64_t kColumns = 128;
 
-// dx += dy w: panel after panel of rows of w, so that every number of dx adds them in the same order.
-void add_dx(const LinearBackwardArgs& args, HostContext& context) {
+void adapter_backward(const LinearBackwardArgs& args, HostContext& context) {
   const Scratch::Frame frame(context.scratch);
-  const Matrix& w = args.w;
-  const int64_t n = args.dy.shape[0], pieces = kPanelRows / kPiece;
-  float* panel = context.scratch.take<float>(w.cols * kPanelRows);  // [cols, kPanelRows]
-  float* copies = context.scratch.take<float>(worker_count(context, pieces) * kPiece * w.cols);
-  for (int64_t first = 0; first < w.rows; first += kPanelRows) {
-    const int64_t last = std::min(first + kPanelRows, w.rows), count = last - first;
-    for_each_unit(context, (count + kPiece - 1) / kPiece, [&](int64_t piece, int64_t worker) {
-      const int64_t begin = first + piece * kPiece, end = std::min(begin + kPiece, last);
-      float* copy = copies + worker * kPiece * w.cols;
-      context.kernels(w.format).dequantize_rows(w, begin, end, copy, w.cols);
-      transpose(copy, end - begin, w.cols, w.cols, panel + begin - first, kPanelRows);
-    });
-    parallel_for(context.pool, w.cols, kBlock, [&](int64_t begin, int64_t end) {
-      gemm_f32(n, end - begin, count, args.dy.f32() + first, args.dy.stride[0], panel + begin * kPanelRows,
-               kPanelRows, args.dx.f32() + begin, args.dx.stride[0], true);
-    });
+  const Lora& lora = *args.w.lora;
+  const int64_t n = args.dy.shape[0], rank = lora.a.shape[0], cols = lora.a.shape[1];
+  const bool passes_on = !args.dx.empty() && !lora.merged;
+  if (passes_on || !lora.da.empty()) {
+    const Tensor dmid = f32_tensor(context.scratch.take<float>(n * rank), {n, rank});
+    std::fill_n(dmid.f32(), n * rank, 0.0f);
+    add_product(args.dy, matrix_over(lora.b), dmid, context);
+    for (int64_t i = 0; i < n * rank; ++i) dmid.f32()[i] *= lora.scale;
+    if (passes_on) add_product(dmid, matrix_over(lora.a), args.dx, context);
+    if (!lora.da.empty()) add_outer(dmid, args.x, lora.da, context);
   }
+  if (lora.db.empty()) return;
+  const Tensor mid = f32_tensor(context.scratch.take<float>(n * rank), {n, rank});
+  parallel_for(context.pool, n, kTokens, [&](int64_t begin, int64_t end) {
+    float* to = mid.f32() + begin * rank;
+    gemm_f32(end - begin, rank, cols, args.x.f32() + begin * args.x.stride[0], args.x.stride[0], lora.a.f32(),
+             cols, to, rank, false);
+    for (int64_t i = 0; i < (end - begin) * rank; ++i) to[i] *= lora.scale;
+  });
+  add_outer(args.dy, mid, lora.db, context);
 }
 
-// dw += dy^T x
-void add_dw(const LinearBackwardArgs& args, HostContext& context) {
-  const Scratch::Frame frame(context.scratch);
-  const int64_t n = args.dy.shape[0], rows = args.dw.shape[0], cols = args.dw.shape[1];
-  float* x = context.scratch.take<float>(cols * n);  // [cols, n]
-  const int64_t tasks = (rows + kBlock - 1) / kBlock;
-  float* dys = context.scratch.take<float>(worker_count(context, tasks) * kBlock * n);  // [kBlock, n] each
-  parallel_for(context.pool, cols, kBlock, [&](int64_t begin, int64_t end) {
-    transpose(args.x.f32() + begin, n, end - begin, args.x.stride[0], x + begin * n, n);
-  });
-  for_each_unit(context, tasks, [&](int64_t task, int64_t worker) {
-    const int64_t begin = task * kBlock, count = std::min(kBlock, rows - begin);
-    float* dy = dys + worker * kBlock * n;
-    transpose(args.dy.f32() + begin, n, count, args.dy.stride[0], dy, n);
-    gemm_f32(count, cols, n, dy, n, x, n, args.dw.f32() + begin * args.dw.stride[0], args.dw.stride[0], true);
+void add_dbias(const LinearBackwardArgs& args, HostContext& context) {
+  parallel_for(context.pool, args.dbias.shape[0], kColumns, [&](int64_t begin, int64_t end) {
+    double sums[kColumns];
+    std::copy(args.dbias.f32() + begin, args.dbias.f32() + end, sums);
+    for (int64_t i = 0; i < args.dy.shape[0]; ++i) {
+      const float* dy = args.dy.f32() + i * args.dy.stride[0];
+      for (int64_t r = begin; r < end; ++r) sums[r - begin] += dy[r];
+    }
+    for (int64_t r = begin; r < end; ++r) args.dbias.f32()[r] = static_cast<float>(sums[r - begin]);
   });
 }
 
 void linear_backward_gemm(const LinearBackwardArgs& args, HostContext& context) {
-  const int64_t n = args.dy.shape[0], rows = args.dy.shape[1];
-  if (n == 0 || rows == 0) return;
-  if (!args.dx.empty() && args.w.cols > 0) add_dx(args, context);
-  if (!args.dw.empty() && args.dw.shape[1] > 0) add_dw(args, context);
-  parallel_for(context.pool, args.dbias.empty() ? 0 : rows, kBlock, [&](int64_t begin, int64_t end) {
-    LinearBackwardArgs bias;
-    bias.dy = args.dy.slice(1, begin, end - begin), bias.dbias = args.dbias.rows(begin, end - begin);
-    ref::linear_backward(bias);
-  });
+  if (args.dy.numel() == 0) return;
+  if (!args.dx.empty()) add_product(args.dy, args.w, args.dx, context);
+  if (args.w.lora) adapter_backward(args, context);
+  if (!args.dw.empty()) add_outer(args.dy, args.x, args.dw, context);
+  if (!args.dbias.empty()) add_dbias(args, context);
 }
 
 }  // namespace

@@ -8,9 +8,9 @@ namespace moebius {
 // Null when onednn_gemm may be called, else why not.
 const char* onednn_missing();
 
-// y[i, r] = (accumulate ? y[i, r] : 0) + sum over c of x[i, c] * w[r, c]; i < n, r < rows, c < cols. Runs on
-// the calling thread alone, so that sums do not depend on a number of threads; parallelism is the caller's.
-void onednn_gemm(int64_t n, int64_t rows, int64_t cols, const float* x, int64_t ldx, const float* w,
-                 int64_t ldw, float* y, int64_t ldy, bool accumulate);
+// y [m, n] (+)= x w over an inner dimension of k, each of x and w given transposed or not. Runs on the
+// calling thread alone, so that sums do not depend on a number of threads; parallelism is the caller's.
+void onednn_gemm(bool x_transposed, bool w_transposed, int64_t m, int64_t n, int64_t k, const float* x,
+                 int64_t ldx, const float* w, int64_t ldw, float* y, int64_t ldy, bool accumulate);
 
 }  // namespace moebius

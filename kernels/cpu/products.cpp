@@ -10,11 +10,11 @@ constexpr int64_t kTaskBytes = 131072;
 constexpr int64_t kPanelRows = 128;
 constexpr int64_t kPanelTokens = 64;  // measured: panels win from 32 (f32) to 64 (bf16) tokens on
 
+}  // namespace
+
 bool float32_in_place(const Matrix& w) {
   return w.format == Format::kF32 && reinterpret_cast<uintptr_t>(w.data) % alignof(float) == 0;
 }
-
-}  // namespace
 
 bool exact_activations(const HostContext& context) {
   return context.exact_activations || (context.gemm == CpuGemm::kOneDnn && !onednn_missing());
@@ -88,7 +88,7 @@ void multiply_panels(const Matrix& w, const float* x, int64_t ldx, int64_t n, fl
       kernels.dequantize_rows(w, begin, end, copy, w.cols);
       panel = copy;
     }
-    onednn_gemm(n, end - begin, w.cols, x, ldx, panel, w.cols, y + begin, ldy, accumulate);
+    onednn_gemm(false, true, n, end - begin, w.cols, x, ldx, panel, w.cols, y + begin, ldy, accumulate);
   });
 }
 

@@ -15,6 +15,9 @@ namespace moebius {
 // Whether products with integer formats leave activations unrounded.
 bool exact_activations(const HostContext& context);
 
+// Whether the data of w can be read as float32 as it lies.
+bool float32_in_place(const Matrix& w);
+
 // Tokens x [n, cols], rows ld apart, as products with w read them; memory from the scratch, threads inside.
 Activations prepare_tokens(const Matrix& w, const float* x, int64_t n, int64_t ld, HostContext& context);
 // Rounds tokens [begin, end) into memory of the caller, on its thread: q [n, groups * 32], scale and sum [n,

@@ -74,6 +74,7 @@ void route(const RouterArgs& args, int64_t token, float* scores, const Workspace
   choose_largest(work.selection, rows, k, work.best);
 
   int32_t* ids = args.ids.i32() + token * args.ids.stride[0];
+  int32_t* chosen = args.chosen.empty() ? nullptr : args.chosen.i32() + token * args.chosen.stride[0];
   float* weights = args.weights.f32() + token * args.weights.stride[0];
   float sum = 0;
   for (int64_t s = 0; s < k; ++s) sum += scores[work.best[s].index];
@@ -81,6 +82,7 @@ void route(const RouterArgs& args, int64_t token, float* scores, const Workspace
     const int64_t e = work.best[s].index;
     const bool zero = e >= args.n_experts;
     ids[s] = zero ? -1 : static_cast<int32_t>(e);
+    if (chosen) chosen[s] = static_cast<int32_t>(e);
     weights[s] = zero ? 0.0f : (args.normalize ? scores[e] / (sum + 1e-20f) : scores[e]) * args.scale;
   }
 }

@@ -49,16 +49,6 @@ void router_backward_rows(const RouterBackwardArgs& args, HostContext& context) 
                });
 }
 
-void combine_backward_rows(const CombineBackwardArgs& args, HostContext& context) {
-  parallel_for(context.pool, args.slots.shape[0], grain(args.slots.shape[1] * args.slots.shape[2]),
-               [&](int64_t begin, int64_t end) {
-                 const int64_t count = end - begin;
-                 ref::combine_backward({args.slots.rows(begin, count), args.ids.rows(begin, count),
-                                        args.weights.rows(begin, count), args.dy.rows(begin, count),
-                                        part(args.dslots, begin, count), part(args.dweights, begin, count)});
-               });
-}
-
 void cross_entropy_rows(const CrossEntropyArgs& args, HostContext& context) {
   parallel_for(context.pool, args.logits.shape[0], grain(args.logits.shape[1]),
                [&](int64_t begin, int64_t end) {
@@ -89,7 +79,6 @@ void embed_backward_columns(const EmbedBackwardArgs& args, HostContext& context)
 MOEBIUS_ROWS_BACKWARD(rms_norm_backward, RmsNormBackwardArgs, rms_norm_backward_rows)
 MOEBIUS_ROWS_BACKWARD(swiglu_backward, SwigluBackwardArgs, swiglu_backward_rows)
 MOEBIUS_ROWS_BACKWARD(router_backward, RouterBackwardArgs, router_backward_rows)
-MOEBIUS_ROWS_BACKWARD(combine_backward, CombineBackwardArgs, combine_backward_rows)
 MOEBIUS_ROWS_BACKWARD(cross_entropy, CrossEntropyArgs, cross_entropy_rows)
 MOEBIUS_ROWS_BACKWARD(embed_backward, EmbedBackwardArgs, embed_backward_columns)
 

@@ -50,47 +50,58 @@ Tensor one_head(Tensor t) {
   return t;
 }
 
-// softmax over positions 0 .. t of the scores of query (t, h)
-std::vector<double> probabilities(const AttentionBackwardArgs& args, const Tensor& shared, int64_t t,
-                                  int64_t h, int64_t kv) {
+// scale * q . key of query (t, h) and keys first .. t
+std::vector<double> scores(const AttentionBackwardArgs& args, const Tensor& shared, int64_t first, int64_t t,
+                           int64_t h, int64_t kv) {
   const int64_t own = args.k.shape[2], rest = args.q.shape[2] - own;
   const float* q = at(args.q, t, h);
-  std::vector<double> p;
-  for (int64_t j = 0; j <= t; ++j) {
+  std::vector<double> s;
+  for (int64_t j = first; j <= t; ++j) {
     const double score = dot(q, at(args.k, j, kv), own) + (rest ? dot(q + own, at(shared, j, 0), rest) : 0.0);
-    p.push_back(args.scale * score);
+    s.push_back(args.scale * score);
   }
+  return s;
+}
+
+void softmax(std::vector<double>& p) {
   const double highest = *std::max_element(p.begin(), p.end());
   double sum = 0;
   for (double& x : p) sum += x = std::exp(x - highest);
   for (double& x : p) x /= sum;
-  return p;
 }
 
 }  // namespace
 
 void attention_backward(const AttentionBackwardArgs& args) {
-  const int64_t n = args.q.shape[0], heads = args.q.shape[1], own = args.k.shape[2], v_dim = args.v.shape[2];
+  const int64_t heads = args.q.shape[1], own = args.k.shape[2], v_dim = args.v.shape[2];
   const int64_t group = heads / args.k.shape[1];
   const Tensor shared = one_head(args.shared);
   const bool dq_wanted = !args.dq.empty();
   const Tensor dq_own = dq_wanted ? args.dq.slice(2, 0, own) : args.dq;
   const Tensor dq_shared = dq_wanted && !shared.empty() ? args.dq.slice(2, own, shared.shape[2]) : Tensor();
   Sums q_own(dq_own), q_shared(dq_shared), k(args.dk), k_shared(one_head(args.dshared)), v(args.dv);
-  for (int64_t t = 0; t < n; ++t) {
-    for (int64_t h = 0; h < heads; ++h) {
-      const int64_t kv = h / group;
-      const float *q = at(args.q, t, h), *dout = at(args.dout, t, h);
-      const std::vector<double> p = probabilities(args, shared, t, h, kv);
-      const double mean = dot(dout, at(args.out, t, h), v_dim);  // of the gradients of p, weighted by p
-      for (int64_t j = 0; j <= t; ++j) {
-        const double dscore = args.scale * p[j] * (dot(dout, at(args.v, j, kv), v_dim) - mean);
-        q_own.add(t, h, dscore, at(args.k, j, kv));
-        k.add(j, kv, dscore, q);
-        v.add(j, kv, p[j], dout);
-        if (shared.empty()) continue;
-        q_shared.add(t, h, dscore, at(shared, j, 0));
-        k_shared.add(j, 0, dscore, q + own);
+  for (size_t i = 0; i + 1 < args.starts.size(); ++i) {
+    const int64_t first = args.starts[i];
+    for (int64_t t = first; t < args.starts[i + 1]; ++t) {
+      for (int64_t h = 0; h < heads; ++h) {
+        const int64_t kv = h / group;
+        const float *q = at(args.q, t, h), *dout = at(args.dout, t, h);
+        std::vector<double> p = scores(args, shared, first, t, h, kv);
+        if (!args.highest.empty())
+          for (const double score : p)
+            args.highest.f32()[h] = std::max(args.highest.f32()[h], static_cast<float>(score));
+        softmax(p);
+        const double mean = dot(dout, at(args.out, t, h), v_dim);  // of the gradients of p, weighted by p
+        for (int64_t j = first; j <= t; ++j) {
+          const double weight = p[static_cast<size_t>(j - first)];
+          const double dscore = args.scale * weight * (dot(dout, at(args.v, j, kv), v_dim) - mean);
+          q_own.add(t, h, dscore, at(args.k, j, kv));
+          k.add(j, kv, dscore, q);
+          v.add(j, kv, weight, dout);
+          if (shared.empty()) continue;
+          q_shared.add(t, h, dscore, at(shared, j, 0));
+          k_shared.add(j, 0, dscore, q + own);
+        }
       }
     }
   }

@@ -2,7 +2,7 @@
 #include <vector>
 
 #include "kernels/ops.h"
-#include "kernels/ref/rounded.h"
+#include "kernels/ref/adapted.h"
 
 namespace moebius {
 
@@ -16,17 +16,12 @@ void ref::expert_ffn(const ExpertFfnArgs& args, bool exact_activations) {
       const ExpertWeights& expert = args.experts[id];
       const int64_t width = expert.gate.rows;
       std::vector<float> gate(static_cast<size_t>(width)), up(gate);
-      reference_kernels(expert.gate.format)
-          .dot_rows(expert.gate, 0, width, x.for_matrix(expert.gate, exact_activations), nullptr, 1,
-                    gate.data(), width);
-      reference_kernels(expert.up.format)
-          .dot_rows(expert.up, 0, width, x.for_matrix(expert.up, exact_activations), nullptr, 1, up.data(),
-                    width);
+      product(expert.gate, x.for_matrix(expert.gate, exact_activations), gate.data());
+      product(expert.up, x.for_matrix(expert.up, exact_activations), up.data());
       for (size_t i = 0; i < gate.size(); ++i) gate[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
       Rounded h(gate.data(), 1, width, width);
-      reference_kernels(expert.down.format)
-          .dot_rows(expert.down, 0, hidden, h.for_matrix(expert.down, exact_activations), nullptr, 1,
-                    args.slots.f32() + t * args.slots.stride[0] + slot * args.slots.stride[1], hidden);
+      product(expert.down, h.for_matrix(expert.down, exact_activations),
+              args.slots.f32() + t * args.slots.stride[0] + slot * args.slots.stride[1]);
     }
   }
 }

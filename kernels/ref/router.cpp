@@ -70,6 +70,7 @@ void router(const RouterArgs& args, bool) {
       const bool zero = e >= args.n_experts;
       args.ids.i32()[t * args.ids.stride[0] + s] = zero ? -1 : static_cast<int32_t>(e);
       args.weights.f32()[t * args.weights.stride[0] + s] = zero ? 0.0f : weight;
+      if (!args.chosen.empty()) args.chosen.i32()[t * args.chosen.stride[0] + s] = static_cast<int32_t>(e);
     }
   }
 }

@@ -49,22 +49,37 @@ def linear(case, n, rows, cols):
     save(f"linear.{case}", x=x, w=w, dy=dy, dx=x.grad, dw=w.grad, dbias=bias.grad)
 
 
+def lora_linear(case, n, rows, cols, rank, scale):
+    x, w, a, b, dy = leaf(n, cols), leaf(rows, cols), leaf(rank, cols), leaf(rows, rank), fixed(n, rows)
+    F.linear(x, w + scale * b @ a).backward(dy)
+    save(f"lora_linear.{case}", x=x, w=w, a=a, b=b, scale=torch.tensor([scale]), dy=dy, dx=x.grad, dw=w.grad,
+         da=a.grad, db=b.grad)
+
+
 def swiglu(case, n, d):
     gate, up, dy = leaf(n, d, scale=4), leaf(n, d), fixed(n, d)
     (F.silu(gate) * up).backward(dy)
     save(f"swiglu.{case}", gate=gate, up=up, dy=dy, dgate=gate.grad, dup=up.grad)
 
 
-def attention(case, n, heads, kv_heads, own, rest, v_dim, scale):
+def attention(case, lengths, heads, kv_heads, own, rest, v_dim, scale):
+    n = sum(lengths)
     q, k, v = leaf(n, heads, own + rest), leaf(n, kv_heads, own), leaf(n, kv_heads, v_dim)
     dout, shared = fixed(n, heads, v_dim), leaf(n, rest)
     keys = torch.cat([k, shared[:, None, :].expand(n, kv_heads, rest)], 2).repeat_interleave(heads // kv_heads, 1)
     values = v.repeat_interleave(heads // kv_heads, 1)
-    y = F.scaled_dot_product_attention(
-        q.transpose(0, 1), keys.transpose(0, 1), values.transpose(0, 1), is_causal=True, scale=scale
-    ).transpose(0, 1)
+    starts = torch.tensor([0, *torch.tensor(lengths).cumsum(0)])
+    parts, highest = [], torch.full((heads,), -torch.inf, dtype=torch.float64)
+    for begin, end in zip(starts[:-1], starts[1:]):
+        qs, ks, vs = (t[begin:end].transpose(0, 1) for t in (q, keys, values))
+        parts.append(F.scaled_dot_product_attention(qs, ks, vs, is_causal=True, scale=scale).transpose(0, 1))
+        later = torch.ones(end - begin, end - begin).triu(1) > 0
+        scores = (scale * qs @ ks.transpose(1, 2)).masked_fill(later, -torch.inf)
+        highest = torch.maximum(highest, scores.amax((1, 2)))
+    y = torch.cat(parts)
     y.backward(dout)
-    fields = dict(q=q, k=k, v=v, scale=torch.tensor([scale]), out=y, dout=dout, dq=q.grad, dk=k.grad, dv=v.grad)
+    fields = dict(q=q, k=k, v=v, scale=torch.tensor([scale]), starts=starts, out=y, dout=dout, dq=q.grad, dk=k.grad,
+                  dv=v.grad, highest=highest)
     if rest:
         fields |= dict(shared=shared, dshared=shared.grad)
     save(f"attention.{case}", **fields)
@@ -82,30 +97,44 @@ def router(case, n, rows, experts, k, sigmoid, normalize, scale):
          dlogits=logits.grad)
 
 
-def expert_ffn(case, n, k, hidden, widths):
-    x, dslots = leaf(n, hidden), fixed(n, k, hidden)
+def grad_of(t):
+    return torch.zeros_like(t) if t.grad is None else t.grad
+
+
+def adapted(w, lora):
+    return w if lora is None else w + lora[2] * lora[1] @ lora[0]
+
+
+def expert_ffn(case, n, k, hidden, widths, ranks=()):
+    """The experts' slots, combined. ranks: of the adapters of gate, up and down of the first experts; 0 for none."""
+    x, weights, dy = leaf(n, hidden), leaf(n, k), fixed(n, hidden)
     experts = [(leaf(w, hidden), leaf(w, hidden), leaf(hidden, w)) for w in widths]
+    loras = [[None] * 3 for _ in widths]
+    for e, of_expert in enumerate(ranks):
+        for m, rank in enumerate(of_expert):
+            rows, cols = experts[e][m].shape
+            if rank:
+                loras[e][m] = (leaf(rank, cols), leaf(rows, rank), 0.5 + m)
     ids = torch.randint(-1, len(widths), (n, k), generator=generator)
     ids[0, 0] = 0
     loss = 0.0
     for t in range(n):
         for s in range(k):
             if ids[t, s] >= 0:
-                gate, up, down = experts[ids[t, s]]
-                loss = loss + (F.linear(F.silu(F.linear(x[t], gate)) * F.linear(x[t], up), down) * dslots[t, s]).sum()
+                e = ids[t, s]
+                gate, up, down = (adapted(w, lora) for w, lora in zip(experts[e], loras[e]))
+                slot = F.linear(F.silu(F.linear(x[t], gate)) * F.linear(x[t], up), down)
+                loss = loss + (weights[t, s] * slot * dy[t]).sum()
     loss.backward()
-    save(f"expert_ffn.{case}", x=x, ids=ids, dslots=dslots, dx=x.grad)
+    save(f"expert_ffn.{case}", x=x, ids=ids, weights=weights, dy=dy, dx=x.grad, dweights=weights.grad)
     for e, matrices in enumerate(experts):
-        for name, w in zip(("gate", "up", "down"), matrices):
-            grad = torch.zeros_like(w) if w.grad is None else w.grad
-            save(f"expert_ffn.{case}.{e}", **{name: w, "d" + name: grad})
-
-
-def combine(case, n, k, hidden):
-    slots, weights, dy = leaf(n, k, hidden), leaf(n, k), fixed(n, hidden)
-    ids = torch.randint(-1, 3, (n, k), generator=generator)
-    (slots * weights[:, :, None] * (ids >= 0)[:, :, None]).sum(1).backward(dy)
-    save(f"combine.{case}", slots=slots, weights=weights, ids=ids, dy=dy, dslots=slots.grad, dweights=weights.grad)
+        for name, w, lora in zip(("gate", "up", "down"), matrices, loras[e]):
+            fields = {name: w, "d" + name: grad_of(w)}
+            if lora is not None:
+                a, b, scale = lora
+                fields |= {name + ".a": a, name + ".b": b, name + ".scale": torch.tensor([scale]),
+                           name + ".da": grad_of(a), name + ".db": grad_of(b)}
+            save(f"expert_ffn.{case}.{e}", **fields)
 
 
 def cross_entropy(case, n, vocab, weighted):
@@ -129,18 +158,21 @@ rms_norm(0, 1, 48, 1e-6)
 rms_norm(1, 9, 33, 1e-5)
 linear(0, 1, 24, 17)
 linear(1, 11, 19, 40)
+lora_linear(0, 1, 7, 12, 2, 2.0)
+lora_linear(1, 9, 14, 11, 3, 0.5)
 swiglu(0, 6, 37)
-attention(0, 1, 2, 1, 8, 0, 8, 0.3535533845424652)
-attention(1, 17, 4, 2, 8, 0, 8, 0.3535533845424652)
-attention(2, 19, 3, 3, 8, 4, 6, 0.25)
-attention(3, 12, 4, 1, 8, 4, 5, 0.5)
+attention(0, [1], 2, 1, 8, 0, 8, 0.3535533845424652)
+attention(1, [17], 4, 2, 8, 0, 8, 0.3535533845424652)
+attention(2, [3, 1, 15], 3, 3, 8, 4, 6, 0.25)
+attention(3, [12], 4, 1, 8, 4, 5, 0.5)
+attention(4, [5, 8], 4, 2, 8, 0, 8, 0.5)
 for i, sigmoid in enumerate((False, True)):
     for j, normalize in enumerate((False, True)):
         router(2 * i + j, 7, 12, 12, 4, sigmoid, normalize, 1.0)
         router(4 + 2 * i + j, 7, 12, 8, 5, sigmoid, normalize, 2.5)
 expert_ffn(0, 1, 2, 16, (12, 8))
 expert_ffn(1, 9, 3, 18, (10, 5, 16, 1))
-combine(0, 8, 3, 21)
+expert_ffn(2, 8, 2, 14, (9, 11, 6), ((2, 3, 1), (0, 2, 4)))
 cross_entropy(0, 7, 50, False)
 cross_entropy(1, 6, 31, True)
 embed(0, 14, 6, 12)
