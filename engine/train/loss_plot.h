@@ -1,0 +1,20 @@
+// The loss of a training run as a picture: SVG without scripts or fonts of its own, for a light or a dark
+// page, below 100 kB however long the run was.
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "engine/train/training_log.h"
+
+namespace moebius {
+
+// Train loss by step (light: all steps; dark: smoothed by a moving mean), evaluation losses as points. The
+// axis of losses is logarithmic where they fall far. Values that are not finite are left out; rows need not
+// be many: none gives a picture that says so. title: any text.
+std::string loss_plot(std::span<const TrainingRow> rows, const std::string& title);
+
+// The same into a file, atomically.
+Status write_loss_plot(const std::string& path, std::span<const TrainingRow> rows, const std::string& title);
+
+}  // namespace moebius
