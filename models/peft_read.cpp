@@ -247,7 +247,9 @@ Status Reader::read_module(const std::string& module, const Pair& pair) {
 Status Reader::read_fused(const std::string& wrapped, const std::string& experts, const Pair& pair) {
   const ModelMatrix* gate = matrices_.at(experts + ".0.gate_proj");
   if (!gate || !model_.moe.widths.empty()) {
-    return wrong(pair.a->name, "fused factors of experts, but this model has none of one width here");
+    return wrong(pair.a->name,
+                 "fused factors of experts, but this model has none of one width here; the "
+                 "adapter is for another model");
   }
   const int64_t n = model_.moe.n_experts, width = gate->rows, hidden = gate->cols;
   const int64_t rows = pair.a->shape[0], rank = rows / n;
