@@ -45,8 +45,7 @@ Result<Batches> Batches::create(const Dataset& dataset, std::span<const int64_t>
                                 const BatchOptions& options) {
   constexpr int64_t kMaxRows = std::numeric_limits<int32_t>::max();
   if (options.max_rows < 1 || options.max_rows > kMaxRows) {
-    return invalid(
-        fmt::format("a micro-batch of {} tokens; 1 to {} are allowed", options.max_rows, kMaxRows));
+    return invalid(fmt::format("a micro-batch of {} rows; 1 to {} are allowed", options.max_rows, kMaxRows));
   }
   if (options.micro_batches < 1) {
     return invalid(fmt::format("{} micro-batches a step; at least 1 is needed", options.micro_batches));
@@ -59,8 +58,7 @@ Result<Batches> Batches::create(const Dataset& dataset, std::span<const int64_t>
     const int64_t rows = dataset.tokens_of(index) - 1;
     if (rows > options.max_rows) {
       return invalid(
-          fmt::format("example {} has {} tokens but a micro-batch takes {}; raise that, or cut the "
-                      "examples",
+          fmt::format("example {} takes {} rows but a micro-batch has {}; raise that, or cut the examples",
                       index, rows, options.max_rows));
     }
     if (rows > 0) out.examples_.push_back(index);

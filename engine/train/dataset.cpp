@@ -39,7 +39,8 @@ class Team {
   std::vector<Chunk> run(int threads) {
     std::vector<std::thread> others;
     try {
-      for (int i = 1; i < threads; ++i) others.emplace_back([this] { work(); });
+      for (size_t i = 1; i < static_cast<size_t>(threads) && i < chunks_.size(); ++i)
+        others.emplace_back([this] { work(); });
     } catch (const std::system_error&) {  // fewer do
     }
     work();
