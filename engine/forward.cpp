@@ -17,23 +17,23 @@ void mla(const Model& m, const LayerWeights& w, const Batch& batch, const KvCach
   Backend& be = m.backend;
   if (c.q_lora > 0) {
     be.linear({w.q_a, ws.h, w.q_bias, ws.q_a});
-    be.rms_norm({ws.q_a, w.q_a_norm, c.lora_norm_eps, ws.q_a});
-    be.linear({w.q_b, ws.q_a, Tensor(), ws.q});
+    be.rms_norm({ws.q_a, w.q_a_norm, c.lora_norm_eps, ws.q_a_normed});
+    be.linear({w.q_b, ws.q_a_normed, Tensor(), ws.q});
   } else {
     be.linear({w.q, ws.h, Tensor(), ws.q});
   }
   be.linear({w.kv_a, ws.h, w.k_bias, ws.kv});
-  const Tensor latent = ws.kv.slice(1, 0, c.kv_lora);
-  be.rms_norm({latent, w.kv_a_norm, c.lora_norm_eps, latent});
-  const Tensor q = ws.q.split(c.heads);
+  be.rms_norm({ws.kv.slice(1, 0, c.kv_lora), w.kv_a_norm, c.lora_norm_eps, ws.latent});
+  const Tensor q = ws.q.split(c.heads), key = ws.kv.slice(1, c.kv_lora, c.rope);
   be.rotary({q.slice(2, c.nope, c.rope), ws.cos, ws.sin, c.rotary.interleaved});
-  be.rotary({one_head(ws.kv.slice(1, c.kv_lora, c.rope)), ws.cos, ws.sin, c.rotary.interleaved});
+  be.rotary({one_head(key), ws.cos, ws.sin, c.rotary.interleaved});
 
   for (const Segment& s : batch.segments) {
     const CacheView view = cache.view(*s.table, layer);
     const Tensor sq = q.rows(s.begin, s.count);
     const Tensor out = ws.attention.split(c.heads).rows(s.begin, s.count);
-    be.cache_write({ws.kv.rows(s.begin, s.count), view, 0, s.position});
+    be.cache_write({ws.latent.rows(s.begin, s.count), view, 0, s.position});
+    be.cache_write({key.rows(s.begin, s.count), view, c.kv_lora, s.position});
     if (s.count > kAbsorbedTokens) {
       be.mla_prefill({sq, w.kv_b, view, s.position, c.nope, c.rope, c.v_dim, c.softmax_scale, out});
       continue;
@@ -53,21 +53,21 @@ void gqa(const Model& m, const LayerWeights& w, const Batch& batch, const KvCach
   const ModelConfig& c = m.config;
   Backend& be = m.backend;
   const int64_t n = ws.x.shape[0], kv_dim = c.kv_heads * c.head_dim;
-  const Tensor q = ws.q.split(c.heads), k = ws.k.split(c.kv_heads);
+  const Tensor q_rows = c.qk_norm ? ws.q_normed : ws.q, k_rows = c.qk_norm ? ws.k_normed : ws.k;
+  const Tensor q = q_rows.split(c.heads), k = k_rows.split(c.kv_heads);
   be.linear({w.q, ws.h, w.q_bias, ws.q});
   be.linear({w.k, ws.h, w.k_bias, ws.k});
   be.linear({w.v, ws.h, w.v_bias, ws.v});
   if (c.qk_norm) {
-    const Tensor q_heads = ws.q.reshape({n * c.heads, c.head_dim});
-    const Tensor k_heads = ws.k.reshape({n * c.kv_heads, c.head_dim});
-    be.rms_norm({q_heads, w.q_norm, c.norm_eps, q_heads});
-    be.rms_norm({k_heads, w.k_norm, c.norm_eps, k_heads});
+    const int64_t q_heads = n * c.heads, k_heads = n * c.kv_heads, d = c.head_dim;
+    be.rms_norm({ws.q.reshape({q_heads, d}), w.q_norm, c.norm_eps, q_rows.reshape({q_heads, d})});
+    be.rms_norm({ws.k.reshape({k_heads, d}), w.k_norm, c.norm_eps, k_rows.reshape({k_heads, d})});
   }
   be.rotary({q, ws.cos, ws.sin, c.rotary.interleaved});
   be.rotary({k, ws.cos, ws.sin, c.rotary.interleaved});
   for (const Segment& s : batch.segments) {
     const CacheView view = cache.view(*s.table, layer);
-    be.cache_write({ws.k.rows(s.begin, s.count), view, 0, s.position});
+    be.cache_write({k_rows.rows(s.begin, s.count), view, 0, s.position});
     be.cache_write({ws.v.rows(s.begin, s.count), view, kv_dim, s.position});
     be.attention({q.rows(s.begin, s.count), view, s.position, c.kv_heads, c.head_dim, c.head_dim, 0, kv_dim,
                   c.softmax_scale, ws.attention.split(c.heads).rows(s.begin, s.count)});
@@ -77,18 +77,19 @@ void gqa(const Model& m, const LayerWeights& w, const Batch& batch, const KvCach
 // x += down(silu(gate h) * up h): the dense feed-forward, or the shared experts.
 void feed_forward(const Model& m, const FfnWeights& w, const Workspace& ws) {
   const Tensor gate = ws.gate.slice(1, 0, w.gate.rows), up = ws.up.slice(1, 0, w.gate.rows);
+  const Tensor hidden = ws.hidden.slice(1, 0, w.gate.rows);
   m.backend.linear({w.gate, ws.h, Tensor(), gate});
   m.backend.linear({w.up, ws.h, Tensor(), up});
-  m.backend.swiglu({gate, up, gate});
-  m.backend.linear({w.down, gate, Tensor(), ws.x, true});
+  m.backend.swiglu({gate, up, hidden});
+  m.backend.linear({w.down, hidden, Tensor(), ws.x, true});
 }
 
 // x += the routed experts of each token, in slot order.
 void experts(const Model& m, const LayerWeights& w, const Workspace& ws) {
   const MoeConfig& c = m.config.moe;
   m.backend.router({ws.h, w.router, w.router_bias, c.scoring, c.group_score, c.n_experts, c.n_group,
-                    c.topk_group, c.normalize, static_cast<float>(c.scale), ws.expert_ids,
-                    ws.expert_weights});
+                    c.topk_group, c.normalize, static_cast<float>(c.scale), ws.expert_ids, ws.expert_weights,
+                    ws.expert_chosen});
   m.backend.expert_ffn({ws.h, w.experts.data(), c.n_experts, ws.expert_ids, ws.slots});
   m.backend.combine({ws.slots, ws.expert_ids, ws.expert_weights, ws.x});
 }
@@ -111,28 +112,39 @@ void fill_angles(const Model& m, const Batch& batch, const Workspace& ws) {
 
 }  // namespace
 
-void layer_forward(const Model& m, int64_t layer, const Batch& batch, const KvCache& cache,
-                   const Workspace& ws) {
-  const ModelConfig& c = m.config;
+void attention_forward(const Model& m, int64_t layer, const Batch& batch, const KvCache& cache,
+                       const Workspace& ws) {
   const LayerWeights& w = m.weights.layers[static_cast<size_t>(layer)];
-
-  m.backend.rms_norm({ws.x, w.attention_norm, c.norm_eps, ws.h});
-  if (c.attention == AttentionKind::kMla) {
+  m.backend.rms_norm({ws.x, w.attention_norm, m.config.norm_eps, ws.h});
+  if (m.config.attention == AttentionKind::kMla) {
     mla(m, w, batch, cache, layer, ws);
   } else {
     gqa(m, w, batch, cache, layer, ws);
   }
   m.backend.linear({w.o, ws.attention, w.o_bias, ws.x, true});
+}
 
-  m.backend.rms_norm({ws.x, w.ffn_norm, c.norm_eps, ws.h});
+void ffn_forward(const Model& m, int64_t layer, const Workspace& ws) {
+  const LayerWeights& w = m.weights.layers[static_cast<size_t>(layer)];
+  m.backend.rms_norm({ws.x, w.ffn_norm, m.config.norm_eps, ws.h});
   if (!w.experts.empty()) experts(m, w, ws);
   if (!w.ffn.gate.empty()) feed_forward(m, w.ffn, ws);
 }
 
-void forward(const Model& m, const Batch& batch, const KvCache& cache, const Workspace& ws) {
+void layer_forward(const Model& m, int64_t layer, const Batch& batch, const KvCache& cache,
+                   const Workspace& ws) {
+  attention_forward(m, layer, batch, cache, ws);
+  ffn_forward(m, layer, ws);
+}
+
+void start_forward(const Model& m, const Batch& batch, const Workspace& ws) {
   std::copy(batch.ids.begin(), batch.ids.end(), ws.ids.i32());
   fill_angles(m, batch, ws);
   m.backend.embed({m.weights.embed, ws.ids, ws.x});
+}
+
+void forward(const Model& m, const Batch& batch, const KvCache& cache, const Workspace& ws) {
+  start_forward(m, batch, ws);
   for (int64_t layer = 0; layer < m.config.layers; ++layer) layer_forward(m, layer, batch, cache, ws);
 }
 

@@ -33,9 +33,15 @@ struct Model {
 // cache holds the batch's positions afterwards. ws must be a view for batch.ids.size() tokens.
 void forward(const Model& model, const Batch& batch, const KvCache& cache, const Workspace& ws);
 
-// One decoder layer: ws.x in, ws.x out.
+// The first part of forward: ids, angles and embeddings of the batch.
+void start_forward(const Model& model, const Batch& batch, const Workspace& ws);
+
+// One decoder layer, ws.x in, ws.x out: its attention, then its feed-forward.
 void layer_forward(const Model& model, int64_t layer, const Batch& batch, const KvCache& cache,
                    const Workspace& ws);
+void attention_forward(const Model& model, int64_t layer, const Batch& batch, const KvCache& cache,
+                       const Workspace& ws);
+void ffn_forward(const Model& model, int64_t layer, const Workspace& ws);
 
 // Final norm and head of rows [begin, begin + count) of ws.x, count <= kLogitRows; overwrites ws.h. Returns
 // [count, vocab].

@@ -4,10 +4,11 @@
 
 namespace moebius {
 
-Result<KvCache> KvCache::create(const ModelConfig& config, DType dtype, int64_t tokens, Backend& backend) {
+Result<KvCache> KvCache::create(const ModelConfig& config, int64_t layers, DType dtype, int64_t tokens,
+                                Backend& backend) {
   KvCache cache;
   cache.dtype_ = dtype;
-  cache.layers_ = config.layers;
+  cache.layers_ = layers;
   cache.width_ = config.cache_width();
   cache.pages_ = (tokens + kPageTokens - 1) / kPageTokens;
   int64_t bytes = 0;
@@ -41,7 +42,7 @@ void KvCache::release(PageTable& table) {
 CacheView KvCache::view(const PageTable& table, int64_t layer) const {
   CacheView view;
   const int64_t layer_bytes = pages_ * kPageTokens * width_ * static_cast<int64_t>(dtype_bytes(dtype_));
-  view.base = memory_.as<char>() + layer * layer_bytes;
+  view.base = memory_.as<char>() + layer % layers_ * layer_bytes;
   view.dtype = dtype_;
   view.space = memory_.space();
   view.width = width_;

@@ -21,7 +21,13 @@ struct PageTable {
 class KvCache {
  public:
   // tokens: positions in total, rounded up to whole pages. dtype: kF32 or kBF16.
-  static Result<KvCache> create(const ModelConfig& config, DType dtype, int64_t tokens, Backend& backend);
+  static Result<KvCache> create(const ModelConfig& config, DType dtype, int64_t tokens, Backend& backend) {
+    return create(config, config.layers, dtype, tokens, backend);
+  }
+  // With memory for `layers` layers; layer l is at l % layers. One is enough where no layer looks back, as in
+  // training.
+  static Result<KvCache> create(const ModelConfig& config, int64_t layers, DType dtype, int64_t tokens,
+                                Backend& backend);
 
   // Grows the table to hold `tokens` positions. kNoMemory when no page is free: the table is as before.
   Status reserve(PageTable& table, int64_t tokens);

@@ -6,29 +6,45 @@
 
 namespace moebius {
 
-// Views for n tokens; fields a configuration does not use are empty.
+// Views for n tokens; fields a configuration does not use are empty. What the backward pass reads of a layer
+// is never overwritten within the layer, except h.
 struct Workspace {
-  Tensor ids;             // I32 [n]
-  Tensor cos, sin;        // [n, rotary / 2]
-  Tensor x;               // [n, hidden], the residual stream
-  Tensor h;               // [n, hidden], normed
-  Tensor q;               // [n, heads * qk_dim]
-  Tensor q_a;             // [n, q_lora]
-  Tensor kv;              // MLA: [n, kv_lora + rope], a cache row
-  Tensor k, v;            // GQA: [n, kv_heads * head_dim]
-  Tensor q_absorbed;      // [n, heads * (kv_lora + rope)]
-  Tensor o_latent;        // [n, heads * kv_lora]
-  Tensor attention;       // [n, heads * value_dim]
-  Tensor gate, up;        // [n, width of the dense or shared feed-forward], cut to the layer's width
-  Tensor expert_ids;      // I32 [n, top_k]
-  Tensor expert_weights;  // [n, top_k]
-  Tensor slots;           // [n, top_k, hidden]
-  Tensor logits;          // [min(n, kLogitRows), vocab]
+  Tensor ids;                 // I32 [n]
+  Tensor cos, sin;            // [n, rotary / 2]
+  Tensor x;                   // [n, hidden], the residual stream
+  Tensor h;                   // [n, hidden], normed
+  Tensor q_a, q_a_normed;     // [n, q_lora]
+  Tensor q;                   // [n, heads * qk_dim]
+  Tensor kv;                  // MLA: [n, kv_lora + rope]: the latent before its norm, and the rotated key
+  Tensor latent;              // MLA: [n, kv_lora], normed
+  Tensor k, v;                // GQA: [n, kv_heads * head_dim]
+  Tensor q_normed, k_normed;  // GQA with qk_norm: as q and k
+  Tensor q_absorbed;          // [n, heads * (kv_lora + rope)]
+  Tensor o_latent;            // [n, heads * kv_lora]
+  Tensor attention;           // [n, heads * value_dim]
+  Tensor gate, up, hidden;    // [n, width of the dense or shared feed-forward], cut to the layer's width
+  Tensor expert_ids;          // I32 [n, top_k]
+  Tensor expert_weights;      // [n, top_k]
+  Tensor expert_chosen;       // I32 [n, top_k]: ids with zero experts by their row; empty but in training
+  Tensor slots;               // [n, top_k, hidden]
+  Tensor logits;              // [min(n, kLogitRows), vocab]
 };
 
 inline constexpr int64_t kLogitRows = 64;  // rows of logits at a time
 inline constexpr int64_t kAbsorbedTokens =
     16;  // MLA: up to so many tokens of a sequence are attended in absorbed form
+
+// Carves tensors out of one block, each aligned to 64 bytes. base may be null, to measure.
+class Arena {
+ public:
+  explicit Arena(char* base) : base_(base) {}
+  Tensor take(DType dtype, std::initializer_list<int64_t> shape);  // empty when a dimension is 0
+  int64_t used() const { return used_; }
+
+ private:
+  char* base_;
+  int64_t used_ = 0;
+};
 
 class WorkspaceMemory {
  public:
@@ -38,7 +54,6 @@ class WorkspaceMemory {
   int64_t max_tokens() const { return max_tokens_; }
 
  private:
-  int64_t lay_out(const ModelConfig& c, int64_t n, char* base, Workspace& ws) const;
   ModelConfig config_;
   Buffer memory_;
   int64_t max_tokens_ = 0;

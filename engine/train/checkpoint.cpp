@@ -1,0 +1,118 @@
+#include "engine/train/checkpoint.h"
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <map>
+
+#include <fmt/format.h>
+
+#include "models/file_io.h"
+#include "models/safetensors.h"
+
+namespace moebius {
+namespace {
+
+constexpr const char* kFormat = "moebius training 1";
+constexpr const char* kPrefix = "checkpoint-";
+constexpr const char* kSuffix = ".safetensors";
+
+// The run's own numbers as tensors, which keep every bit.
+struct RunTensors {
+  int64_t counters[3] = {};
+  double losses[2] = {};
+
+  std::vector<optim::StateEntry> entries() {
+    return {{"run.counters", DType::kI64, {3}, counters, sizeof(counters)},
+            {"run.losses", DType::kF64, {2}, losses, sizeof(losses)}};
+  }
+};
+
+// The first place where two settings differ, as text for a message.
+std::string difference(const std::string& file, const std::string& now) {
+  const auto [a, b] = std::mismatch(file.begin(), file.end(), now.begin(), now.end());
+  const auto around = [](const std::string& text, std::string::const_iterator at) {
+    const auto begin = std::find(std::make_reverse_iterator(at), text.rend(), '\n').base();
+    return printable(std::string(begin, std::find(at, text.end(), '\n')), 120);
+  };
+  return fmt::format("it was made with \"{}\", this run has \"{}\"", around(file, a), around(now, b));
+}
+
+std::vector<std::pair<int64_t, std::string>> list_checkpoints(const std::string& dir) {
+  std::vector<std::pair<int64_t, std::string>> found;
+  std::error_code error;
+  for (std::filesystem::directory_iterator it(dir, error), end; !error && it != end; it.increment(error)) {
+    const std::string name = it->path().filename();
+    if (!name.starts_with(kPrefix) || !name.ends_with(kSuffix)) continue;
+    const std::string digits = name.substr(11, name.size() - 11 - 12);
+    int64_t step = 0;
+    const auto [end_of, why] = std::from_chars(digits.data(), digits.data() + digits.size(), step);
+    if (why == std::errc() && end_of == digits.data() + digits.size()) found.push_back({step, it->path()});
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+}  // namespace
+
+Status save_checkpoint(const std::string& path, const std::string& settings, const RunState& run,
+                       Trained& trained) {
+  RunTensors tensors{{run.steps, run.epoch, run.index}, {run.smoothed_loss, run.best_loss}};
+  std::vector<optim::StateEntry> entries = tensors.entries();
+  for (optim::StateEntry& entry : trained.entries()) entries.push_back(std::move(entry));
+  SafetensorsWriter writer(path, {{"format", kFormat}, {"settings", settings}});
+  for (const optim::StateEntry& e : entries) writer.declare(e.name, e.dtype, e.shape);
+  for (const optim::StateEntry& e : entries) MOEBIUS_TRY(writer.append(e.data, static_cast<size_t>(e.bytes)));
+  return writer.finish();
+}
+
+Result<RunState> load_checkpoint(const std::string& path, const std::string& settings, Trained& trained) {
+  MOEBIUS_ASSIGN(const std::unique_ptr<SafetensorsFile> file, SafetensorsFile::open(path));
+  std::map<std::string, std::string> metadata(file->metadata().begin(), file->metadata().end());
+  const auto refuse = [&](const std::string& what) {
+    return invalid(fmt::format("{}: {}; use the settings it was made with, or start anew in another folder",
+                               path, what));
+  };
+  if (metadata["format"] != kFormat) return refuse("this is not a checkpoint of a training run");
+  if (metadata["settings"] != settings) return refuse(difference(metadata["settings"], settings));
+  std::map<std::string_view, const TensorEntry*> found;
+  for (const TensorEntry& t : file->tensors()) found[t.name] = &t;
+
+  RunTensors tensors;
+  std::vector<optim::StateEntry> entries = tensors.entries();
+  for (optim::StateEntry& entry : trained.entries()) entries.push_back(std::move(entry));
+  if (entries.size() != found.size()) return refuse("it holds other tensors than this run");
+  for (const optim::StateEntry& e : entries) {
+    const auto at = found.find(e.name);
+    if (at == found.end()) return refuse(fmt::format("tensor {} is missing", e.name));
+    if (at->second->dtype != e.dtype || at->second->shape != e.shape)
+      return refuse(fmt::format("tensor {} has another shape", e.name));
+  }
+  for (const optim::StateEntry& e : entries)
+    std::memcpy(e.data, found[e.name]->data, static_cast<size_t>(e.bytes));
+  trained.refresh();
+  return RunState{tensors.counters[0], tensors.counters[1], tensors.counters[2], tensors.losses[0],
+                  tensors.losses[1]};
+}
+
+std::string checkpoint_path(const std::string& dir, int64_t step) {
+  return fmt::format("{}/{}{:06}{}", dir, kPrefix, step, kSuffix);
+}
+
+std::string newest_checkpoint(const std::string& dir) {
+  const auto found = list_checkpoints(dir);
+  return found.empty() ? "" : found.back().second;
+}
+
+Status prune_checkpoints(const std::string& dir, int64_t keep) {
+  auto found = list_checkpoints(dir);
+  while (std::ssize(found) > keep) {
+    std::error_code error;
+    std::filesystem::remove(found.front().second, error);
+    if (error) return system_error("remove", found.front().second, error.value());
+    found.erase(found.begin());
+  }
+  return Status();
+}
+
+}  // namespace moebius

@@ -1,0 +1,200 @@
+#include "engine/train/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "engine/train/checkpoint.h"
+
+namespace moebius {
+namespace {
+
+// A loss this far above the best of the run, and above that of guessing, will not come back by itself.
+constexpr double kExploded = 3;
+constexpr double kSmoothing = 0.1;
+
+Status check_options(const TrainerOptions& o) {
+  const auto refuse = [](const std::string& what) { return invalid("training: " + what); };
+  if (o.steps < 1) return refuse("the number of steps must be at least 1");
+  if (o.micro_tokens < 1 || o.accumulation < 1) return refuse("a step must hold at least one token");
+  if (!(o.lr > 0) || !std::isfinite(o.lr))
+    return refuse(fmt::format("learning rate {} must be above 0", o.lr));
+  if (o.warmup < 0 || o.warmup > o.steps)
+    return refuse(fmt::format("{} warm-up steps do not fit {} steps", o.warmup, o.steps));
+  if (!(o.floor >= 0 && o.floor <= 1)) return refuse("the floor of the learning rate must be in 0 .. 1");
+  if (!(o.decay_part >= 0 && o.decay_part <= 1)) return refuse("the part that decays must be in 0 .. 1");
+  return Status();
+}
+
+const std::string* first_not_finite(std::span<const optim::StateEntry> entries) {
+  for (const optim::StateEntry& e : entries) {
+    if (e.dtype != DType::kF32) continue;
+    const float* values = static_cast<const float*>(e.data);
+    for (int64_t i = 0; i < e.bytes / static_cast<int64_t>(sizeof(float)); ++i)
+      if (!std::isfinite(values[i])) return &e.name;
+  }
+  return nullptr;
+}
+
+TrainBatch view_of(const MicroBatch& m) { return {m.ids, m.targets, m.weights, m.starts}; }
+
+}  // namespace
+
+double learning_rate(const TrainerOptions& o, int64_t step) {
+  switch (o.shape) {
+    case LrShape::kCosine:
+      return o.lr * optim::warmup_cosine(step, o.warmup, o.steps, o.floor);
+    case LrShape::kWsd:
+    case LrShape::kLinear: {
+      const double part = o.shape == LrShape::kLinear ? 1 : o.decay_part;
+      const int64_t decay =
+          std::min(o.steps - o.warmup, static_cast<int64_t>(part * static_cast<double>(o.steps)));
+      return o.lr * optim::warmup_stable_decay(step, o.warmup, o.steps - o.warmup - decay, decay, o.floor);
+    }
+    case LrShape::kConstant:
+      break;
+  }
+  return o.lr * std::min(1.0, static_cast<double>(step + 1) / static_cast<double>(o.warmup + 1));
+}
+
+struct Trainer::Impl {
+  const Model model;
+  Trained& trained;
+  const TrainerOptions options;
+  const std::string settings;
+  std::unique_ptr<TrainingPass> pass;
+  Batches batches;
+  ThreadPool pool;
+  BatchPosition position = {};
+  int64_t steps = 0;
+  double smoothed = 0, best = INFINITY;  // of the loss
+
+  Status diverged(double loss) const;
+  std::string describe_failure(const Status& status);
+};
+
+Trainer::Trainer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Trainer::~Trainer() = default;
+int64_t Trainer::steps_done() const { return impl_->steps; }
+
+Result<std::unique_ptr<Trainer>> Trainer::create(const Model& model, Trained& trained,
+                                                 const TrainingSet& data, const TrainerOptions& options,
+                                                 int threads, std::string settings) {
+  MOEBIUS_TRY(check_options(options));
+  MOEBIUS_ASSIGN(Batches batches,
+                 Batches::create(*data.dataset, data.examples,
+                                 {options.seed, true, options.micro_tokens, options.accumulation}));
+  MOEBIUS_ASSIGN(std::unique_ptr<TrainingPass> pass, TrainingPass::create(model, options.micro_tokens));
+  auto impl = std::unique_ptr<Impl>(new Impl{model, trained, options, std::move(settings), std::move(pass),
+                                             std::move(batches), ThreadPool(threads)});
+  return std::unique_ptr<Trainer>(new Trainer(std::move(impl)));
+}
+
+// The loss itself is watched on a slow average: a single hard batch is no divergence.
+Status Trainer::Impl::diverged(double loss) const {
+  const double guessing = std::log(static_cast<double>(model.config.vocab));
+  const double next = steps == 0 ? loss : smoothed + kSmoothing * (loss - smoothed);
+  if (next < kExploded * best || next < guessing) return Status();
+  std::string largest;
+  double norm = -1;
+  for (const optim::NamedGradient& g : trained.named_gradients()) {
+    double sum = 0;
+    for (int64_t i = 0; i < g.values.size(); ++i)
+      sum += static_cast<double>(g.values.data[i]) * g.values.data[i];
+    if (sum > norm) norm = sum, largest = g.name;
+  }
+  return invalid(fmt::format(
+      "step {}: the loss has exploded, from {:.4g} at its best to {:.4g}; the largest gradient is that of {} "
+      "(norm {:.3g}). Resume from the last checkpoint with a lower --lr, more --warmup or a smaller --clip",
+      steps + 1, best, loss, largest, std::sqrt(norm)));
+}
+
+std::string Trainer::Impl::describe_failure(const Status& status) {
+  const std::vector<optim::StateEntry> entries = trained.entries();
+  const std::string* broken = first_not_finite(entries);
+  return fmt::format("step {}: {}; {}. Resume from the last checkpoint with a lower --lr", steps + 1,
+                     status.message(),
+                     broken ? fmt::format("the first tensor that is not finite is {}", *broken)
+                            : std::string("all weights are finite, so an activation overflowed"));
+}
+
+Result<StepReport> Trainer::step() {
+  Impl& t = *impl_;
+  const auto start = std::chrono::steady_clock::now();
+  BatchPosition position = t.position;
+  StepReport report;
+  MOEBIUS_ASSIGN(const std::vector<MicroBatch> micro, t.batches.next(position));
+  for (const MicroBatch& m : micro) report.tokens += std::ssize(m.ids), report.target_tokens += m.counted;
+  const double weight = static_cast<double>(std::max<int64_t>(1, report.target_tokens));
+  t.trained.zero_gradients();
+  t.pass->reset_statistics();
+  double loss = 0;
+  Status status;
+  for (const MicroBatch& m : micro) {
+    const Result<double> sum =
+        t.pass->accumulate(view_of(m), static_cast<float>(1 / weight), t.trained.gradients());
+    if (!sum.ok()) {
+      status =
+          sum.status().code() == Code::kInvalid ? invalid(t.describe_failure(sum.status())) : sum.status();
+      break;
+    }
+    loss += *sum / weight;
+  }
+  if (status.ok()) status = t.diverged(loss);
+  if (status.ok()) {
+    const Result<double> norm = optim::clip_gradients(t.trained.named_gradients(), t.options.clip, {&t.pool});
+    if (norm.ok()) {
+      report.gradient_norm = *norm;
+      report.lr = learning_rate(t.options, t.steps);
+      status = t.trained.step(report.lr, *t.pass, t.pool);
+    } else {
+      status = invalid(fmt::format("step {}: {}", t.steps + 1, norm.status().message()));
+    }
+  }
+  MOEBIUS_TRY(status);
+  t.smoothed = t.steps == 0 ? loss : t.smoothed + kSmoothing * (loss - t.smoothed);
+  t.best = std::min(t.best, t.smoothed);
+  report.step = ++t.steps;
+  report.loss = loss;
+  report.epoch = t.position.epoch;
+  t.position = position;
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return report;
+}
+
+Result<EvalReport> Trainer::evaluate(const TrainingSet& data,
+                                     const std::function<bool(int64_t, int64_t)>& progress) {
+  Impl& t = *impl_;
+  MOEBIUS_ASSIGN(Batches batches,
+                 Batches::create(*data.dataset, data.examples, {0, false, t.options.micro_tokens, 1}));
+  EvalReport report;
+  double loss = 0;
+  for (BatchPosition at; at.epoch == 0;) {
+    if (progress && !progress(at.index, batches.examples())) return Status(Code::kCancelled, "cancelled");
+    MOEBIUS_ASSIGN(const std::vector<MicroBatch> micro, batches.next(at));
+    for (const MicroBatch& m : micro) {
+      MOEBIUS_ASSIGN(const double sum, t.pass->evaluate(view_of(m)));
+      loss += sum, report.tokens += m.counted;
+    }
+  }
+  report.loss = loss / static_cast<double>(std::max<int64_t>(1, report.tokens));
+  return report;
+}
+
+Status Trainer::save(const std::string& path) {
+  const Impl& t = *impl_;
+  return save_checkpoint(path, t.settings, {t.steps, t.position.epoch, t.position.index, t.smoothed, t.best},
+                         t.trained);
+}
+
+Status Trainer::restore(const std::string& path) {
+  MOEBIUS_ASSIGN(const RunState run, load_checkpoint(path, impl_->settings, impl_->trained));
+  impl_->position = {run.epoch, run.index};
+  impl_->steps = run.steps;
+  impl_->smoothed = run.smoothed_loss, impl_->best = run.best_loss;
+  return Status();
+}
+
+}  // namespace moebius

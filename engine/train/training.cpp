@@ -1,0 +1,190 @@
+// open_training: a model from scratch.
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <fstream>
+#include <numeric>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "engine/train/job.h"
+#include "models/file_io.h"
+#include "models/json_fields.h"
+#include "models/tokenizer_train.h"
+
+namespace moebius {
+namespace {
+
+constexpr size_t kMaxSmallFile = 16 << 20;
+constexpr int64_t kTokenizerLines = 100'000;  // of the data, to train a tokenizer on
+
+const char* const kCopied[] = {"chat_template.jinja", "generation_config.json"};
+const char* const kTokenizerFiles[] = {"tokenizer.model", "tokenizer.json", "tokenizer_config.json",
+                                       "special_tokens_map.json", "tiktoken.model"};
+
+bool exists(const std::string& path) {
+  struct stat info {};
+  return stat(path.c_str(), &info) == 0;
+}
+
+Status copy_if_there(const std::string& from, const std::string& to) {
+  if (!exists(from)) return Status();
+  MOEBIUS_ASSIGN(const std::string text, read_text_file(from, kMaxSmallFile));
+  return write_text_file(to, text);
+}
+
+// The texts of a JSONL line, of any of the shapes of dataset.h.
+void append_texts(const nlohmann::json& line, std::vector<std::string>& texts) {
+  const auto take = [&](const nlohmann::json& value) {
+    if (value.is_string() && !value.get_ref<const std::string&>().empty()) texts.push_back(value);
+  };
+  if (!line.is_object()) return;
+  for (const char* key : {"text", "prompt", "completion"})
+    if (line.contains(key)) take(line[key]);
+  if (!line.contains("messages") || !line["messages"].is_array()) return;
+  for (const nlohmann::json& message : line["messages"])
+    if (message.is_object() && message.contains("content")) take(message["content"]);
+}
+
+Status make_tokenizer(const TrainingOptions& options, int64_t vocab, int64_t context,
+                      const JobProgress& progress) {
+  std::ifstream file(options.data);
+  if (!file) return system_error("open", options.data, errno);
+  TokenizerTraining training = pebble_tokenizer();
+  training.vocab_size = static_cast<int32_t>(vocab);
+  training.context = context;
+  training.seed = options.trainer.seed;
+  std::vector<std::string> texts;
+  std::string line;
+  for (int64_t i = 0; i < kTokenizerLines && std::getline(file, line); ++i) {
+    const nlohmann::json json = nlohmann::json::parse(line, nullptr, false);
+    append_texts(json, texts);
+  }
+  if (progress) progress("training a tokenizer", 0, 0);
+  size_t next = 0;
+  const auto source = [&](std::string& text) -> Result<bool> {
+    if (next == texts.size()) return false;
+    text = std::move(texts[next++]);
+    return true;
+  };
+  MOEBIUS_ASSIGN(const TrainedTokenizer trained, train_tokenizer(training, source, options.out));
+  if (trained.vocab_size > vocab)
+    return invalid(
+        fmt::format("the tokenizer has {} ids, config.json says vocab_size {}", trained.vocab_size, vocab));
+  return Status();
+}
+
+TrainingSet all_of(const Dataset& dataset) {
+  TrainingSet set{&dataset, std::vector<int64_t>(static_cast<size_t>(dataset.size()))};
+  std::iota(set.examples.begin(), set.examples.end(), int64_t{0});
+  return set;
+}
+
+class ScratchTraining final : public TrainingJob {
+ public:
+  explicit ScratchTraining(const TrainingOptions& options) : options_(options) {}
+
+  Status open(const JobProgress& progress) {
+    MOEBIUS_TRY(prepare_folder());
+    MOEBIUS_ASSIGN(config_, ModelConfig::load(options_.out));
+    if (!has_tokenizer()) MOEBIUS_TRY(make_tokenizer(options_, config_.vocab, config_.context, progress));
+    MOEBIUS_TRY(load_data(progress));
+    const int threads = options_.threads > 0 ? options_.threads : physical_cores();
+    backend_ = make_host_backend({threads});
+    rotary_ = rotary_table(config_.rotary);
+    options_.full.seed = options_.trainer.seed;
+    MOEBIUS_ASSIGN(model_, FullModel::random(config_, options_.full, *backend_));
+    const Model model{config_, model_->weights(), rotary_, *backend_};
+    MOEBIUS_ASSIGN(trainer_,
+                   Trainer::create(model, *model_, all_of(data_), options_.trainer, threads, settings()));
+    return Status();
+  }
+
+  Trainer& trainer() override { return *trainer_; }
+  const TrainingSet& evaluation() const override { return evaluation_; }
+  std::vector<std::string> notes() const override { return model_->notes(); }
+  std::string describe() const override {
+    int64_t parameters = 0;
+    for (const optim::NamedGradient& g : model_->named_gradients()) parameters += g.values.size();
+    return fmt::format("{}: {} of {:.2f} M parameters, {} examples of {:.1f} M tokens, on {}", options_.out,
+                       config_.model_type, static_cast<double>(parameters) / 1e6, data_.size(),
+                       static_cast<double>(data_.tokens()) / 1e6, backend_->name());
+  }
+  Status write_result() override { return model_->write_weights(options_.out + "/model.safetensors"); }
+
+ private:
+  bool has_tokenizer() const {
+    for (const char* name : kTokenizerFiles)
+      if (exists(options_.out + "/" + name)) return true;
+    return false;
+  }
+
+  Status prepare_folder() {
+    std::error_code error;
+    std::filesystem::create_directories(options_.out, error);
+    if (error) return system_error("make folder", options_.out, error.value());
+    if (!exists(options_.recipe + "/config.json"))
+      return not_found(fmt::format(
+          "{}/config.json is missing; --recipe is a folder with a model's config.json", options_.recipe));
+    MOEBIUS_TRY(copy_if_there(options_.recipe + "/config.json", options_.out + "/config.json"));
+    for (const char* name : kCopied)
+      MOEBIUS_TRY(copy_if_there(options_.recipe + "/" + name, options_.out + "/" + name));
+    for (const char* name : kTokenizerFiles)
+      MOEBIUS_TRY(copy_if_there(options_.recipe + "/" + name, options_.out + "/" + name));
+    return Status();
+  }
+
+  Status load_data(const JobProgress& progress) {
+    MOEBIUS_ASSIGN(tokenizer_, Tokenizer::open(options_.out));
+    MOEBIUS_ASSIGN(prompts_, PromptRenderer::open(options_.out));
+    MOEBIUS_ASSIGN(const GenerationConfig generation, GenerationConfig::load(options_.out, config_));
+    DatasetOptions how;
+    how.max_tokens = std::min(config_.context, options_.trainer.micro_tokens);
+    how.vocab = config_.vocab;
+    how.stop_ids = generation.eos_ids;
+    how.threads = options_.threads;
+    how.progress = [&](int64_t done, int64_t total) {
+      return !progress || progress("reading data", done, total);
+    };
+    MOEBIUS_ASSIGN(data_, Dataset::load(options_.data, *tokenizer_, prompts_, how));
+    if (options_.eval_data.empty()) return Status();
+    MOEBIUS_ASSIGN(eval_, Dataset::load(options_.eval_data, *tokenizer_, prompts_, how));
+    evaluation_ = all_of(eval_);
+    return Status();
+  }
+
+  std::string settings() const {
+    const TrainerOptions& t = options_.trainer;
+    const FullOptions& f = options_.full;
+    return fmt::format(
+        "data {:016x}\nsteps {}\nmicro tokens {}\naccumulation {}\nlr {}\nshape {}\nwarmup {}\ndecay part "
+        "{}\n"
+        "floor {}\nclip {}\nseed {}\nmatrices {} parts, decay {}\nbalance {}\nqk clip {}\nconfig {}\n",
+        data_.fingerprint(), t.steps, t.micro_tokens, t.accumulation, t.lr, static_cast<int>(t.shape),
+        t.warmup, t.decay_part, t.floor, t.clip, t.seed, f.matrices.parts.size(), f.matrices.decay,
+        f.balance_gamma, f.qk_clip, config_.model_type);
+  }
+
+  TrainingOptions options_;
+  ModelConfig config_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  PromptRenderer prompts_;
+  Dataset data_, eval_;
+  TrainingSet evaluation_;
+  std::unique_ptr<Backend> backend_;
+  RotaryTable rotary_;
+  std::unique_ptr<FullModel> model_;
+  std::unique_ptr<Trainer> trainer_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<TrainingJob>> open_training(const TrainingOptions& options,
+                                                   const JobProgress& progress) {
+  auto job = std::make_unique<ScratchTraining>(options);
+  MOEBIUS_TRY(job->open(progress));
+  return std::unique_ptr<TrainingJob>(std::move(job));
+}
+
+}  // namespace moebius
