@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "engine/adapted_weights.h"
 #include "engine/prompt.h"
 #include "engine/session.h"
 
@@ -26,11 +27,16 @@ std::string format_of(const ModelConfig& config, const Weights& weights) {
   return format_name(linear);
 }
 
-// Distinguishes models for Session::restore: the files' sizes and the whole configuration (FNV-1a).
-std::string fingerprint_of(const ModelFiles& files, const std::string& config_text) {
+uint64_t hash_of(std::string_view bytes) {  // FNV-1a
   uint64_t hash = 14695981039346656037ull;
-  for (const char byte : config_text) hash = (hash ^ static_cast<unsigned char>(byte)) * 1099511628211ull;
-  return fmt::format("{} {} {:016x}", files.config().model_type, files.checkpoint().total_bytes(), hash);
+  for (const char byte : bytes) hash = (hash ^ static_cast<unsigned char>(byte)) * 1099511628211ull;
+  return hash;
+}
+
+// Distinguishes models for Session::restore: the files' sizes and the whole configuration.
+std::string fingerprint_of(const ModelFiles& files, const std::string& config_text) {
+  return fmt::format("{} {} {:016x}", files.config().model_type, files.checkpoint().total_bytes(),
+                     hash_of(config_text));
 }
 
 bool exists(const std::string& path) {
@@ -48,6 +54,7 @@ bool has_tokenizer_files(const std::string& dir) {
 struct Engine::Impl {
   EngineOptions options;
   std::unique_ptr<ModelFiles> files;
+  std::unique_ptr<AdaptedWeights> adapted;  // null without an adapter
   std::unique_ptr<Backend> backend;
   RotaryTable rotary;
   GenerationConfig generation;
@@ -58,8 +65,24 @@ struct Engine::Impl {
   std::string fingerprint;
   std::vector<std::string> notes;
 
-  Model model() const { return {files->config(), files->weights(), rotary, *backend}; }
+  const Weights& weights() const { return adapted ? adapted->weights() : files->weights(); }
+  Model model() const { return {files->config(), weights(), rotary, *backend}; }
+  Status open_adapter();
 };
+
+Status Engine::Impl::open_adapter() {
+  MOEBIUS_ASSIGN(Adapter adapter, read_adapter(options.adapter, files->config()));
+  notes.push_back(fmt::format("adapter {}: {}", options.adapter, describe_adapter(adapter)));
+  notes.insert(notes.end(), adapter.notes.begin(), adapter.notes.end());
+  for (const AdapterFactors& f : adapter.factors) {
+    for (const std::vector<float>* values : {&f.a, &f.b})
+      fingerprint += fmt::format(" {:016x}", hash_of({reinterpret_cast<const char*>(values->data()),
+                                                      values->size() * sizeof(float)}));
+  }
+  MOEBIUS_ASSIGN(
+      adapted, AdaptedWeights::create(files->config(), files->weights(), std::move(adapter.factors), false));
+  return Status();
+}
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
@@ -96,6 +119,7 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked) {
   MOEBIUS_ASSIGN(const std::string config_text, read_text_file(options.model + "/config.json", 16 << 20));
   impl->fingerprint = fingerprint_of(*impl->files, config_text);
   impl->notes = impl->files->notes();
+  if (!options.adapter.empty()) MOEBIUS_TRY(impl->open_adapter());
   if (config.random_weights)
     impl->notes.push_back("the weights of this model are random: its answers are noise");
   return std::unique_ptr<Engine>(new Engine(std::move(impl)));

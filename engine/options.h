@@ -13,6 +13,7 @@ enum class CacheType : uint8_t { kAuto, kF32, kBF16 };  // kAuto: float32 for fl
 
 struct EngineOptions {
   std::string model;    // folder, or Hugging Face cache id; "": the model that ships with the program
+  std::string adapter;  // folder of a PEFT LoRA adapter to add to the weights; "": none
   int64_t context = 0;  // tokens a session can hold; 0: the model's own limit, at most 16,384
   int threads = 0;      // 0: one per physical core
   CacheType cache = CacheType::kAuto;

@@ -1,0 +1,65 @@
+// LoraModel: adapters trained on frozen weights of any format.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "engine/adapted_weights.h"
+#include "engine/optim/lora_muon.h"
+#include "engine/optim/optimizer.h"
+#include "engine/train/trained.h"
+
+namespace moebius {
+
+// kMuon: each factor on its own, with Moonlight's scale. kLoraMuon: the spectral rule on the product, whose
+// step has the spectral norm that Muon would give the whole matrix, 0.2 lr sqrt(max(rows, cols)).
+enum class LoraOptimizer : uint8_t { kMuon, kLoraMuon, kAdamW };
+
+struct LoraOptions {
+  int64_t rank = 16;
+  double alpha = 32;                 // the adapter counts alpha / rank times
+  std::vector<std::string> targets;  // see lora_targets
+  LoraOptimizer optimizer = LoraOptimizer::kMuon;
+  double decay = 0;
+  uint64_t seed = 0;  // of the first A; B starts as zero
+};
+
+// The words that name groups of matrices (q, kv, o, experts, shared, dense, router); any last part of a
+// module's name, such as gate_proj, is a target too.
+std::vector<std::string> lora_target_words();
+
+class LoraModel final : public Trained {
+ public:
+  // Fresh adapters on every matrix that a target names. kInvalid: an unknown target or one that matches
+  // nothing, a rank above the smaller side of a matrix, options out of range.
+  static Result<std::unique_ptr<LoraModel>> create(const ModelConfig& config, const Weights& base,
+                                                   const LoraOptions& options);
+
+  const Weights& weights() const override { return adapted_->weights(); }
+  const Gradients& gradients() const override { return gradients_; }
+  std::span<const optim::NamedGradient> named_gradients() const override { return named_; }
+  void zero_gradients() override;
+  Status step(double lr, const TrainingPass& statistics, ThreadPool& pool) override;
+  std::vector<optim::StateEntry> entries() override;
+  void refresh() override { adapted_->merge_again(); }
+
+  std::vector<AdapterFactors> factors() const;
+  int64_t parameters() const;
+
+ private:
+  struct States {
+    optim::ParameterState a, b;  // kLoraMuon: one for both, in a
+  };
+  LoraModel(const LoraOptions& options, std::unique_ptr<AdaptedWeights> adapted)
+      : options_(options), adapted_(std::move(adapted)) {}
+  Status step_factors(const optim::Recipe& recipe, double lr, ThreadPool& pool);
+  Status step_products(double lr, ThreadPool& pool);
+
+  LoraOptions options_;
+  std::unique_ptr<AdaptedWeights> adapted_;
+  Gradients gradients_;         // all frozen
+  std::vector<States> states_;  // one for each adapted matrix
+  std::vector<optim::NamedGradient> named_;
+};
+
+}  // namespace moebius
