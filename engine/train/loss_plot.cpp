@@ -18,7 +18,8 @@ constexpr double kLeft = 64, kRight = 820, kTop = 84, kBottom = 408;  // of the 
 constexpr int kColumns = 756;                                         // in which the train line is drawn
 constexpr size_t kMaxEvaluations = 300;
 constexpr size_t kMaxTitleBytes = 200;
-constexpr double kLogFrom = 6;  // times the least loss: from here on the axis is logarithmic
+constexpr double kMostLoss = 1e30;  // beyond is no loss, and sums and differences stay finite
+constexpr double kLogFrom = 6;      // times the least loss: from here on the axis is logarithmic
 
 // Colours by class: what renders style sheets only in part, such as librsvg, sees the light ones.
 constexpr std::string_view kStyle = R"(<style>
@@ -47,7 +48,7 @@ using Points = std::vector<Point>;
 Points points_of(std::span<const TrainingRow> rows, double TrainingRow::*measure) {
   Points points;
   for (const TrainingRow& row : rows) {
-    if (std::isfinite(row.*measure)) points.push_back({static_cast<double>(row.step), row.*measure});
+    if (std::abs(row.*measure) < kMostLoss) points.push_back({static_cast<double>(row.step), row.*measure});
   }
   return points;
 }

@@ -9,9 +9,9 @@
 
 namespace moebius {
 
-// Train loss by step (light: all steps; dark: smoothed by a moving mean), evaluation losses as points. The
-// axis of losses is logarithmic where they fall far. Values that are not finite are left out; rows need not
-// be many: none gives a picture that says so. title: any text.
+// Train loss by step (light: all steps; dark: a moving mean), evaluation losses as points. The axis of losses
+// is logarithmic where they fall far. Values that are not finite, or above 1e30, are left out. No rows give a
+// picture that says so. title: any text.
 std::string loss_plot(std::span<const TrainingRow> rows, const std::string& title);
 
 // The same into a file, atomically.
