@@ -54,20 +54,14 @@ std::string adapter_card(const AdapterWriteOptions& options, int64_t matrices, i
   row("Rank", smallest_rank == largest_rank ? std::to_string(largest_rank)
                                             : fmt::format("{} to {}", smallest_rank, largest_rank));
   row("Adapted matrices", std::to_string(matrices));
-  if (options.layout == AdapterLayout::kFused) {
-    card += fmt::format(
-        "\nRouted experts are stored as `target_parameters` of the fused weights of transformers 5, gate and "
-        "up\n"
-        "together at the sum of their ranks. Needs peft >= 0.19.1; tested with peft {} and transformers "
-        "{}.\n",
-        kPeftVersion, kPeftTransformersVersion);
-  } else {
-    card += fmt::format(
-        "\nRouted experts are stored one by one, as transformers 4 names them. Loading was tested with peft "
-        "{}\n"
-        "and transformers {}, which fuse them.\n",
-        kPeftVersion, kPeftTransformersVersion);
-  }
+  const bool fused = options.layout == AdapterLayout::kFused;
+  card +=
+      fused ? "\nRouted experts, where adapted, are stored as `target_parameters` of the fused weights of\n"
+              "transformers 5, gate and up together at the sum of their ranks. Needs peft >= 0.19.1.\n"
+            : "\nRouted experts, where adapted, are stored one by one, as transformers 4 names them. peft\n"
+              "fuses them when it loads them on transformers 5, if all experts of a layer have gate and up\n"
+              "of one rank.\n";
+  card += fmt::format("Tested with peft {} and transformers {}.\n", kPeftVersion, kPeftTransformersVersion);
   card +=
       "\n```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
       "base = AutoModelForCausalLM.from_pretrained(BASE_MODEL)\n"

@@ -88,6 +88,7 @@ class Writer {
   bool fused() const { return options_.layout == AdapterLayout::kFused; }
   void plan_plain(const ModelMatrix& matrix, const AdapterFactors& factors);
   void plan_experts(const std::string& experts);
+  std::vector<Stored> fused_when_loaded(int64_t rank, double alpha) const;
   int64_t part_rank(const std::string& experts, const char* part) const;
   float layer_scale(const std::string& experts, bool gate_up) const;
   ExpertStack build(const Stored& stored) const;
@@ -130,11 +131,13 @@ Status Writer::plan(std::span<const AdapterFactors> factors) {
 }
 
 // On transformers 5, peft takes every target module named gate, gate_proj, up_proj or down_proj for the fused
-// experts, so that other layers of these names are targeted by their weight parameter. The keys are the same.
+// experts, so that other layers of these names are targeted by their weight parameter. The keys are the same,
+// and it works for the separate experts of transformers 4 too.
 void Writer::plan_plain(const ModelMatrix& matrix, const AdapterFactors& f) {
   Stored stored;
   stored.key = matrix.name;
-  stored.parameter = fused() && matrix.role != Role::kAttention && matrix.role != Role::kHead;
+  stored.parameter =
+      matrix.role == Role::kDense || matrix.role == Role::kShared || matrix.role == Role::kRouter;
   stored.target = matrix.name + (stored.parameter ? ".weight" : "");
   stored.rank = f.rank;
   stored.alpha = alpha_of(f);
@@ -281,10 +284,35 @@ Json number_of(double value) {
   return whole ? Json(static_cast<int64_t>(value)) : Json(value);
 }
 
-Status Writer::add_patterns(int64_t rank, double alpha, Json* ranks, Json* alphas) const {
-  std::map<std::string, std::set<std::pair<int64_t, double>>> kinds;
-  for (const Stored& stored : stored_) kinds[kind_of(stored.target)].insert({stored.rank, stored.alpha});
+// peft fuses separate experts when it loads them on transformers 5, at the ranks that it finds for the fused
+// weights; by itself it knows those of experts at the default rank and alpha.
+std::vector<Stored> Writer::fused_when_loaded(int64_t rank, double alpha) const {
+  std::vector<Stored> all;
+  std::set<std::string> seen;
   for (const Stored& stored : stored_) {
+    const size_t mark = stored.target.find(".experts.");
+    if (fused() || mark == stored.target.npos) continue;
+    const std::string experts = stored.target.substr(0, mark + 8);
+    if (!seen.insert(experts).second) continue;
+    for (const bool gate_up : {true, false}) {
+      const int64_t gate = part_rank(experts, "gate_proj"), up = part_rank(experts, "up_proj");
+      Stored weight;
+      weight.rank = gate_up ? gate + up : part_rank(experts, "down_proj");
+      weight.alpha = static_cast<double>(layer_scale(experts, gate_up)) * static_cast<double>(weight.rank);
+      weight.target = experts + (gate_up ? ".gate_up_proj" : ".down_proj");
+      const bool usual = gate_up && gate == rank && up == rank && weight.alpha == 2 * alpha;
+      if (weight.rank > 0 && !usual) all.push_back(std::move(weight));
+    }
+  }
+  return all;
+}
+
+Status Writer::add_patterns(int64_t rank, double alpha, Json* ranks, Json* alphas) const {
+  std::vector<Stored> all = fused_when_loaded(rank, alpha);
+  all.insert(all.begin(), stored_.begin(), stored_.end());
+  std::map<std::string, std::set<std::pair<int64_t, double>>> kinds;
+  for (const Stored& stored : all) kinds[kind_of(stored.target)].insert({stored.rank, stored.alpha});
+  for (const Stored& stored : all) {
     std::string pattern = kind_of(stored.target);
     if (kinds[pattern].size() > 1) pattern = escaped(stored.target);
     if (stored.rank != rank) (*ranks)[pattern] = stored.rank;

@@ -45,7 +45,11 @@ def load(model_folder, adapter_folder):
 def compare(model_folder, adapter_folder, logits_file, ids, tolerance):
     stored = load_file(logits_file)
     ids = stored["input_ids"].tolist() if ids is None else ids
-    model, complaints, wanted, found = load(model_folder, adapter_folder)
+    try:
+        model, complaints, wanted, found = load(model_folder, adapter_folder)
+    except RuntimeError as error:
+        print(f"FAIL {os.path.basename(os.path.normpath(adapter_folder)):36} {str(error)[:300]}", flush=True)
+        return False
     with torch.no_grad():
         theirs = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
     worst = float((theirs - stored["logits"].double()).abs().max())
