@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/cpu/grad_rows.h"
 #include "kernels/cpu/host_grad.h"
-#include "kernels/cpu/vector_ops.h"
 #include "kernels/cpu/workers.h"
 #include "kernels/gemm.h"
 
@@ -93,22 +93,10 @@ class HeadTask {
   float differentiate(int64_t head, int64_t t, int64_t keys, int64_t row) {
     const int64_t seen = t - begin_ + 1;
     float *p = work_.p + row, *dscore = work_.dscore + row;
-    float highest = -INFINITY;
-    for (int64_t j = 0; j < seen; ++j) highest = std::max(highest, p[j] *= args_.scale);
-    for (int64_t j = 0; j < seen; ++j) p[j] -= highest;
-    if (avx2_)
-      exp_row_avx2(p, seen, p);
-    else
-      for (int64_t j = 0; j < seen; ++j) p[j] = std::exp(p[j]);
-    double sum = 0, mean = 0;
-    for (int64_t j = 0; j < seen; ++j) sum += p[j];
     const float *out = at(args_.out, t, head), *dout = at(args_.dout, t, head);
+    double mean = 0;
     for (int64_t i = 0; i < v_dim_; ++i) mean += static_cast<double>(out[i]) * dout[i];
-    const float norm = static_cast<float>(1 / sum), center = static_cast<float>(mean);
-    for (int64_t j = 0; j < seen; ++j) {
-      p[j] *= norm;
-      dscore[j] = args_.scale * p[j] * (dscore[j] - center);
-    }
+    const float highest = softmax_gradient_row(p, dscore, seen, args_.scale, static_cast<float>(mean), avx2_);
     std::fill(p + seen, p + keys, 0.0f), std::fill(dscore + seen, dscore + keys, 0.0f);
     return highest;
   }

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/cpu/grad_rows.h"
 #include "kernels/cpu/products.h"
-#include "kernels/cpu/swiglu.h"
 #include "kernels/gemm.h"
 
 namespace moebius {

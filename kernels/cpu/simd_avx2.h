@@ -14,6 +14,16 @@ static inline __m256i first_lanes(int64_t count) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lane);
 }
 
+static constexpr int64_t kLanes = 8;
+
+// full(offset) for eight numbers at a time, part(offset, mask) for the last ones.
+template <class Full, class Part>
+static inline void by_eight(int64_t n, const Full& full, const Part& part) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) full(i);
+  if (i < n) part(i, first_lanes(n - i));
+}
+
 // ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)), the one order in which lanes are added here: of four vectors.
 static inline __m128 sum_lanes(__m256 a, __m256 b, __m256 c, __m256 d) {
   const __m256 sums = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "kernels/cpu/host.h"
 #include "kernels/cpu/vector_ops.h"
@@ -30,22 +29,6 @@ void swiglu_f32_avx2(const SwigluArgs& args, HostContext& context) {
 void swiglu_row(const float* gate, const float* up, int64_t n, float* y, bool avx2) {
   if (avx2) return swiglu_row_avx2(gate, up, n, y);
   for (int64_t i = 0; i < n; ++i) y[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
-}
-
-float swiglu_gradient_row(const SwigluGradientRow& row, int64_t n, bool avx2) {
-  if (avx2) return swiglu_gradient_row_avx2(row, n);
-  float along = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const float gate = row.gate[i], up = row.up[i], dh = row.dh[i];
-    // 1 - s as e * s keeps its digits where s is close to 1; where e overflows, s is 0 and so is all of it.
-    const float e = std::exp(-gate), s = 1.0f / (1.0f + e);
-    const float rest = std::min(std::numeric_limits<float>::max(), e) * s, silu = gate * s;
-    row.dgate[i] = row.factor * dh * up * s * (1.0f + gate * rest);
-    row.dup[i] = row.factor * dh * silu;
-    row.h[i] = row.factor * silu * up;
-    along += dh * (silu * up);
-  }
-  return along;
 }
 
 std::span<const Candidate<SwigluArgs>> host_swiglu() {

@@ -4,8 +4,6 @@
 namespace moebius {
 namespace {
 
-constexpr int64_t kLanes = 8;
-
 // Before a loop over the rows or columns of a block: unless it is unrolled early, GCC keeps the block's sums
 // in memory and stores them after every step (44 instead of 107 GFLOP/s on one core).
 #define MOEBIUS_UNROLL _Pragma("GCC unroll 8")

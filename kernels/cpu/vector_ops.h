@@ -1,7 +1,7 @@
 // Row-wise inner loops with AVX2, called only where the processor has it. n >= 0 numbers; any alignment.
 #pragma once
 
-#include "kernels/cpu/swiglu.h"
+#include <cstdint>
 
 namespace moebius {
 
@@ -10,7 +10,6 @@ void rotary_row_avx2(float* x, const float* cos, const float* sin, int64_t half,
 void narrow_row_avx2(const float* x, int64_t n, uint16_t* bf16);  // to nearest even, NaN stays NaN
 void add_scaled_row_avx2(float weight, const float* x, int64_t n, float* y);  // y = fma(weight, x, y)
 void swiglu_row_avx2(const float* gate, const float* up, int64_t n, float* y);
-float swiglu_gradient_row_avx2(const SwigluGradientRow& row, int64_t n);
 void exp_row_avx2(const float* x, int64_t n, float* y);
 
 }  // namespace moebius

@@ -5,16 +5,6 @@
 namespace moebius {
 namespace {
 
-constexpr int64_t kLanes = 8;
-
-// body(offset, lanes): eight numbers at a time, the last ones under a mask.
-template <class Full, class Part>
-inline void by_eight(int64_t n, const Full& full, const Part& part) {
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) full(i);
-  if (i < n) part(i, first_lanes(n - i));
-}
-
 float sum_of_squares(const float* x, int64_t n) {
   __m256 sum[4] = {};
   int64_t i = 0;
@@ -69,22 +59,6 @@ void rotate_pairs(float* x, const float* cos, const float* sin, int64_t half) {
     x[2 * i] = a * cos[i] - b * sin[i];
     x[2 * i + 1] = b * cos[i] + a * sin[i];
   }
-}
-
-// As swiglu_gradient_row; sum is raised by dh * silu(gate) * up.
-struct SwigluGradient {
-  __m256 dgate, dup, h;
-};
-SwigluGradient swiglu_gradient(__m256 gate, __m256 up, __m256 dh, __m256 factor, __m256& sum) {
-  const __m256 one = _mm256_set1_ps(1.0f), largest = _mm256_set1_ps(0x1.fffffep+127f);
-  const __m256 e = exp_avx2(_mm256_sub_ps(_mm256_setzero_ps(), gate));
-  const __m256 s = _mm256_div_ps(one, _mm256_add_ps(one, e));
-  const __m256 rest = _mm256_mul_ps(_mm256_min_ps(largest, e), s), silu = _mm256_mul_ps(gate, s);
-  const __m256 product = _mm256_mul_ps(silu, up), scaled = _mm256_mul_ps(factor, dh);
-  sum = _mm256_fmadd_ps(dh, product, sum);
-  const __m256 slope = _mm256_mul_ps(s, _mm256_fmadd_ps(gate, rest, one));
-  return {_mm256_mul_ps(_mm256_mul_ps(scaled, up), slope), _mm256_mul_ps(scaled, silu),
-          _mm256_mul_ps(factor, product)};
 }
 
 __m256 swiglu_avx2(__m256 gate, __m256 up) { return _mm256_mul_ps(silu_avx2(gate), up); }
@@ -156,29 +130,6 @@ void swiglu_row_avx2(const float* gate, const float* up, int64_t n, float* y) {
         _mm256_maskstore_ps(y + i, m,
                             swiglu_avx2(_mm256_maskload_ps(gate + i, m), _mm256_maskload_ps(up + i, m)));
       });
-}
-
-float swiglu_gradient_row_avx2(const SwigluGradientRow& row, int64_t n) {
-  const __m256 factor = _mm256_set1_ps(row.factor);
-  __m256 sum = _mm256_setzero_ps();
-  by_eight(
-      n,
-      [&](int64_t i) {
-        const SwigluGradient g = swiglu_gradient(_mm256_loadu_ps(row.gate + i), _mm256_loadu_ps(row.up + i),
-                                                 _mm256_loadu_ps(row.dh + i), factor, sum);
-        _mm256_storeu_ps(row.dgate + i, g.dgate);
-        _mm256_storeu_ps(row.dup + i, g.dup);
-        _mm256_storeu_ps(row.h + i, g.h);
-      },
-      [&](int64_t i, __m256i m) {
-        const SwigluGradient g =
-            swiglu_gradient(_mm256_maskload_ps(row.gate + i, m), _mm256_maskload_ps(row.up + i, m),
-                            _mm256_maskload_ps(row.dh + i, m), factor, sum);
-        _mm256_maskstore_ps(row.dgate + i, m, g.dgate);
-        _mm256_maskstore_ps(row.dup + i, m, g.dup);
-        _mm256_maskstore_ps(row.h + i, m, g.h);
-      });
-  return sum_lanes(sum);
 }
 
 void exp_row_avx2(const float* x, int64_t n, float* y) {
