@@ -2,96 +2,31 @@
 //
 // Slots are sorted by expert, so that an expert's weights are read once for all its tokens. Experts with few
 // tokens, or of integer formats, share two parallel regions of tasks (expert, block of rows): gate and up
-// into h, then down into the slots. Experts with many tokens of a float format go one by one through panels.
+// into h, then down into the slots. Experts with many tokens of a float format go by expert_products.
 #include <cmath>
 #include <cstring>
 
 #include "kernels/cpu/adapter.h"
+#include "kernels/cpu/expert_products.h"
 
 namespace moebius {
 namespace {
 
-struct Group {  // the slots of one expert: positions [first, first + n) of the sorted order
-  const ExpertWeights* expert;
-  int64_t first, n;
+struct Group : ExpertGroup {
   int64_t up_task, down_task;  // of the first block
   Activations x, h;
   Adapter gate, up, down;
 };
 
 struct Sorted {  // all slots in use, by expert, then by token
-  int64_t pairs = 0, groups = 0;
+  int64_t pairs = 0;
   int32_t* token;  // [pairs]
   float** slot;    // [pairs], where the result goes
-  Group* group;    // [groups]
   int64_t widest = 0;
 };
 
-Sorted sort_slots(const ExpertFfnArgs& args, Scratch& scratch) {
-  const int64_t n = args.ids.shape[0], k = args.ids.shape[1];
-  const auto id_at = [&](int64_t t, int64_t s) { return args.ids.i32()[t * args.ids.stride[0] + s]; };
-  int64_t* next = scratch.take<int64_t>(args.n_experts + 1);
-  std::fill(next, next + args.n_experts + 1, int64_t{0});
-  for (int64_t t = 0; t < n; ++t)
-    for (int64_t s = 0; s < k; ++s)
-      if (id_at(t, s) >= 0) ++next[id_at(t, s) + 1];
-  Sorted sorted;
-  sorted.group = scratch.take<Group>(std::min(args.n_experts, n * k));
-  for (int64_t e = 0; e < args.n_experts; ++e) {
-    const int64_t count = next[e + 1];
-    next[e + 1] += next[e];
-    if (count == 0) continue;
-    sorted.group[sorted.groups++] = Group{args.experts + e, next[e], count, 0, 0, {}, {}, {}, {}, {}};
-    sorted.widest = std::max(sorted.widest, args.experts[e].gate.rows);
-  }
-  sorted.pairs = next[args.n_experts];
-  sorted.token = scratch.take<int32_t>(sorted.pairs);
-  sorted.slot = scratch.take<float*>(sorted.pairs);
-  for (int64_t t = 0; t < n; ++t) {
-    for (int64_t s = 0; s < k; ++s) {
-      if (id_at(t, s) < 0) continue;
-      const int64_t at = next[id_at(t, s)]++;
-      sorted.token[at] = static_cast<int32_t>(t);
-      sorted.slot[at] = args.slots.f32() + t * args.slots.stride[0] + s * args.slots.stride[1];
-    }
-  }
-  return sorted;
-}
-
 void swiglu(const float* gate, const float* up, int64_t n, float* h) {
   for (int64_t i = 0; i < n; ++i) h[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
-}
-
-bool by_panels(const Group& group, const HostContext& context) {
-  const ExpertWeights& e = *group.expert;
-  return !declines_panels(e.gate, group.n, context) && !declines_panels(e.up, group.n, context) &&
-         !declines_panels(e.down, group.n, context);
-}
-
-void run_by_panels(const ExpertFfnArgs& args, const Sorted& sorted, const Group& group,
-                   HostContext& context) {
-  const Scratch::Frame frame(context.scratch);
-  const ExpertWeights& e = *group.expert;
-  const int64_t hidden = args.x.shape[1], width = e.gate.rows, n = group.n;
-  float* x = context.scratch.take<float>(n * hidden);
-  float* gate = context.scratch.take<float>(n * width);
-  float* up = context.scratch.take<float>(n * width);
-  constexpr int64_t kGrain = 8;
-  const size_t row_bytes = static_cast<size_t>(hidden) * sizeof(float);
-  parallel_for(context.pool, n, kGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      std::memcpy(x + i * hidden, args.x.f32() + sorted.token[group.first + i] * args.x.stride[0], row_bytes);
-  });
-  multiply_panels_adapted(e.gate, x, hidden, n, gate, width, false, context);
-  multiply_panels_adapted(e.up, x, hidden, n, up, width, false, context);
-  parallel_for(context.pool, n, kGrain, [&](int64_t begin, int64_t end) {
-    swiglu(gate + begin * width, up + begin * width, (end - begin) * width, gate + begin * width);
-  });
-  multiply_panels_adapted(e.down, gate, width, n, x, hidden, false, context);
-  parallel_for(context.pool, n, kGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      std::memcpy(sorted.slot[group.first + i], x + i * hidden, row_bytes);
-  });
 }
 
 // The task is block `block` of gate and up of a group: h = silu(gate x) * up x for its rows.
@@ -163,6 +98,18 @@ void round_h(const Sorted& sorted, Group* groups, int64_t count, const float* h,
   });
 }
 
+Sorted locate(const ExpertFfnArgs& args, const SortedSlots& slots, const std::vector<Group>& groups,
+              Scratch& scratch) {
+  Sorted sorted;
+  sorted.pairs = slots.count, sorted.token = slots.token;
+  sorted.slot = scratch.take<float*>(slots.count);
+  for (int64_t i = 0; i < slots.count; ++i)
+    sorted.slot[i] =
+        args.slots.f32() + slots.token[i] * args.slots.stride[0] + slots.k[i] * args.slots.stride[1];
+  for (const Group& group : groups) sorted.widest = std::max(sorted.widest, group.expert->gate.rows);
+  return sorted;
+}
+
 // Adapters of gate and up, or of down once h is there: what they make of every group's tokens.
 void fill_adapters(const Sorted& sorted, Group* groups, int64_t count, bool down, HostContext& context) {
   bool any = false;
@@ -185,8 +132,12 @@ void fill_adapters(const Sorted& sorted, Group* groups, int64_t count, bool down
   });
 }
 
-void run_by_rows(const ExpertFfnArgs& args, const Sorted& sorted, Group* groups, int64_t count,
+// Row kernels for these groups, of all slots.
+void run_by_rows(const ExpertFfnArgs& args, const SortedSlots& slots, std::vector<Group>& chosen,
                  HostContext& context) {
+  const Sorted sorted = locate(args, slots, chosen, context.scratch);
+  Group* groups = chosen.data();
+  const int64_t count = static_cast<int64_t>(chosen.size());
   const Matrix* rounds = nullptr;  // a matrix that wants rounded tokens
   int64_t up_tasks = 0, down_tasks = 0;
   for (int64_t i = 0; i < count; ++i) {
@@ -212,18 +163,25 @@ void run_by_rows(const ExpertFfnArgs& args, const Sorted& sorted, Group* groups,
   });
 }
 
-void expert_ffn_rows(const ExpertFfnArgs& args, HostContext& context) {
-  const Sorted sorted = sort_slots(args, context.scratch);
-  if (sorted.pairs > 0) run_by_rows(args, sorted, sorted.group, sorted.groups, context);
+// products: whether groups may go by them.
+void run(const ExpertFfnArgs& args, bool products, HostContext& context) {
+  const SortedSlots slots = sort_slots(args.ids, args.n_experts, context.scratch);
+  std::vector<ExpertGroup> many;
+  std::vector<Group> few;
+  for (int64_t e = 0; e < args.n_experts; ++e) {
+    const ExpertGroup group{args.experts + e, slots.first[e], slots.first[e + 1] - slots.first[e]};
+    if (group.n == 0) continue;
+    if (products && goes_by_products(group, context))
+      many.push_back(group);
+    else
+      few.push_back({group, 0, 0, {}, {}, {}, {}, {}});
+  }
+  if (!many.empty()) run_by_products(args, slots, many, context);
+  if (!few.empty()) run_by_rows(args, slots, few, context);
 }
 
-void expert_ffn_onednn(const ExpertFfnArgs& args, HostContext& context) {
-  const Sorted sorted = sort_slots(args, context.scratch);
-  Group* const end = sorted.group + sorted.groups;
-  Group* const few = std::partition(sorted.group, end, [&](const Group& g) { return by_panels(g, context); });
-  for (const Group* group = sorted.group; group < few; ++group) run_by_panels(args, sorted, *group, context);
-  if (few < end) run_by_rows(args, sorted, few, end - few, context);
-}
+void expert_ffn_rows(const ExpertFfnArgs& args, HostContext& context) { run(args, false, context); }
+void expert_ffn_onednn(const ExpertFfnArgs& args, HostContext& context) { run(args, true, context); }
 
 }  // namespace
 

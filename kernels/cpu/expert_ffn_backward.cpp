@@ -2,9 +2,13 @@
 // through its slots in chunks whose numbers stay in a core's cache. Gradients of weights are added by the
 // chunk; where an expert has several parts, each part has sums of its own, which are added in their order.
 #include <algorithm>
+#include <array>
 #include <cstring>
 
-#include "kernels/cpu/grad_slots.h"
+#include "kernels/cpu/chunk_matrix.h"
+#include "kernels/cpu/grad_rows.h"
+#include "kernels/cpu/host_grad.h"
+#include "kernels/cpu/slots.h"
 #include "kernels/cpu/workers.h"
 
 namespace moebius {
@@ -12,6 +16,34 @@ namespace {
 
 constexpr int64_t kPartSlots = 1024;
 constexpr int64_t kPiece = 16;  // rows that a thread adds at a time
+
+using ExpertSums = std::array<MatrixSums, 3>;  // of gate, up and down
+
+ExpertSums expert_sums(const ExpertFfnBackwardArgs& args, int64_t expert) {
+  const ExpertWeights& e = args.experts[expert];
+  const ExpertGradients gradients = args.gradients ? args.gradients[expert] : ExpertGradients{};
+  const auto sums = [](const Matrix& w, const Tensor& dw) {
+    return MatrixSums{dw, w.lora ? w.lora->da : Tensor(), w.lora ? w.lora->db : Tensor()};
+  };
+  return {sums(e.gate, gradients.gate), sums(e.up, gradients.up), sums(e.down, gradients.down)};
+}
+
+// body(tensor of one, tensor of the other) for all nine.
+template <class Body>
+void for_each_sum(ExpertSums& one, const ExpertSums& other, const Body& body) {
+  for (size_t i = 0; i < one.size(); ++i)
+    body(one[i].dw, other[i].dw), body(one[i].da, other[i].da), body(one[i].db, other[i].db);
+}
+
+ExpertSums own_sums(const ExpertSums& like, Scratch& scratch) {
+  ExpertSums own;
+  for_each_sum(own, like, [&](Tensor& to, const Tensor& from) {
+    if (from.empty()) return;
+    to = f32_tensor(scratch.take<float>(from.numel()), {from.shape[0], from.shape[1]});
+    std::fill_n(to.f32(), to.numel(), 0.0f);
+  });
+  return own;
+}
 
 struct Part {
   int64_t expert, first, count;  // slots in the sorted order
@@ -29,34 +61,112 @@ std::vector<Part> make_parts(const ExpertFfnBackwardArgs& args, const SortedSlot
     if (begin == end) continue;
     const int64_t most = part_slots(args.experts[e]);
     const bool alone = end - begin <= most;
-    const ExpertSums sums =
-        expert_sums(args.experts[e], args.gradients ? args.gradients[e] : ExpertGradients{});
+    const ExpertSums sums = expert_sums(args, e);
     for (int64_t first = begin; first < end; first += most)
       parts.push_back({e, first, std::min(most, end - first), alone, alone ? sums : own_sums(sums, scratch)});
   }
   return parts;
 }
 
+void add_row(const float* from, int64_t count, float* to) {
+  for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+}
+
 // What the parts of one expert summed, to where it belongs.
 void add_parts(const ExpertFfnBackwardArgs& args, const std::vector<Part>& parts, HostContext& context) {
-  for (size_t begin = 0, end; begin < parts.size(); begin = end) {
-    for (end = begin; end < parts.size() && parts[end].expert == parts[begin].expert;) ++end;
-    if (parts[begin].alone) continue;
-    const int64_t e = parts[begin].expert;
-    const ExpertSums sums =
-        expert_sums(args.experts[e], args.gradients ? args.gradients[e] : ExpertGradients{});
-    for (size_t i = 0; i < sums.size(); ++i) {
-      if (sums[i].empty()) continue;
-      parallel_for(context.pool, sums[i].shape[0], kPiece, [&](int64_t first, int64_t last) {
-        for (size_t part = begin; part < end; ++part)
-          for (int64_t r = first; r < last; ++r) {
-            const Tensor& own = parts[part].sums[i];
-            add_row(own.f32() + r * own.stride[0], own.shape[1], sums[i].f32() + r * sums[i].stride[0]);
-          }
+  for (const Part& part : parts) {
+    if (part.alone) continue;
+    ExpertSums sums = expert_sums(args, part.expert);
+    for_each_sum(sums, part.sums, [&](Tensor& to, const Tensor& from) {
+      parallel_for(context.pool, to.empty() ? 0 : to.shape[0], kPiece, [&](int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; ++r)
+          add_row(from.f32() + r * from.stride[0], from.shape[1], to.f32() + r * to.stride[0]);
       });
-    }
+    });
   }
 }
+
+// Memory of one worker.
+struct Workspace {
+  Workspace(const ExpertFfnBackwardArgs& args, const std::vector<Part>& parts, Scratch& scratch) {
+    const int64_t hidden = args.x.shape[1];
+    int64_t widest = 0, rank = 0;
+    for (const Part& part : parts) {
+      const ExpertWeights& e = args.experts[part.expert];
+      widest = std::max(widest, e.gate.rows);
+      for (const Matrix* w : {&e.gate, &e.up, &e.down}) rank = std::max(rank, adapter_rank(*w));
+    }
+    for (int i = 0; i < 3; ++i) matrix.emplace_back(widest * hidden, rank, scratch);
+    x = scratch.take<float>(kChunk * hidden), dy = scratch.take<float>(kChunk * hidden);
+    for (float** at : {&gate, &up, &dh}) *at = scratch.take<float>(kChunk * widest);
+  }
+  std::vector<ChunkMatrix::Memory> matrix;  // for gate, up and down
+  float *x, *dy;                            // [chunk, hidden]
+  float *gate, *up, *dh;                    // [chunk, width]; then dgate, dup and h
+};
+
+class PartTask {
+ public:
+  PartTask(const ExpertFfnBackwardArgs& args, const SortedSlots& sorted, const Part& part,
+           const Workspace& work, const HostContext& context)
+      : args_(args),
+        sorted_(sorted),
+        part_(part),
+        work_(work),
+        avx2_(context.avx2),
+        gate_(args.experts[part.expert].gate, part.sums[0], work.matrix[0], context),
+        up_(args.experts[part.expert].up, part.sums[1], work.matrix[1], context),
+        down_(args.experts[part.expert].down, part.sums[2], work.matrix[2], context) {}
+
+  // slot_dx: [slots in use, hidden], set, or null
+  void run(float* slot_dx) const {
+    const int64_t hidden = args_.x.shape[1], end = part_.first + part_.count;
+    for (int64_t first = part_.first; first < end; first += kChunk) {
+      const int64_t n = std::min(kChunk, end - first);
+      float* dx = slot_dx ? slot_dx + first * hidden : nullptr;
+      gather(first, n);
+      gate_.product(n, work_.x, work_.gate);
+      up_.product(n, work_.x, work_.up);
+      down_.pass_back(n, work_.dy, work_.dh, false);
+      differentiate(first, n);
+      down_.meet(n, work_.dh);
+      gate_.pass_back(n, work_.gate, dx, false);
+      up_.pass_back(n, work_.up, dx, true);
+      gate_.add_sums(n, work_.x, work_.gate);
+      up_.add_sums(n, work_.x, work_.up);
+      down_.add_sums(n, work_.dh, work_.dy);
+    }
+  }
+
+ private:
+  void gather(int64_t first, int64_t n) const {
+    const int64_t hidden = args_.x.shape[1];
+    const size_t bytes = static_cast<size_t>(hidden) * sizeof(float);
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t t = sorted_.token[first + i];
+      std::memcpy(work_.x + i * hidden, args_.x.f32() + t * args_.x.stride[0], bytes);
+      std::memcpy(work_.dy + i * hidden, args_.dy.f32() + t * args_.dy.stride[0], bytes);
+    }
+  }
+  // gate, up and dh become dgate, dup and h, each times the weight of the slot.
+  void differentiate(int64_t first, int64_t n) const {
+    const int64_t width = args_.experts[part_.expert].gate.rows;
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t t = sorted_.token[first + i], k = sorted_.k[first + i];
+      float *gate = work_.gate + i * width, *up = work_.up + i * width, *dh = work_.dh + i * width;
+      const float weight = args_.weights.f32()[t * args_.weights.stride[0] + k];
+      const float along = swiglu_gradient_row({gate, up, dh, weight, gate, up, dh}, width, avx2_);
+      if (!args_.dweights.empty()) args_.dweights.f32()[t * args_.dweights.stride[0] + k] = along;
+    }
+  }
+
+  const ExpertFfnBackwardArgs& args_;
+  const SortedSlots& sorted_;
+  const Part& part_;
+  const Workspace& work_;
+  const bool avx2_;
+  const ChunkMatrix gate_, up_, down_;
+};
 
 // dx[t] += what its slots gave, ascending.
 void add_dx(const ExpertFfnBackwardArgs& args, const SortedSlots& sorted, const float* slot_dx,
@@ -69,29 +179,20 @@ void add_dx(const ExpertFfnBackwardArgs& args, const SortedSlots& sorted, const 
   });
 }
 
-void clear_unused(const ExpertFfnBackwardArgs& args) {
-  for (int64_t t = 0; t < args.ids.shape[0] && !args.dweights.empty(); ++t)
-    for (int64_t s = 0; s < args.ids.shape[1]; ++s)
-      if (args.ids.i32()[t * args.ids.stride[0] + s] < 0)
-        args.dweights.f32()[t * args.dweights.stride[0] + s] = 0;
-}
-
 void expert_ffn_backward_gemm(const ExpertFfnBackwardArgs& args, HostContext& context) {
   const Scratch::Frame frame(context.scratch);
-  clear_unused(args);
-  const SortedSlots sorted = sort_slots(args, context.scratch);
-  const int64_t hidden = args.x.shape[1], slots = sorted.first[args.n_experts];
-  if (slots == 0) return;
-  float* slot_dx = args.dx.empty() ? nullptr : context.scratch.take<float>(slots * hidden);
+  const int64_t n = args.ids.shape[0], k = args.ids.shape[1], hidden = args.x.shape[1];
+  const SortedSlots sorted = sort_slots(args.ids, args.n_experts, context.scratch);
+  for (int64_t i = 0; i < n * k && !args.dweights.empty(); ++i)
+    if (sorted.place[i] < 0) args.dweights.f32()[i / k * args.dweights.stride[0] + i % k] = 0;
   const std::vector<Part> parts = make_parts(args, sorted, context.scratch);
-  std::vector<ChunkMemory> memory;
-  for (int i = 0; i < worker_count(context, static_cast<int64_t>(parts.size())); ++i)
-    memory.emplace_back(sorted, hidden, context.scratch);
-  for_each_unit(context, static_cast<int64_t>(parts.size()), [&](int64_t i, int64_t worker) {
-    const Part& part = parts[static_cast<size_t>(i)];
-    run_slots(args, part.expert, sorted.slot + part.first, part.count, part.sums,
-              slot_dx ? slot_dx + part.first * hidden : nullptr, memory[static_cast<size_t>(worker)],
-              context);
+  const int64_t units = static_cast<int64_t>(parts.size());
+  float* slot_dx = args.dx.empty() ? nullptr : context.scratch.take<float>(sorted.count * hidden);
+  std::vector<Workspace> work;
+  for (int i = 0; i < worker_count(context, units); ++i) work.emplace_back(args, parts, context.scratch);
+  for_each_unit(context, units, [&](int64_t i, int64_t worker) {
+    PartTask(args, sorted, parts[static_cast<size_t>(i)], work[static_cast<size_t>(worker)], context)
+        .run(slot_dx);
   });
   add_parts(args, parts, context);
   if (slot_dx) add_dx(args, sorted, slot_dx, context);

@@ -8,6 +8,10 @@ namespace {
 
 constexpr int64_t kTaskBytes = 131072;
 constexpr int64_t kPanelRows = 128;
+constexpr int64_t kManyPanels = 16;         // give every thread enough to do
+constexpr int64_t kBlockTokens = 256;       // of a task, where panels are few
+constexpr int64_t kWholeNumbers = 1 << 20;  // of a matrix that is dequantised at once
+constexpr int64_t kCopyRows = 16;
 constexpr int64_t kPanelTokens = 64;  // measured: panels win from 32 (f32) to 64 (bf16) tokens on
 
 }  // namespace
@@ -71,25 +75,47 @@ const char* declines_panels(const Matrix& w, int64_t n, const HostContext& conte
   return declines_panels(n, context);
 }
 
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Rows of w in float32 at values, [rows, cols]: blocks of rows, and of tokens where there are few of these.
+void multiply_blocks(const float* values, int64_t rows, int64_t cols, const float* x, int64_t ldx, int64_t n,
+                     float* y, int64_t ldy, bool accumulate, HostContext& context) {
+  const int64_t row_blocks = ceil_div(rows, kPanelRows);
+  const int64_t tokens = row_blocks < kManyPanels ? kBlockTokens : n, token_blocks = ceil_div(n, tokens);
+  parallel_for(context.pool, row_blocks * token_blocks, 1, [&](int64_t task, int64_t) {
+    const int64_t row = task / token_blocks * kPanelRows, token = task % token_blocks * tokens;
+    onednn_gemm(false, true, std::min(tokens, n - token), std::min(kPanelRows, rows - row), cols,
+                x + token * ldx, ldx, values + row * cols, cols, y + token * ldy + row, ldy, accumulate);
+  });
+}
+
+}  // namespace
+
 void multiply_panels(const Matrix& w, const float* x, int64_t ldx, int64_t n, float* y, int64_t ldy,
                      bool accumulate, HostContext& context) {
   const Scratch::Frame frame(context.scratch);
-  const int64_t panels = (w.rows + kPanelRows - 1) / kPanelRows;
-  const bool in_place = float32_in_place(w);
-  const int64_t workers = worker_count(context, panels);
-  const int64_t panel_size = std::min(kPanelRows, w.rows) * w.cols;
-  float* copies = in_place ? nullptr : context.scratch.take<float>(workers * panel_size);
   const FormatKernels& kernels = context.kernels(w.format);
-  for_each_unit(context, panels, [&](int64_t task, int64_t worker) {
-    const int64_t begin = task * kPanelRows, end = std::min(begin + kPanelRows, w.rows);
-    const float* panel = reinterpret_cast<const float*>(w.row(begin));
-    if (!in_place) {
+  const int64_t panels = ceil_div(w.rows, kPanelRows);
+  const float* values = static_cast<const float*>(w.data);
+  if (!float32_in_place(w) && panels < kManyPanels && w.rows * w.cols <= kWholeNumbers) {
+    float* copy = context.scratch.take<float>(w.rows * w.cols);
+    parallel_for(context.pool, w.rows, kCopyRows, [&](int64_t begin, int64_t end) {
+      kernels.dequantize_rows(w, begin, end, copy + begin * w.cols, w.cols);
+    });
+    values = copy;
+  } else if (!float32_in_place(w)) {
+    const int64_t panel_size = std::min(kPanelRows, w.rows) * w.cols;
+    float* copies = context.scratch.take<float>(worker_count(context, panels) * panel_size);
+    return for_each_unit(context, panels, [&](int64_t task, int64_t worker) {
+      const int64_t begin = task * kPanelRows, end = std::min(begin + kPanelRows, w.rows);
       float* copy = copies + worker * panel_size;
       kernels.dequantize_rows(w, begin, end, copy, w.cols);
-      panel = copy;
-    }
-    onednn_gemm(false, true, n, end - begin, w.cols, x, ldx, panel, w.cols, y + begin, ldy, accumulate);
-  });
+      onednn_gemm(false, true, n, end - begin, w.cols, x, ldx, copy, w.cols, y + begin, ldy, accumulate);
+    });
+  }
+  multiply_blocks(values, w.rows, w.cols, x, ldx, n, y, ldy, accumulate, context);
 }
 
 }  // namespace moebius

@@ -1,0 +1,17 @@
+// The slots of expert_ffn and its backward, sorted by expert: an expert's weights are read once for all its
+// tokens.
+#pragma once
+
+#include "kernels/cpu/host.h"
+
+namespace moebius {
+
+struct SortedSlots {  // those in use, by expert, then by token and k
+  int64_t count = 0;
+  int32_t *token, *k;  // [count]
+  int64_t* first;      // [n_experts + 1]
+  int32_t* place;      // [n * k]: where a slot stands in the order, -1 for none
+};
+SortedSlots sort_slots(const Tensor& ids, int64_t n_experts, Scratch& scratch);
+
+}  // namespace moebius
