@@ -28,10 +28,13 @@ void add_inspect(CLI::App& app, Run& run);
 void add_synth(CLI::App& app, Run& run);
 void add_corpus(CLI::App& app, Run& run);
 void add_eval(CLI::App& app, Run& run);
+void add_train(CLI::App& app, Run& run);
+void add_finetune(CLI::App& app, Run& run);
 void add_bench(CLI::App& app, Run& run);
 void add_doctor(CLI::App& app, Run& run);
 
-// -m/--model, -c/--ctx-size, -t/--threads, --cache-type, --cpu-gemm, --exact-activations, --prefill-chunk.
+// -m/--model, --adapter, -c/--ctx-size, -t/--threads, --cache-type, --cpu-gemm, --exact-activations,
+// --prefill-chunk.
 void add_engine_options(CLI::App& app, EngineOptions& options);
 
 // An option whose values are words: help shows them, anything else is a usage error. value must outlive the

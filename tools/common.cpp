@@ -9,6 +9,8 @@ namespace moebius {
 void add_engine_options(CLI::App& app, EngineOptions& options) {
   app.add_option("-m,--model", options.model,
                  "checkpoint folder, or a Hugging Face id already in the cache (default: the shipped model)");
+  app.add_option("--adapter", options.adapter,
+                 "folder of a PEFT LoRA adapter, as `moebius finetune` writes, to add to the weights");
   app.add_option("-c,--ctx-size", options.context,
                  "tokens a conversation can hold (default: the model's limit, at most 16384)")
       ->check(CLI::NonNegativeNumber);

@@ -18,6 +18,8 @@ int main(int argc, char** argv) {
   add_logits(app, run);
   add_synth(app, run);
   add_corpus(app, run);
+  add_train(app, run);
+  add_finetune(app, run);
   add_inspect(app, run);
   add_tokenize(app, run);
   add_template(app, run);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <numeric>
 
 #include <fmt/format.h>
 
@@ -36,6 +37,17 @@ const std::string* first_not_finite(std::span<const optim::StateEntry> entries) 
       if (!std::isfinite(values[i])) return &e.name;
   }
   return nullptr;
+}
+
+double fullest_expert(const std::vector<std::vector<int64_t>>& layers) {
+  double most = 0;
+  for (const std::vector<int64_t>& load : layers) {
+    const double sum = static_cast<double>(std::accumulate(load.begin(), load.end(), int64_t{0}));
+    if (sum == 0) continue;
+    const double fullest = static_cast<double>(*std::max_element(load.begin(), load.end()));
+    most = std::max(most, fullest * static_cast<double>(load.size()) / sum);
+  }
+  return most;
 }
 
 TrainBatch view_of(const MicroBatch& m) { return {m.ids, m.targets, m.weights, m.starts}; }
@@ -78,6 +90,7 @@ struct Trainer::Impl {
 Trainer::Trainer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Trainer::~Trainer() = default;
 int64_t Trainer::steps_done() const { return impl_->steps; }
+int64_t Trainer::total_steps() const { return impl_->options.steps; }
 
 Result<std::unique_ptr<Trainer>> Trainer::create(const Model& model, Trained& trained,
                                                  const TrainingSet& data, const TrainerOptions& options,
@@ -159,6 +172,8 @@ Result<StepReport> Trainer::step() {
   report.step = ++t.steps;
   report.loss = loss;
   report.epoch = t.position.epoch;
+  report.expert_load = fullest_expert(t.pass->load());
+  report.max_logit = static_cast<double>(std::ranges::max(t.pass->highest_logits()));
   t.position = position;
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;

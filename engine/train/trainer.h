@@ -42,6 +42,8 @@ struct StepReport {
   int64_t target_tokens = 0;  // of them with a loss
   double seconds = 0;
   int64_t epoch = 0;
+  double expert_load = 0;  // of the fullest expert of any layer, over the mean: 1 is balanced; 0: no experts
+  double max_logit = 0;    // the largest attention logit of any head
 };
 
 struct EvalReport {
@@ -69,6 +71,7 @@ class Trainer {
   // the message names step and tensor, and the weights are as before the step.
   Result<StepReport> step();
   int64_t steps_done() const;
+  int64_t total_steps() const;
 
   // The mean loss over a dataset, with no change to anything. progress: sequences done and in total; false
   // cancels.

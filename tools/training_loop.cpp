@@ -1,0 +1,221 @@
+#include "tools/training_loop.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+
+#include <fmt/format.h>
+
+#include "engine/train/checkpoint.h"
+#include "engine/train/loss_plot.h"
+#include "engine/train/training_log.h"
+#include "models/file_io.h"
+#include "tools/chat_interrupt.h"
+#include "tools/progress.h"
+#include "tools/text_io.h"
+
+namespace moebius {
+namespace {
+
+constexpr int64_t kKeptCheckpoints = 2;
+constexpr double kParts = 10;  // of a run between two evaluations or checkpoints, by default
+
+int64_t every(int64_t asked, int64_t steps) {
+  return asked > 0 ? asked : std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(steps) / kParts));
+}
+
+class Loop {
+ public:
+  Loop(const std::string& name, const TrainingLoopOptions& options, TrainingJob& job, int64_t steps)
+      : name_(name),
+        options_(options),
+        job_(job),
+        steps_(steps),
+        bar_(name),
+        checkpoints_(options.out + "/checkpoints") {}
+
+  // Everything but the last report; kCancelled after Ctrl-C, with a checkpoint written.
+  Status run(Interrupts& interrupts) {
+    MOEBIUS_TRY(prepare());
+    const int64_t eval_every = every(options_.eval_every, steps_),
+                  save_every = every(options_.save_every, steps_);
+    while (job_.trainer().steps_done() < steps_) {
+      MOEBIUS_ASSIGN(const StepReport step, job_.trainer().step());
+      TrainingRow row = row_of(step);
+      const bool last = step.step == steps_, evaluate = step.step % eval_every == 0 || last;
+      bool stop = false;
+      if (evaluate) MOEBIUS_TRY(evaluate_and_keep(row, stop));
+      MOEBIUS_TRY(log_->append(row));
+      bar_.update(step.step, steps_, step.loss, row.tokens_per_s);
+      const bool interrupted = interrupts.take();
+      if (step.step % save_every == 0 || last || stop || interrupted) MOEBIUS_TRY(save());
+      if (stop) {
+        say(fmt::format("stopped at step {}: {} evaluations without a better loss than {:.4f}", step.step,
+                        options_.patience, best_));
+        break;
+      }
+      if (interrupted && !last)
+        return {Code::kCancelled,
+                fmt::format("interrupted at step {}; go on with the same command and --resume", step.step)};
+    }
+    return plot();
+  }
+
+  void report() {
+    bar_.clear();
+    const TrainingRow& row = log_->rows().back();
+    const double eval_loss = last_eval_;
+    if (options_.json) {
+      nlohmann::ordered_json out = {{"out", options_.out},
+                                    {"steps", row.step},
+                                    {"tokens", row.tokens},
+                                    {"seconds", row.seconds},
+                                    {"loss", row.loss}};
+      if (!std::isnan(eval_loss)) out["eval_loss"] = eval_loss;
+      print_output(to_text(out) + "\n");
+      return;
+    }
+    print_output(fmt::format("{}: {} steps, {:.1f} M tokens, {:.0f} s, loss {:.4f}{}\n", options_.out,
+                             row.step, static_cast<double>(row.tokens) / 1e6, row.seconds, row.loss,
+                             std::isnan(eval_loss) ? "" : fmt::format(", evaluation {:.4f}", eval_loss)));
+  }
+
+ private:
+  void say(const std::string& line) { bar_.note("moebius: " + line); }
+
+  Status prepare() {
+    std::error_code error;
+    std::filesystem::create_directories(checkpoints_, error);
+    if (error) return system_error("make folder", checkpoints_, error.value());
+    const std::string newest = newest_checkpoint(checkpoints_);
+    if (options_.resume && !newest.empty()) {
+      MOEBIUS_TRY(job_.trainer().restore(newest));
+      say(fmt::format("goes on after step {} from {}", job_.trainer().steps_done(), newest));
+    } else if (!newest.empty()) {
+      return invalid(fmt::format(
+          "{} holds checkpoints of an earlier run; go on with --resume, or choose another -o", options_.out));
+    }
+    MOEBIUS_ASSIGN(log_, TrainingLog::open(options_.out + "/log.csv", job_.trainer().steps_done()));
+    for (const TrainingRow& row : log_->rows()) {
+      tokens_ = row.tokens, seconds_ = row.seconds;
+      if (!std::isnan(row.eval_loss)) note_evaluation(row.eval_loss);
+    }
+    return Status();
+  }
+
+  TrainingRow row_of(const StepReport& step) {
+    tokens_ += step.tokens, seconds_ += step.seconds;
+    TrainingRow row;
+    row.step = step.step, row.tokens = tokens_, row.seconds = seconds_;
+    row.loss = step.loss, row.lr = step.lr, row.grad_norm = step.gradient_norm;
+    row.tokens_per_s = static_cast<double>(step.tokens) / step.seconds;
+    if (step.expert_load > 0) row.expert_load = step.expert_load;
+    row.max_logit = step.max_logit;
+    return row;
+  }
+
+  // Whether this is the best loss so far.
+  bool note_evaluation(double loss) {
+    last_eval_ = loss;
+    const bool better = !(loss >= best_);
+    best_ = better ? loss : best_;
+    worse_ = better ? 0 : worse_ + 1;
+    return better;
+  }
+
+  // Where a run may end early, what is written is the best so far; elsewhere the latest.
+  Status evaluate_and_keep(TrainingRow& row, bool& stop) {
+    bool better = true;
+    if (!job_.evaluation().examples.empty()) {
+      MOEBIUS_ASSIGN(const EvalReport eval, job_.trainer().evaluate(job_.evaluation()));
+      row.eval_loss = eval.loss;
+      better = note_evaluation(eval.loss);
+      say(fmt::format("step {}: evaluation loss {:.4f}{}", row.step, eval.loss, better ? "" : ", not better"));
+      stop = options_.patience > 0 && worse_ >= options_.patience;
+    }
+    if (better || options_.patience == 0) MOEBIUS_TRY(job_.write_result());
+    return Status();
+  }
+
+  Status save() {
+    MOEBIUS_TRY(job_.trainer().save(checkpoint_path(checkpoints_, job_.trainer().steps_done())));
+    MOEBIUS_TRY(prune_checkpoints(checkpoints_, kKeptCheckpoints));
+    return plot();
+  }
+
+  Status plot() { return write_loss_plot(options_.out + "/loss.svg", log_->rows(), "moebius " + name_); }
+
+  const std::string name_;
+  const TrainingLoopOptions& options_;
+  TrainingJob& job_;
+  const int64_t steps_;
+  TrainingProgress bar_;
+  const std::string checkpoints_;
+  std::unique_ptr<TrainingLog> log_;
+  int64_t tokens_ = 0, worse_ = 0;
+  double seconds_ = 0, best_ = kNotMeasured, last_eval_ = kNotMeasured;
+};
+
+}  // namespace
+
+void add_trainer_options(CLI::App& app, TrainerOptions& t) {
+  app.add_option("--steps", t.steps,
+                 fmt::format("of the optimizer{}", t.steps > 0 ? fmt::format(" (default {})", t.steps) : ""))
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+  app.add_option(
+         "--micro-tokens", t.micro_tokens,
+         fmt::format("tokens that go through the model at once, at most (default {})", t.micro_tokens))
+      ->check(CLI::Range(int64_t{2}, int64_t{1} << 24));
+  app.add_option("--accumulate", t.accumulation, "such micro-batches in a step (default 1)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+  app.add_option("--lr", t.lr, fmt::format("peak learning rate (default {})", t.lr))
+      ->check(CLI::PositiveNumber);
+  add_choice<LrShape>(app, "--schedule", t.shape,
+                      {{"cosine", LrShape::kCosine},
+                       {"wsd", LrShape::kWsd},
+                       {"linear", LrShape::kLinear},
+                       {"constant", LrShape::kConstant}},
+                      "of the learning rate after the warm-up (default cosine; wsd: stable, then decay)");
+  app.add_option("--warmup", t.warmup, fmt::format("steps (default {})", t.warmup))
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--decay-part", t.decay_part, "wsd: the part of the steps that decays (default 0.2)")
+      ->check(CLI::Range(0.0, 1.0));
+  app.add_option("--floor", t.floor, "the last learning rate, as a part of the peak (default 0.1)")
+      ->check(CLI::Range(0.0, 1.0));
+  app.add_option("--clip", t.clip, "largest norm of all gradients together (default 1)")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--seed", t.seed, "of the first weights and the order of the data (default 0)");
+}
+
+void add_training_loop_options(CLI::App& app, TrainingLoopOptions& o) {
+  app.add_option("--eval-every", o.eval_every, "steps between evaluations (default: a tenth of the run)")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--save-every", o.save_every, "steps between checkpoints (default: a tenth of the run)")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--patience", o.patience,
+                 "end after so many evaluations without a better loss, and keep the best (default 0: never)")
+      ->check(CLI::NonNegativeNumber);
+  app.add_flag("--resume", o.resume, "go on from the newest checkpoint in the output folder, bit for bit");
+  app.add_flag("--json", o.json, "print the summary as JSON");
+}
+
+int run_training(const std::string& name, const TrainingLoopOptions& options, const OpenJob& open) {
+  Interrupts interrupts;
+  ProgressBar preparing(name);
+  auto job = open([&](const std::string&, int64_t done, int64_t total) {
+    preparing.update(done, total);
+    return !interrupts.take();
+  });
+  preparing.clear();
+  if (!job.ok()) return fail(job.status());
+  fmt::print(stderr, "moebius: {}\n", printable((*job)->describe(), 4096));
+  for (const std::string& note : (*job)->notes()) fmt::print(stderr, "moebius: {}\n", printable(note, 4096));
+  Loop loop(name, options, **job, (*job)->trainer().total_steps());
+  if (const Status status = loop.run(interrupts); !status.ok()) return fail(status);
+  loop.report();
+  return 0;
+}
+
+}  // namespace moebius
