@@ -291,6 +291,15 @@ TEST(DatasetMessages, AreReadAsTheServerReadsThem) {
             "im_end|>»");
 }
 
+TEST(DatasetMessages, ATemplateSeesNoWeights) {
+  const Model model("dataset", "",
+                    "{% for m in messages %}<|im_start|>{{ m.weight is defined }}<|im_end|>{% endfor %}"
+                    "{% if add_generation_prompt %}<|im_start|>{% endif %}");
+  const std::string line = R"({"messages":[{"role":"user","content":"A","weight":0},)"
+                           R"({"role":"assistant","content":"B","weight":1}]})";
+  EXPECT_EQ(model.shown(model.loaded(line), 0), "<|im_start|>False<|im_end|><|im_start|>«False<|im_end|>»");
+}
+
 TEST(DatasetText, CountsAllButTheFirst) {
   const Model model("dataset", "");
   const Dataset dataset =
@@ -331,6 +340,15 @@ TEST(DatasetCompletion, CountsAlone) {
   const Model model("dataset", "");
   EXPECT_EQ(model.shown(model.loaded(R"({"prompt": "Who?\n", "completion": "\nme", "id": 3})"), 0),
             "Who?\n«\nme<|im_end|>»");
+  // The space is the prompt's, though a tokenizer makes it part of the word after it; and begins no text.
+  const Model pieces("tokenizers/sentencepiece", "");
+  const Dataset split = pieces.loaded(R"({"prompt": "the ", "completion": "fox"})");
+  std::string bytes;
+  const Dataset::Example example = split.example(0);
+  for (size_t i = 0; i < example.ids.size(); ++i) {
+    if (example.mask[i] != 0) bytes += pieces.tokenizer->token_bytes(example.ids[i]);
+  }
+  EXPECT_EQ(bytes, "fox<|im_end|>");
   // An empty prompt gives the model nothing to predict the first id from.
   const Dataset bare = model.loaded(R"({"prompt": "", "completion": "me"})");
   EXPECT_EQ(bare.example(0).mask[0], 0);
