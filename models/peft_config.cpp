@@ -247,6 +247,12 @@ bool PeftConfig::targets_parameter(const std::string& parameter) const {
   return is_listed(parameters_, parameter);
 }
 
+size_t PeftConfig::regular_expressions() const {
+  const auto slow = [](const auto& entry) { return !entry.first.is_name(); };
+  return static_cast<size_t>(std::count_if(rank_patterns_.begin(), rank_patterns_.end(), slow) +
+                             std::count_if(alpha_patterns_.begin(), alpha_patterns_.end(), slow));
+}
+
 PeftConfig::Scaling PeftConfig::scaling_of(int64_t rank, double alpha) const {
   const double r = static_cast<double>(rank);
   return {rank, static_cast<float>(alpha / (rank_stabilized_ ? std::sqrt(r) : r))};

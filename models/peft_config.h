@@ -45,8 +45,9 @@ class PeftConfig {
   Result<Scaling> scaling(const std::string& name) const;
   Scaling default_scaling() const { return scaling_of(rank_, alpha_); }
 
-  // The number of patterns that scaling() may try for one name.
+  // How many patterns scaling() may try for one name, and how many of them are more than names.
   size_t patterns() const { return rank_patterns_.size() + alpha_patterns_.size(); }
+  size_t regular_expressions() const;
 
  private:
   Status read_targets(const nlohmann::ordered_json& document);

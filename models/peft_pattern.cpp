@@ -12,12 +12,12 @@ namespace moebius {
 namespace {
 
 constexpr size_t kMaxPatternBytes = 64 * 1024;
-constexpr uint32_t kMatchLimit = 100'000;
+constexpr uint32_t kMatchLimit = 10'000;
 constexpr uint32_t kDepthLimit = 10'000;
 constexpr uint32_t kHeapLimitKiB = 16 * 1024;
 
 // '.' is a wildcard here, as in the expression it stands for.
-bool ends_plainly(std::string_view name, std::string_view pattern) {
+bool ends_with_name(std::string_view name, std::string_view pattern) {
   if (name.size() < pattern.size()) return false;
   const size_t skipped = name.size() - pattern.size();
   if (skipped > 0 && name[skipped - 1] != '.') return false;
@@ -25,7 +25,7 @@ bool ends_plainly(std::string_view name, std::string_view pattern) {
                     [](char p, char c) { return p == '.' || p == c; });
 }
 
-bool is_plain(std::string_view pattern) {
+bool holds_a_name(std::string_view pattern) {
   return std::all_of(pattern.begin(), pattern.end(), [](char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.';
   });
@@ -38,10 +38,10 @@ Result<NamePattern> NamePattern::whole(std::string_view pattern, const std::stri
 }
 
 Result<NamePattern> NamePattern::ending(std::string_view pattern, const std::string& origin) {
-  if (!is_plain(pattern)) return compile(pattern, fmt::format("(.*\\.)?({})$", pattern), origin);
+  if (!holds_a_name(pattern)) return compile(pattern, fmt::format("(.*\\.)?({})$", pattern), origin);
   NamePattern result;
   result.text_ = pattern;
-  result.plain_ending_ = true;
+  result.is_name_ = true;
   return result;
 }
 
@@ -71,7 +71,7 @@ Result<NamePattern> NamePattern::compile(std::string_view pattern, std::string e
 }
 
 Result<bool> NamePattern::matches(std::string_view name) const {
-  if (plain_ending_) return ends_plainly(name, text_);
+  if (is_name_) return ends_with_name(name, text_);
   const std::unique_ptr<pcre2_match_data, void (*)(pcre2_match_data*)> data(
       pcre2_match_data_create(1, nullptr), pcre2_match_data_free);
   const std::unique_ptr<pcre2_match_context, void (*)(pcre2_match_context*)> context(

@@ -17,6 +17,9 @@ class NamePattern {
   // Matches a name or what follows one of its dots (rank_pattern, alpha_pattern).
   static Result<NamePattern> ending(std::string_view pattern, const std::string& origin);
 
+  // An ending() of letters, digits, _ and '.', which is compared without PCRE2.
+  bool is_name() const { return is_name_; }
+
   // kInvalid when the match takes more steps than allowed.
   Result<bool> matches(std::string_view name) const;
 
@@ -24,7 +27,7 @@ class NamePattern {
   static Result<NamePattern> compile(std::string_view pattern, std::string expression,
                                      const std::string& origin);
   std::string text_, origin_;
-  bool plain_ending_ = false;         // an ending() of letters, digits, _ and '.': no PCRE2 needed
+  bool is_name_ = false;
   std::shared_ptr<const void> code_;  // pcre2_code, immutable
 };
 

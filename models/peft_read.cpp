@@ -19,7 +19,8 @@ namespace moebius {
 namespace {
 
 constexpr size_t kMaxConfigBytes = size_t{1} << 20;
-constexpr size_t kMaxPatternTrials = size_t{1} << 28;
+constexpr size_t kMaxPatternTrials = size_t{1} << 28;  // comparisons of names
+constexpr size_t kMaxRegexTrials = size_t{1} << 22;
 constexpr std::string_view kKeyPrefix = "base_model.model.";
 constexpr std::string_view kInnerWrapper = ".base_layer";
 constexpr std::string_view kExperts = ".mlp.experts";
@@ -40,27 +41,20 @@ bool has_shape(const TensorEntry& tensor, std::initializer_list<int64_t> shape) 
 Status read_floats(const std::string& origin, const TensorEntry& tensor, int64_t first, int64_t count,
                    std::vector<float>* out) {
   out->resize(static_cast<size_t>(count));
-  bool finite = true;
-  for (int64_t i = 0; i < count; ++i) {
-    float value = 0;
-    switch (tensor.dtype) {
-      case DType::kF32:
-        value = load_unaligned<float>(tensor.data, first + i);
-        break;
-      case DType::kBF16:
-        value = bf16_to_f32(load_unaligned<uint16_t>(tensor.data, first + i));
-        break;
-      case DType::kF16:
-        value = f16_to_f32(load_unaligned<uint16_t>(tensor.data, first + i));
-        break;
-      default:
-        return unsupported(fmt::format("{}: tensor {} has dtype {}; F32, BF16 and F16 are supported", origin,
-                                       printable(tensor.name), dtype_name(tensor.dtype)));
-    }
-    finite = finite && std::isfinite(value);
-    (*out)[static_cast<size_t>(i)] = value;
+  const auto fill = [&](auto convert) {
+    for (int64_t i = 0; i < count; ++i) (*out)[static_cast<size_t>(i)] = convert(first + i);
+  };
+  if (tensor.dtype == DType::kF32) {
+    fill([&](int64_t i) { return load_unaligned<float>(tensor.data, i); });
+  } else if (tensor.dtype == DType::kBF16) {
+    fill([&](int64_t i) { return bf16_to_f32(load_unaligned<uint16_t>(tensor.data, i)); });
+  } else if (tensor.dtype == DType::kF16) {
+    fill([&](int64_t i) { return f16_to_f32(load_unaligned<uint16_t>(tensor.data, i)); });
+  } else {
+    return unsupported(fmt::format("{}: tensor {} has dtype {}; F32, BF16 and F16 are supported", origin,
+                                   printable(tensor.name), dtype_name(tensor.dtype)));
   }
-  if (finite) return {};
+  if (std::all_of(out->begin(), out->end(), [](float value) { return std::isfinite(value); })) return {};
   return invalid(fmt::format("{}: tensor {} holds numbers that are not finite; its training went wrong",
                              origin, printable(tensor.name)));
 }
@@ -182,7 +176,8 @@ Status Reader::read_peft(const SafetensorsFile& file, const std::string& origin)
       return wrong(tensor.name, "the second tensor for this module; only one adapter per file is read");
     side = &tensor;
   }
-  if (pairs.size() * config_.patterns() > kMaxPatternTrials) {
+  if (pairs.size() * config_.patterns() > kMaxPatternTrials ||
+      pairs.size() * config_.regular_expressions() > kMaxRegexTrials) {
     return invalid(fmt::format("{}: {} patterns for {} modules are too many", config_.origin(),
                                config_.patterns(), pairs.size()));
   }

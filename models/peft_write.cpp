@@ -395,7 +395,11 @@ Status write_adapter(const std::string& dir, const ModelConfig& model,
   fs::remove(config_path, error);
   if (error) return failed("replace", config_path, error);
   fs::rename(beside, weights, error);
-  if (error) return failed("rename to", weights, error);
+  if (error) {
+    std::error_code ignored;
+    fs::remove(beside, ignored);
+    return failed("rename to", weights, error);
+  }
   return write_text_file(config_path, config);
 }
 

@@ -706,6 +706,18 @@ TEST_F(PeftTest, WritingReplacesAnAdapterAndNothingElse) {
   EXPECT_EQ(card->find("base_model:"), std::string::npos);
 }
 
+// A folder in the place of the weights stops the writer halfway: the old configuration must not stay beside
+// weights that are not its own.
+TEST_F(PeftTest, HalfWrittenIsNoAdapter) {
+  const Adapter adapter = read_golden("per_expert");
+  copy("per_expert");
+  fs::remove(dir_ + "/adapter_model.safetensors");
+  fs::create_directories(dir_ + "/adapter_model.safetensors/full");
+  EXPECT_FALSE(write_adapter(dir_, model_config("deepseek_v2_lite"), adapter.factors, {}).ok());
+  EXPECT_FALSE(fs::exists(dir_ + "/adapter_config.json"));
+  EXPECT_FALSE(fs::exists(dir_ + "/adapter_model.new.safetensors"));
+}
+
 TEST_F(PeftTest, WriterRefusesWhatTheReaderWould) {
   const ModelConfig model = model_config("deepseek_v2_lite");
   const AdapterFactors good{"model.layers.0.self_attn.q_proj", 1,   64, 128, std::vector<float>(64, 1.0f),
