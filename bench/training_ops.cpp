@@ -1,14 +1,15 @@
 // The operations of a training step of a small mixture-of-experts model, forward and backward, float32: time,
-// rate, and share of the probed float32 rate. bench_training_ops [threads [tokens]] prints CSV; "count" is
-// how often a step runs the operation (layers recompute their forward), and the last line is the whole step.
-// share is of the probe run just before, by the clock; processor_share is by the time that the program's
-// threads ran, against the best probe so far: the figure to trust on a machine with other work.
+// rate, and share of the probed float32 rate. bench_training_ops [threads [tokens [operation]]] prints CSV;
+// "count" is how often a step runs the operation (layers recompute their forward), and the last line is the
+// whole step. share is of the probe run just before, by the clock; processor_share is by the time that the
+// program's threads ran, against the best probe so far: the figure to trust on a machine with other work.
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <ctime>
 #include <functional>
 #include <random>
+#include <string>
 #include <vector>
 
 #include <fmt/format.h>
@@ -64,7 +65,7 @@ class Memory {
 
 class Bench {
  public:
-  Bench(int threads, int64_t n) : threads_(threads), n_(n) {
+  Bench(int threads, int64_t n, std::string only) : threads_(threads), n_(n), only_(std::move(only)) {
     HostOptions options;
     options.threads = threads;
     backend_ = make_host_backend(options);
@@ -97,6 +98,7 @@ class Bench {
   // Medians of some runs, and the probe beside them.
   void time(const std::string& name, const std::string& shape, int64_t count, double flops,
             const std::function<void()>& op) {
+    if (!only_.empty() && name != only_) return;
     op();
     const double rate = probe_float32_GFLOPs(threads_, 0.05);
     best_rate_ = std::max({best_rate_, rate, probe_float32_GFLOPs(1, 0.05) * threads_});
@@ -267,6 +269,7 @@ class Bench {
 
   int threads_;
   int64_t n_;
+  std::string only_;
   std::unique_ptr<Backend> backend_;
   Memory memory_;
   std::vector<int64_t> starts_;
@@ -280,5 +283,5 @@ class Bench {
 int main(int argc, char** argv) {
   const int threads = argc > 1 ? std::atoi(argv[1]) : moebius::physical_cores();
   const int64_t tokens = argc > 2 ? std::atoll(argv[2]) : 4096;
-  moebius::Bench(std::max(threads, 1), std::max<int64_t>(tokens, 1)).run();
+  moebius::Bench(std::max(threads, 1), std::max<int64_t>(tokens, 1), argc > 3 ? argv[3] : "").run();
 }

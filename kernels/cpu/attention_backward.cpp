@@ -12,7 +12,7 @@
 namespace moebius {
 namespace {
 
-constexpr int64_t kQueries = 64;  // of one head, in a block
+constexpr int64_t kQueries = 32;  // of one head, in a block
 constexpr int64_t kGrain = 16;    // tokens
 
 // Memory of one worker, for sequences of n tokens.
@@ -51,7 +51,7 @@ class HeadTask {
     }
     for (int64_t t = 0; t < n; ++t) {
       const float* dkey = work_.dkey + t * dim_;
-      for (int64_t i = 0; i < own_ && !args_.dk.empty(); ++i) at(args_.dk, begin_ + t, kv_)[i] += dkey[i];
+      if (!args_.dk.empty()) add_row(dkey, own_, at(args_.dk, begin_ + t, kv_));
       if (dshared) std::copy(dkey + own_, dkey + dim_, dshared + t * (dim_ - own_));
     }
   }
@@ -93,10 +93,8 @@ class HeadTask {
   float differentiate(int64_t head, int64_t t, int64_t keys, int64_t row) {
     const int64_t seen = t - begin_ + 1;
     float *p = work_.p + row, *dscore = work_.dscore + row;
-    const float *out = at(args_.out, t, head), *dout = at(args_.dout, t, head);
-    double mean = 0;
-    for (int64_t i = 0; i < v_dim_; ++i) mean += static_cast<double>(out[i]) * dout[i];
-    const float highest = softmax_gradient_row(p, dscore, seen, args_.scale, static_cast<float>(mean), avx2_);
+    const float mean = dot_row(at(args_.out, t, head), at(args_.dout, t, head), v_dim_, avx2_);
+    const float highest = softmax_gradient_row(p, dscore, seen, args_.scale, mean, avx2_);
     std::fill(p + seen, p + keys, 0.0f), std::fill(dscore + seen, dscore + keys, 0.0f);
     return highest;
   }
@@ -113,8 +111,7 @@ void add_dshared(const AttentionBackwardArgs& args, const float* given, HostCont
   parallel_for(context.pool, n, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
       for (int64_t kv = 0; kv < kv_heads; ++kv)
-        for (int64_t i = 0; i < rest; ++i)
-          args.dshared.f32()[t * args.dshared.stride[0] + i] += given[(kv * n + t) * rest + i];
+        add_row(given + (kv * n + t) * rest, rest, args.dshared.f32() + t * args.dshared.stride[0]);
   });
 }
 

@@ -68,10 +68,6 @@ std::vector<Part> make_parts(const ExpertFfnBackwardArgs& args, const SortedSlot
   return parts;
 }
 
-void add_row(const float* from, int64_t count, float* to) {
-  for (int64_t i = 0; i < count; ++i) to[i] += from[i];
-}
-
 // What the parts of one expert summed, to where it belongs.
 void add_parts(const ExpertFfnBackwardArgs& args, const std::vector<Part>& parts, HostContext& context) {
   for (const Part& part : parts) {

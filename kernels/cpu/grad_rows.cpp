@@ -22,6 +22,13 @@ float swiglu_gradient_row(const SwigluGradientRow& row, int64_t n, bool avx2) {
   return along;
 }
 
+float dot_row(const float* a, const float* b, int64_t n, bool avx2) {
+  if (avx2) return dot_row_avx2(a, b, n);
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+  return static_cast<float>(sum);
+}
+
 float softmax_gradient_row(float* scores, float* dp, int64_t n, float scale, float center, bool avx2) {
   if (avx2) return softmax_gradient_row_avx2(scores, dp, n, scale, center);
   float highest = -INFINITY;

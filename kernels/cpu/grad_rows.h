@@ -27,6 +27,13 @@ void rms_norm_gradient_row_avx2(const RmsNormGradientRow& row, int64_t n);
 // logits become weight * (softmax - onehot(target)); returns weight * -log softmax[target].
 float cross_entropy_row_avx2(float* logits, int64_t n, int64_t target, float weight);
 
+float dot_row(const float* a, const float* b, int64_t n, bool avx2);
+float dot_row_avx2(const float* a, const float* b, int64_t n);
+
+inline void add_row(const float* from, int64_t n, float* to) {
+  for (int64_t i = 0; i < n; ++i) to[i] += from[i];
+}
+
 // Raw scores become softmax(scale * scores), and dp, its gradient, that of the raw scores: scale * p * (dp -
 // center). Returns the highest of scale * score. n > 0.
 float softmax_gradient_row(float* scores, float* dp, int64_t n, float scale, float center, bool avx2);

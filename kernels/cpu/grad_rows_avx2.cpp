@@ -127,6 +127,14 @@ float cross_entropy_row_avx2(float* logits, int64_t n, int64_t target, float wei
   return static_cast<float>(static_cast<double>(weight) * (std::log(sum) - margin));
 }
 
+float dot_row_avx2(const float* a, const float* b, int64_t n) {
+  __m256 sum = _mm256_setzero_ps();
+  each_eight(n, [&](int64_t i, const auto& eight) {
+    sum = _mm256_fmadd_ps(eight.load(a + i), eight.load(b + i), sum);
+  });
+  return sum_lanes(sum);
+}
+
 float softmax_gradient_row_avx2(float* scores, float* dp, int64_t n, float scale, float center) {
   const __m256 by = _mm256_set1_ps(scale);
   each_eight(n, [&](int64_t i, const auto& eight) {
