@@ -1,5 +1,5 @@
-// Routing: logits in pieces of (token, kRows rows of the gate), then each token on its own. Every logit comes
-// from a call for one token and the same rows, whatever the batch, so that its bits do not depend on company.
+// Routing: logits in pieces of (kTokens tokens, kRows rows of the gate) by row kernels, whose bits do not
+// depend on the company of a token, then each token on its own.
 #include <algorithm>
 #include <cmath>
 
@@ -93,12 +93,10 @@ void compute_logits(const RouterArgs& args, float* logits, HostContext& context)
   const FormatKernels& kernels = context.kernels(args.gate.format);
   parallel_for(context.pool, row_pieces * token_pieces, 1, [&](int64_t unit, int64_t) {
     const int64_t row = unit % row_pieces * kRows, token = unit / row_pieces * kTokens;
-    for (int64_t t = token; t < std::min(n, token + kTokens); ++t) {
-      Activations x;
-      x.x = args.x.f32() + t * args.x.stride[0], x.ld = args.gate.cols, x.cols = args.gate.cols;
-      kernels.dot_rows(args.gate, row, std::min(rows, row + kRows), x, nullptr, 1, logits + t * rows + row,
-                       rows);
-    }
+    Activations x;
+    x.x = args.x.f32() + token * args.x.stride[0], x.ld = args.x.stride[0], x.cols = args.gate.cols;
+    kernels.dot_rows(args.gate, row, std::min(rows, row + kRows), x, nullptr, std::min(kTokens, n - token),
+                     logits + token * rows + row, rows);
   });
 }
 
