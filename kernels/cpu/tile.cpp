@@ -19,6 +19,15 @@ void dots_scalar(const float* const* a, int64_t rows, const float* const* b, int
   }
 }
 
+void products_scalar(const float* const* a, int64_t rows, const float* b, int64_t count, int64_t dim,
+                     float* out, int64_t ld) {
+  for (int64_t i = 0; i < rows; ++i) {
+    std::fill_n(out + i * ld, count, 0.0f);
+    for (int64_t c = 0; c < dim; ++c)
+      for (int64_t j = 0; j < count; ++j) out[i * ld + j] += a[i][c] * b[c * kTile + j];
+  }
+}
+
 float softmax_scalar(float* scores, int64_t count, float scale, float* highest, float* sum) {
   const float before = *highest;
   float top = before, added = 0;
@@ -43,23 +52,18 @@ void widen_scalar(const uint16_t* bf16, int64_t count, float* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = bf16_to_f32(bf16[i]);
 }
 
-// Up to kTileRows rows: the keys that all of them see are walked together, the rest row by row.
-void attend_rows(const TileKernels& kernels, AttendRow* rows, int64_t n_rows, const float* const* keys,
-                 const float* const* values, int64_t begin, int64_t count, int64_t k_dim, int64_t v_dim,
-                 float scale) {
-  const float* q[kTileRows] = {};
+// Up to kTileRows rows, whose raw scores [row, kTile] are there: softmax, and the values that all of them see
+// walked together, the rest row by row.
+void attend_rows(const TileKernels& kernels, AttendRow* rows, int64_t n_rows, float* scores,
+                 const float* const* values, int64_t begin, int64_t count, int64_t v_dim, float scale) {
   float* acc[kTileRows] = {};
-  float scores[kTileRows * kTile] = {}, keep[kTileRows] = {};
+  float keep[kTileRows] = {};
   const auto seen = [&](int64_t r) { return std::clamp<int64_t>(rows[r].visible - begin, 0, count); };
-  for (int64_t r = 0; r < n_rows; ++r) q[r] = rows[r].q, acc[r] = rows[r].acc;
-
   const int64_t common = seen(0);
-  kernels.dots(q, n_rows, keys, common, k_dim, scores, kTile);
   for (int64_t r = 0; r < n_rows; ++r) {
-    float* row_scores = scores + r * kTile;
-    if (seen(r) == 0) continue;
-    kernels.dots(q + r, 1, keys + common, seen(r) - common, k_dim, row_scores + common, kTile);
-    keep[r] = kernels.softmax(row_scores, seen(r), scale, &rows[r].highest, &rows[r].sum);
+    acc[r] = rows[r].acc;
+    if (seen(r) > 0)
+      keep[r] = kernels.softmax(scores + r * kTile, seen(r), scale, &rows[r].highest, &rows[r].sum);
   }
   if (common > 0) kernels.accumulate(acc, keep, n_rows, scores, values, common, v_dim);
   for (int64_t r = 0; r < n_rows; ++r) {
@@ -70,9 +74,22 @@ void attend_rows(const TileKernels& kernels, AttendRow* rows, int64_t n_rows, co
   }
 }
 
+// body(first row, rows, their queries, room for their scores)
+template <class Body>
+void for_each_rows(AttendRow* rows, int64_t n_rows, const Body& body) {
+  for (int64_t first = 0; first < n_rows; first += kTileRows) {
+    const int64_t n = std::min(kTileRows, n_rows - first);
+    const float* q[kTileRows] = {};
+    float scores[kTileRows * kTile] = {};
+    for (int64_t r = 0; r < n; ++r) q[r] = rows[first + r].q;
+    body(rows + first, n, q, scores);
+  }
+}
+
 }  // namespace
 
-const TileKernels kTileScalar = {dots_scalar, softmax_scalar, accumulate_scalar, widen_scalar};
+const TileKernels kTileScalar = {dots_scalar, products_scalar, softmax_scalar, accumulate_scalar,
+                                 widen_scalar};
 
 void start_row(AttendRow& row, int64_t v_dim) {
   row.highest = -INFINITY, row.sum = 0;
@@ -82,9 +99,24 @@ void start_row(AttendRow& row, int64_t v_dim) {
 void attend_tile(const TileKernels& kernels, AttendRow* rows, int64_t n_rows, const float* const* keys,
                  const float* const* values, int64_t begin, int64_t count, int64_t k_dim, int64_t v_dim,
                  float scale) {
-  for (int64_t r = 0; r < n_rows; r += kTileRows)
-    attend_rows(kernels, rows + r, std::min(kTileRows, n_rows - r), keys, values, begin, count, k_dim, v_dim,
-                scale);
+  for_each_rows(rows, n_rows, [&](AttendRow* some, int64_t n, const float* const* q, float* scores) {
+    const auto seen = [&](int64_t r) { return std::clamp<int64_t>(some[r].visible - begin, 0, count); };
+    const int64_t common = seen(0);  // walked together
+    kernels.dots(q, n, keys, common, k_dim, scores, kTile);
+    for (int64_t r = 0; r < n; ++r)
+      kernels.dots(q + r, 1, keys + common, seen(r) - common, k_dim, scores + r * kTile + common, kTile);
+    attend_rows(kernels, some, n, scores, values, begin, count, v_dim, scale);
+  });
+}
+
+void attend_columns(const TileKernels& kernels, AttendRow* rows, int64_t n_rows, const float* keys,
+                    const float* const* values, int64_t begin, int64_t count, int64_t k_dim, int64_t v_dim,
+                    float scale) {
+  for_each_rows(rows, n_rows, [&](AttendRow* some, int64_t n, const float* const* q, float* scores) {
+    const int64_t most = std::clamp<int64_t>(some[n - 1].visible - begin, 0, count);
+    kernels.products(q, n, keys, most, k_dim, scores, kTile);
+    attend_rows(kernels, some, n, scores, values, begin, count, v_dim, scale);
+  });
 }
 
 void merge_row(AttendRow& row, const AttendRow& later, int64_t v_dim) {

@@ -19,6 +19,12 @@ struct TileKernels {
   void (*dots)(const float* const* a, int64_t rows, const float* const* b, int64_t count, int64_t dim,
                float* out, int64_t ld);
 
+  // out[i * ld + j] = sum over c ascending of a[i][c] * b[c * kTile + j], each a[i] [dim], i in [0,
+  // rows), j in [0, count), count <= kTile. b and out have whole vectors of 8: what they hold from count up
+  // to the next multiple of 8 is read, and lost.
+  void (*products)(const float* const* a, int64_t rows, const float* b, int64_t count, int64_t dim,
+                   float* out, int64_t ld);
+
   // scores [count], raw dot products, become exp(scale * score - new maximum); *highest and *sum are brought
   // up to date. scores has room for kTile numbers, and those from count on are lost. Returns what earlier
   // sums and values have to be multiplied by.
@@ -50,6 +56,11 @@ void start_row(AttendRow& row, int64_t v_dim);
 void attend_tile(const TileKernels& kernels, AttendRow* rows, int64_t n_rows, const float* const* keys,
                  const float* const* values, int64_t begin, int64_t count, int64_t k_dim, int64_t v_dim,
                  float scale);
+
+// The same of keys that stand as columns: [k_dim, kTile].
+void attend_columns(const TileKernels& kernels, AttendRow* rows, int64_t n_rows, const float* keys,
+                    const float* const* values, int64_t begin, int64_t count, int64_t k_dim, int64_t v_dim,
+                    float scale);
 
 // What a row saw of later positions, joined to what it saw of earlier ones; later.acc is left as it is.
 void merge_row(AttendRow& row, const AttendRow& later, int64_t v_dim);

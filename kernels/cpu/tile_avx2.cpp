@@ -58,6 +58,53 @@ void dots_avx2(const float* const* a, int64_t rows, const float* const* b, int64
   if (rows == 1) dots_rows<1>(a, b, count, dim, out, ld);
 }
 
+// R rows of a against C vectors of columns of b.
+template <int R, int C>
+inline void products_block(const float* const* a, const float* b, int64_t dim, float* out, int64_t ld) {
+  __m256 sum[R][C];
+  MOEBIUS_UNROLL
+  for (int i = 0; i < R; ++i) {
+    MOEBIUS_UNROLL
+    for (int k = 0; k < C; ++k) sum[i][k] = _mm256_setzero_ps();
+  }
+  for (int64_t c = 0; c < dim; ++c) {
+    __m256 v[C];
+    MOEBIUS_UNROLL
+    for (int k = 0; k < C; ++k) v[k] = _mm256_loadu_ps(b + c * kTile + k * kLanes);
+    MOEBIUS_UNROLL
+    for (int i = 0; i < R; ++i) {
+      const __m256 factor = _mm256_broadcast_ss(a[i] + c);
+      MOEBIUS_UNROLL
+      for (int k = 0; k < C; ++k) sum[i][k] = _mm256_fmadd_ps(factor, v[k], sum[i][k]);
+    }
+  }
+  MOEBIUS_UNROLL
+  for (int i = 0; i < R; ++i) {
+    MOEBIUS_UNROLL
+    for (int k = 0; k < C; ++k) _mm256_storeu_ps(out + i * ld + k * kLanes, sum[i][k]);
+  }
+}
+
+template <int R>
+inline void products_rows(const float* const* a, const float* b, int64_t vectors, int64_t dim, float* out,
+                          int64_t ld) {
+  int64_t column = 0;
+  for (; vectors >= 5 || vectors == 3; vectors -= 3, column += 3 * kLanes)
+    products_block<R, 3>(a, b + column, dim, out + column, ld);
+  for (; vectors >= 2; vectors -= 2, column += 2 * kLanes)
+    products_block<R, 2>(a, b + column, dim, out + column, ld);
+  if (vectors == 1) products_block<R, 1>(a, b + column, dim, out + column, ld);
+}
+
+void products_avx2(const float* const* a, int64_t rows, const float* b, int64_t count, int64_t dim,
+                   float* out, int64_t ld) {
+  const int64_t vectors = (count + kLanes - 1) / kLanes;
+  for (; rows >= 4; rows -= 4, a += 4, out += 4 * ld) products_rows<4>(a, b, vectors, dim, out, ld);
+  if (rows == 3) products_rows<3>(a, b, vectors, dim, out, ld);
+  if (rows == 2) products_rows<2>(a, b, vectors, dim, out, ld);
+  if (rows == 1) products_rows<1>(a, b, vectors, dim, out, ld);
+}
+
 float softmax_avx2(float* scores, int64_t count, float scale, float* highest, float* sum) {
   const float before = *highest;
   const __m256 factor = _mm256_set1_ps(scale);
@@ -159,6 +206,6 @@ void widen_avx2(const uint16_t* bf16, int64_t count, float* out) {
 
 }  // namespace
 
-const TileKernels kTileAvx2 = {dots_avx2, softmax_avx2, accumulate_avx2, widen_avx2};
+const TileKernels kTileAvx2 = {dots_avx2, products_avx2, softmax_avx2, accumulate_avx2, widen_avx2};
 
 }  // namespace moebius
