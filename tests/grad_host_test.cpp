@@ -13,6 +13,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu/host_grad.h"
+#include "kernels/gemm.h"
 #include "kernels/probe.h"
 #include "tests/grad_probe.h"
 
@@ -265,6 +266,54 @@ TEST(GradHost, ExpertFfn) {
 TEST(GradHost, ExpertFfnOfManyTokens) {
   test_experts(Format::kF32, {1300, 2, 12, {6, 9}, 0, 0});
   test_experts(Format::kBF16, {1300, 2, 12, {6, 9}, -1, 3});
+}
+
+// ---- products ----
+
+// The three forms of a product and their plain twins, with gaps between rows, against sums in double.
+TEST(Gemm, FormsAndTwinsAreTheProduct) {
+  using Gemm = void (*)(int64_t, int64_t, int64_t, const float*, int64_t, const float*, int64_t, float*,
+                        int64_t, bool);
+  struct Form {
+    Gemm gemm;
+    bool x_turned, w_turned;
+  };
+  for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 1, 1}, {3, 40, 17}, {70, 33, 50}, {5, 7, 0}}) {
+    for (const Form& form : {Form{gemm_f32, false, true},
+                             {gemm_f32_plain, false, true},
+                             {gemm_f32_xw, false, false},
+                             {gemm_f32_xw_plain, false, false},
+                             {gemm_f32_xtw, true, false},
+                             {gemm_f32_xtw_plain, true, false}}) {
+      for (const bool accumulate : {false, true}) {
+        Arena arena;
+        const int64_t x_rows = form.x_turned ? k : m, w_rows = form.w_turned ? n : k;
+        const Field x = field(arena, {x_rows, m + k - x_rows}, 1),
+                    w = field(arena, {w_rows, n + k - w_rows}, 2), y = field(arena, {m, n}, 3);
+        if (!accumulate) std::fill_n(y.data, 1, std::numeric_limits<float>::quiet_NaN());
+        form.gemm(m, n, k, x.data, x.view.stride[0], w.data, w.view.stride[0], y.data, y.view.stride[0],
+                  accumulate);
+        const auto at = [](const Field& f, int64_t r, int64_t c, bool turned) {
+          return static_cast<double>(f.data[(turned ? c : r) * f.view.stride[0] + (turned ? r : c)]);
+        };
+        for (int64_t i = 0; i < m; ++i) {
+          for (int64_t j = 0; j < n; ++j) {
+            const int64_t place = i * y.view.stride[0] + j;
+            double want = accumulate ? static_cast<double>(y.before[static_cast<size_t>(place)]) : 0;
+            double magnitude = std::fabs(want);
+            for (int64_t c = 0; c < k; ++c) {
+              const double term = at(x, i, c, form.x_turned) * at(w, c, j, form.w_turned);
+              want += term, magnitude += std::fabs(term);
+            }
+            EXPECT_LE(std::fabs(static_cast<double>(y.data[place]) - want),
+                      gamma(static_cast<double>(k) + 1) * magnitude)
+                << m << " " << n << " " << k << " [" << i << ", " << j << "]";
+          }
+        }
+        expect_gaps_kept(y, "y");
+      }
+    }
+  }
 }
 
 // ---- the references on slices ----

@@ -190,6 +190,8 @@ inline void linear_cases(Mode mode, const Add<LinearArgs>& add) {
       at({{format, 131, 70}, 5, 2, true, true, exact, 3});
       at({{format, 40, 33}, 3, 1, true, false, exact, 2, true});
       at({{format, 300, 129}, 90, 1, false, true, exact, 16});
+      at({{format, 70, 40}, 300, 1, true, false, exact});   // few rows, many tokens
+      at({{format, 2070, 33}, 70, 0, false, true, exact});  // many panels of rows
     }
   }
 }
@@ -321,6 +323,8 @@ inline void expert_ffn_cases(Mode mode, const Add<ExpertFfnArgs>& add) {
     }
   }
   if (mode == Mode::kPerf) return;
+  at({Format::kF32, Format::kF32, 1300, 2, 2, 40, 24, 0.1, false, false, 3});   // several tasks of several chunks
+  at({Format::kBF16, Format::kBF16, 64, 1, 1, 520, 512, 0, false, false, 2});  // too large for chunks
   at({Format::kInt4, Format::kInt8, 7, 3, 5, 100, 48, 0.2, true, false});
   at({Format::kBF16, Format::kFp8Block, 60, 2, 2, 140, 48, 0.2, true, false});
 }
