@@ -4,7 +4,7 @@ ARGS ?=
 FUZZ_SECONDS ?= 10
 JOBS ?= $(shell nproc)
 
-.PHONY: chat serve test bench build sanitize fuzz fuzz-build format clean deps deps-test
+.PHONY: chat serve test bench build pebble sanitize fuzz fuzz-build format clean deps deps-test
 
 chat: build
 	./build/moebius chat $(ARGS)
@@ -15,6 +15,10 @@ serve: build
 build: deps
 	cmake -S . -B build -G Ninja
 	cmake --build build --target moebius -j $(JOBS)
+
+# Trains models/pebble anew, from nothing, in about an hour; started again, it goes on where it was.
+pebble: build
+	scripts/make_pebble.sh
 
 # Every test, and every fuzz target for FUZZ_SECONDS.
 test: deps-test fuzz-build
