@@ -22,12 +22,11 @@ int finetune(Options options) {
 }
 
 void add_lora_options(CLI::App& command, LoraOptions& lora) {
-  lora.targets = {"q", "kv", "o", "experts", "shared", "dense"};
   command
       .add_option(
           "--targets", lora.targets,
           "matrices to adapt: q, kv, o, experts, shared, dense, router, or the last part of a module's "
-          "name (default q,kv,o,experts,shared,dense)")
+          "name (default: all but the router)")
       ->delimiter(',')
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   command.add_option("-r,--rank", lora.rank, "of each adapter (default 16)")->check(CLI::Range(1, 65536));

@@ -26,6 +26,7 @@ class Finetuning final : public TrainingJob {
     rotary_ = rotary_table(files_->config().rotary);
     options_.lora.seed = options_.trainer.seed;
     MOEBIUS_ASSIGN(lora_, LoraModel::create(files_->config(), files_->weights(), options_.lora));
+    MOEBIUS_TRY(check_layout());
     const Model model{files_->config(), lora_->weights(), rotary_, *backend_};
     MOEBIUS_TRY(count_steps());
     MOEBIUS_ASSIGN(trainer_,
@@ -45,8 +46,7 @@ class Finetuning final : public TrainingJob {
     return fmt::format(
         "{}: {:.2f} M trained numbers on {} matrices ({}), {} examples of {:.1f} k tokens, on {}",
         options_.model, static_cast<double>(lora_->parameters()) / 1e6, lora_->named_gradients().size() / 2,
-        fmt::join(options_.lora.targets, ", "), training_.examples.size(),
-        static_cast<double>(data_.tokens()) / 1e3, backend_->name());
+        targets(), training_.examples.size(), static_cast<double>(data_.tokens()) / 1e3, backend_->name());
   }
   Status write_result() override {
     const char* const names[] = {"Muon", "LoRA-Muon", "AdamW"};
@@ -61,6 +61,11 @@ class Finetuning final : public TrainingJob {
   }
 
  private:
+  std::string targets() const {
+    return options_.lora.targets.empty() ? "all but the router"
+                                         : fmt::format("{}", fmt::join(options_.lora.targets, ", "));
+  }
+
   int64_t max_tokens() const {
     const int64_t most = std::min(files_->config().context, options_.trainer.micro_tokens + 1);
     return options_.max_tokens > 0 ? std::min(options_.max_tokens, most) : most;
@@ -110,7 +115,7 @@ class Finetuning final : public TrainingJob {
     return Status();
   }
 
-  // Steps from epochs, and a warm-up of 3 % where none was asked for.
+  // Steps from epochs.
   Status count_steps() {
     TrainerOptions& t = options_.trainer;
     if (t.steps > 0) return Status();
@@ -125,18 +130,47 @@ class Finetuning final : public TrainingJob {
     return Status();
   }
 
+  // FNV-1a of the first bytes of every tensor but those of most experts: tells two models of one shape apart
+  // without reading either.
+  uint64_t base_fingerprint() const {
+    constexpr int64_t kBytes = 4096;
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (const TensorEntry* t : files_->checkpoint().tensors()) {
+      if (t->name.find(".experts.") != std::string::npos && t->name.find(".experts.0.") == std::string::npos)
+        continue;
+      const auto* bytes = static_cast<const unsigned char*>(t->data);
+      for (int64_t i = 0; i < std::min(kBytes, t->bytes); ++i) hash = (hash ^ bytes[i]) * 0x100000001b3u;
+    }
+    return hash;
+  }
+
+  // What the adapter's layout cannot hold shows before hours of work.
+  Status check_layout() const {
+    const MoeConfig& moe = files_->config().moe;
+    const bool even = moe.widths.empty() && moe.zero_experts == 0;
+    if (even || options_.layout != AdapterLayout::kFused) return Status();
+    for (const AdapterFactors& f : lora_->factors()) {
+      if (f.module.find(".experts.") == std::string::npos) continue;
+      return unsupported(
+          "experts of different widths and zero experts have no fused layout; give --adapter-layout "
+          "per-expert, or --targets without experts");
+    }
+    return Status();
+  }
+
   std::string settings() const {
     const TrainerOptions& t = options_.trainer;
     const LoraOptions& l = options_.lora;
     return fmt::format(
-        "model {} of {} bytes\ndata {:016x}\ntraining examples {}\nsteps {}\nmicro tokens {}\naccumulation "
+        "model {} of {} bytes, {:016x}\ndata {:016x}\ntraining examples {}\nsteps {}\nmicro tokens "
+        "{}\naccumulation "
         "{}\n"
         "lr {}\nshape {}\nwarmup {}\ndecay part {}\nfloor {}\nclip {}\nseed {}\nrank {}\nalpha {}\n"
         "targets {}\noptimizer {}\nweight decay {}\nexact activations {}\n",
-        files_->config().model_type, files_->checkpoint().total_bytes(), data_.fingerprint(),
-        training_.examples.size(), t.steps, t.micro_tokens, t.accumulation, t.lr, static_cast<int>(t.shape),
-        t.warmup, t.decay_part, t.floor, t.clip, t.seed, l.rank, l.alpha, fmt::join(l.targets, ","),
-        static_cast<int>(l.optimizer), l.decay, options_.exact_activations);
+        files_->config().model_type, files_->checkpoint().total_bytes(), base_fingerprint(),
+        data_.fingerprint(), training_.examples.size(), t.steps, t.micro_tokens, t.accumulation, t.lr,
+        static_cast<int>(t.shape), t.warmup, t.decay_part, t.floor, t.clip, t.seed, l.rank, l.alpha,
+        targets(), static_cast<int>(l.optimizer), l.decay, options_.exact_activations);
   }
 
   FinetuningOptions options_;

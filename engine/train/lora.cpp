@@ -50,8 +50,6 @@ Status check_options(const LoraOptions& o) {
   if (o.rank < 1) return invalid(fmt::format("--rank {} must be at least 1", o.rank));
   if (!(o.alpha > 0) || !std::isfinite(o.alpha))
     return invalid(fmt::format("--alpha {} must be above 0", o.alpha));
-  if (o.targets.empty())
-    return invalid(fmt::format("no --targets; choose from {}", fmt::join(lora_target_words(), ", ")));
   return Status();
 }
 
@@ -61,7 +59,7 @@ Result<std::vector<AdapterFactors>> choose(const ModelConfig& config, const Lora
   std::map<std::string, int64_t> matched;
   for (const std::string& target : o.targets) matched[target] = 0;
   const auto matrix = [&](const std::string& name, Role role, int64_t rows, int64_t cols, Matrix&) -> Status {
-    bool any = false;
+    bool any = o.targets.empty() && role != Role::kEmbed && role != Role::kHead && role != Role::kRouter;
     for (const std::string& target : o.targets)
       if (names(target, name, role)) any = true, ++matched[target];
     if (!any) return Status();

@@ -18,7 +18,7 @@ enum class LoraOptimizer : uint8_t { kMuon, kLoraMuon, kAdamW };
 struct LoraOptions {
   int64_t rank = 16;
   double alpha = 32;                 // the adapter counts alpha / rank times
-  std::vector<std::string> targets;  // see lora_targets
+  std::vector<std::string> targets;  // see lora_target_words; empty: every matrix but router and head
   LoraOptimizer optimizer = LoraOptimizer::kMuon;
   double decay = 0;
   uint64_t seed = 0;  // of the first A; B starts as zero
