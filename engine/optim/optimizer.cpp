@@ -37,6 +37,19 @@ int64_t scratch_of(const Recipe& recipe, int64_t rows, int64_t cols) {
   return rows * cols + most;
 }
 
+std::string words(const HeavyBall& p) { return fmt::format("heavy ball {} {}", p.mu, p.nesterov); }
+std::string words(const EmaMomentum& p) { return fmt::format("average {} {}", p.beta, p.nesterov); }
+std::string words(const AdamMoments& p) { return fmt::format("adam {} {} {}", p.beta1, p.beta2, p.eps); }
+std::string words(const Equilibrate& p) { return fmt::format("equilibrate {} {} {}", p.rows, p.cols, p.eps); }
+std::string words(const Orthogonalize& p) {
+  std::string text = fmt::format("orthogonalize {} {} {}", static_cast<int>(p.form), p.margin, p.eps);
+  for (const Quintic& q : p.steps) text += fmt::format(" ({} {} {})", q.a, q.b, q.c);
+  return text;
+}
+std::string words(const MatchRms& p) { return fmt::format("match rms {}", p.factor); }
+std::string words(const SpectralScale& p) { return fmt::format("spectral scale {}", p.clamp); }
+std::string words(const RowSecondMoment& p) { return fmt::format("row moment {} {}", p.beta, p.eps); }
+
 Status check_parameter(const Recipe& recipe, const Parameter& p) {
   const auto wrong = [&](const char* what) {
     return invalid(
@@ -110,6 +123,13 @@ std::vector<Piece> cut(const Recipe& recipe, std::span<const Parameter> paramete
 Recipe muon(double decay, Orthogonalize how) { return {{HeavyBall{}, std::move(how), MatchRms{}}, decay}; }
 
 Recipe adamw(double decay, AdamMoments moments) { return {{moments}, decay}; }
+
+std::string describe(const Recipe& recipe) {
+  std::string text;
+  for (const Part& part : recipe.parts)
+    text += std::visit([](const auto& p) { return words(p); }, part) + ", ";
+  return text + fmt::format("decay {}", recipe.decay);
+}
 
 Status check_recipe(const Recipe& recipe) {
   if (!(recipe.decay >= 0) || !std::isfinite(recipe.decay))

@@ -17,6 +17,8 @@ struct Recipe {
 Recipe muon(double decay = 0.1, Orthogonalize how = newton_schulz());
 Recipe adamw(double decay = 0.1, AdamMoments moments = {});
 
+// All that decides what a recipe does, in one line.
+std::string describe(const Recipe& recipe);
 // kInvalid for settings that make no sense, and for two parts whose state has the same name.
 Status check_recipe(const Recipe& recipe);
 // A fresh state for a parameter [rows, cols].

@@ -1,7 +1,9 @@
 #include "engine/train/checkpoint.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
+#include <cstring>
 #include <filesystem>
 #include <map>
 
@@ -28,6 +30,12 @@ struct RunTensors {
   }
 };
 
+std::array<int64_t, 3> counters_of(const TensorEntry& tensor) {
+  std::array<int64_t, 3> counters;
+  std::memcpy(counters.data(), tensor.data, sizeof(counters));
+  return counters;
+}
+
 // The first place where two settings differ, as text for a message.
 std::string difference(const std::string& file, const std::string& now) {
   const auto [a, b] = std::mismatch(file.begin(), file.end(), now.begin(), now.end());
@@ -36,6 +44,14 @@ std::string difference(const std::string& file, const std::string& now) {
     return printable(std::string(begin, std::find(at, text.end(), '\n')), 120);
   };
   return fmt::format("it was made with \"{}\", this run has \"{}\"", around(file, a), around(now, b));
+}
+
+// As AtomicFile names what it has not committed yet: "<name>.partial-<process>-<attempt>".
+bool is_partial_file(const std::string& name) {
+  constexpr std::string_view kMark = ".partial-";
+  const size_t at = name.rfind(kMark);
+  return at != std::string::npos && at + kMark.size() < name.size() &&
+         name.find_first_not_of("0123456789-", at + kMark.size()) == std::string::npos;
 }
 
 std::vector<std::pair<int64_t, std::string>> list_checkpoints(const std::string& dir) {
@@ -67,7 +83,12 @@ Status save_checkpoint(const std::string& path, const std::string& settings, con
 }
 
 Result<RunState> load_checkpoint(const std::string& path, const std::string& settings, Trained& trained) {
-  MOEBIUS_ASSIGN(const std::unique_ptr<SafetensorsFile> file, SafetensorsFile::open(path));
+  const auto opened = SafetensorsFile::open(path);
+  if (!opened.ok()) {
+    return Status(opened.status().code(), fmt::format("{}; remove it to go on from the checkpoint before it",
+                                                      opened.status().message()));
+  }
+  const SafetensorsFile* file = opened->get();
   std::map<std::string, std::string> metadata(file->metadata().begin(), file->metadata().end());
   const auto refuse = [&](const std::string& what) {
     return invalid(fmt::format("{}: {}; use the settings it was made with, or start anew in another folder",
@@ -88,12 +109,16 @@ Result<RunState> load_checkpoint(const std::string& path, const std::string& set
     if (at->second->dtype != e.dtype || at->second->shape != e.shape)
       return refuse(fmt::format("tensor {} has another shape", e.name));
   }
+  for (const int64_t counter : counters_of(*found["run.counters"]))
+    if (counter < 0) return refuse("its counters are damaged");
   for (const optim::StateEntry& e : entries)
     std::memcpy(e.data, found[e.name]->data, static_cast<size_t>(e.bytes));
   trained.refresh();
   return RunState{tensors.counters[0], tensors.counters[1], tensors.counters[2], tensors.losses[0],
                   tensors.losses[1]};
 }
+
+std::string checkpoint_folder(const std::string& out) { return out + "/checkpoints"; }
 
 std::string checkpoint_path(const std::string& dir, int64_t step) {
   return fmt::format("{}/{}{:06}{}", dir, kPrefix, step, kSuffix);
@@ -113,6 +138,14 @@ Status prune_checkpoints(const std::string& dir, int64_t keep) {
     found.erase(found.begin());
   }
   return Status();
+}
+
+void remove_partial_files(const std::string& dir) {
+  std::error_code error;
+  std::vector<std::filesystem::path> partial;
+  for (std::filesystem::directory_iterator it(dir, error), end; !error && it != end; it.increment(error))
+    if (is_partial_file(it->path().filename())) partial.push_back(it->path());
+  for (const std::filesystem::path& path : partial) std::filesystem::remove(path, error);
 }
 
 }  // namespace moebius

@@ -1,14 +1,16 @@
 // open_training: a model from scratch.
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <numeric>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "engine/train/checkpoint.h"
 #include "engine/train/job.h"
+#include "engine/train/lines.h"
 #include "models/file_io.h"
 #include "models/json_fields.h"
 #include "models/tokenizer_train.h"
@@ -19,7 +21,7 @@ namespace {
 constexpr size_t kMaxSmallFile = 16 << 20;
 constexpr int64_t kTokenizerLines = 100'000;  // of the data, to train a tokenizer on
 
-const char* const kCopied[] = {"chat_template.jinja", "generation_config.json"};
+const char* const kCopied[] = {"config.json", "chat_template.jinja", "generation_config.json"};
 const char* const kTokenizerFiles[] = {"tokenizer.model", "tokenizer.json", "tokenizer_config.json",
                                        "special_tokens_map.json", "tiktoken.model"};
 
@@ -28,10 +30,8 @@ bool exists(const std::string& path) {
   return stat(path.c_str(), &info) == 0;
 }
 
-Status copy_if_there(const std::string& from, const std::string& to) {
-  if (!exists(from)) return Status();
-  MOEBIUS_ASSIGN(const std::string text, read_text_file(from, kMaxSmallFile));
-  return write_text_file(to, text);
+bool has_tokenizer(const std::string& dir) {
+  return std::ranges::any_of(kTokenizerFiles, [&](const char* name) { return exists(dir + "/" + name); });
 }
 
 // The texts of a JSONL line, of any of the shapes of dataset.h.
@@ -49,17 +49,18 @@ void append_texts(const nlohmann::json& line, std::vector<std::string>& texts) {
 
 Status make_tokenizer(const TrainingOptions& options, int64_t vocab, int64_t context,
                       const JobProgress& progress) {
-  std::ifstream file(options.data);
-  if (!file) return system_error("open", options.data, errno);
   TokenizerTraining training = pebble_tokenizer();
   training.vocab_size = static_cast<int32_t>(vocab);
   training.context = context;
   training.seed = options.trainer.seed;
   std::vector<std::string> texts;
-  std::string line;
-  for (int64_t i = 0; i < kTokenizerLines && std::getline(file, line); ++i) {
-    const nlohmann::json json = nlohmann::json::parse(line, nullptr, false);
-    append_texts(json, texts);
+  MOEBIUS_ASSIGN(LineReader reader, LineReader::open(options.data));
+  LineBlock block;
+  for (int64_t lines = 0; lines < kTokenizerLines;) {
+    MOEBIUS_ASSIGN(const bool more, reader.next(block));
+    if (!more) break;
+    for (size_t i = 0; i < block.lines.size() && lines < kTokenizerLines; ++i, ++lines)
+      append_texts(nlohmann::json::parse(block.lines[i], nullptr, false), texts);
   }
   if (progress) progress("training a tokenizer", 0, 0);
   size_t next = 0;
@@ -88,7 +89,8 @@ class ScratchTraining final : public TrainingJob {
   Status open(const JobProgress& progress) {
     MOEBIUS_TRY(prepare_folder());
     MOEBIUS_ASSIGN(config_, ModelConfig::load(options_.out));
-    if (!has_tokenizer()) MOEBIUS_TRY(make_tokenizer(options_, config_.vocab, config_.context, progress));
+    if (!resumed_ && !has_tokenizer(options_.recipe))
+      MOEBIUS_TRY(make_tokenizer(options_, config_.vocab, config_.context, progress));
     MOEBIUS_TRY(load_data(progress));
     const int threads = options_.threads > 0 ? options_.threads : physical_cores();
     backend_ = make_host_backend({threads});
@@ -114,25 +116,38 @@ class ScratchTraining final : public TrainingJob {
   Status write_result() override { return model_->write_weights(options_.out + "/model.safetensors"); }
 
  private:
-  bool has_tokenizer() const {
-    for (const char* name : kTokenizerFiles)
-      if (exists(options_.out + "/" + name)) return true;
-    return false;
-  }
-
+  // A run that goes on keeps the files it began with; those of the recipe must be the same.
   Status prepare_folder() {
-    std::error_code error;
-    std::filesystem::create_directories(options_.out, error);
-    if (error) return system_error("make folder", options_.out, error.value());
     if (!exists(options_.recipe + "/config.json"))
       return not_found(fmt::format(
           "{}/config.json is missing; --recipe is a folder with a model's config.json", options_.recipe));
-    MOEBIUS_TRY(copy_if_there(options_.recipe + "/config.json", options_.out + "/config.json"));
-    for (const char* name : kCopied)
-      MOEBIUS_TRY(copy_if_there(options_.recipe + "/" + name, options_.out + "/" + name));
-    for (const char* name : kTokenizerFiles)
-      MOEBIUS_TRY(copy_if_there(options_.recipe + "/" + name, options_.out + "/" + name));
+    MOEBIUS_TRY(ModelConfig::load(options_.recipe).status());
+    resumed_ = !newest_checkpoint(checkpoint_folder(options_.out)).empty();
+    std::error_code error;
+    std::filesystem::create_directories(options_.out, error);
+    if (error) return system_error("make folder", options_.out, error.value());
+    for (const char* name : kCopied) MOEBIUS_TRY(resumed_ ? compare(name) : copy(name));
+    for (const char* name : kTokenizerFiles) MOEBIUS_TRY(resumed_ ? compare(name) : copy(name));
     return Status();
+  }
+
+  Status copy(const std::string& name) const {
+    const std::string from = options_.recipe + "/" + name;
+    if (!exists(from)) return Status();
+    MOEBIUS_ASSIGN(const std::string text, read_text_file(from, kMaxSmallFile));
+    return write_text_file(options_.out + "/" + name, text);
+  }
+
+  Status compare(const std::string& name) const {
+    const std::string theirs = options_.recipe + "/" + name, ours = options_.out + "/" + name;
+    if (!exists(theirs)) return Status();
+    MOEBIUS_ASSIGN(const std::string text, read_text_file(theirs, kMaxSmallFile));
+    MOEBIUS_ASSIGN(const std::string kept, read_text_file(ours, kMaxSmallFile));
+    if (text == kept) return Status();
+    return invalid(
+        fmt::format("{} is not the {} that this run began with; use that recipe, or start anew in "
+                    "another folder",
+                    theirs, ours));
   }
 
   Status load_data(const JobProgress& progress) {
@@ -160,13 +175,14 @@ class ScratchTraining final : public TrainingJob {
     return fmt::format(
         "data {:016x}\nsteps {}\nmicro tokens {}\naccumulation {}\nlr {}\nshape {}\nwarmup {}\ndecay part "
         "{}\n"
-        "floor {}\nclip {}\nseed {}\nmatrices {} parts, decay {}\nbalance {}\nqk clip {}\nconfig {}\n",
+        "floor {}\nclip {}\nseed {}\nmatrices {}\nembeddings {}\nvectors {}\nbalance {}\nqk clip {}\n",
         data_.fingerprint(), t.steps, t.micro_tokens, t.accumulation, t.lr, static_cast<int>(t.shape),
-        t.warmup, t.decay_part, t.floor, t.clip, t.seed, f.matrices.parts.size(), f.matrices.decay,
-        f.balance_gamma, f.qk_clip, config_.model_type);
+        t.warmup, t.decay_part, t.floor, t.clip, t.seed, optim::describe(f.matrices),
+        optim::describe(f.embeddings), optim::describe(f.vectors), f.balance_gamma, f.qk_clip);
   }
 
   TrainingOptions options_;
+  bool resumed_ = false;
   ModelConfig config_;
   std::unique_ptr<Tokenizer> tokenizer_;
   PromptRenderer prompts_;
