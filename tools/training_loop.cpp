@@ -34,38 +34,40 @@ class Loop {
         job_(job),
         steps_(steps),
         bar_(name),
-        checkpoints_(options.out + "/checkpoints") {}
+        checkpoints_(checkpoint_folder(options.out)) {}
 
   // Everything but the last report; kCancelled after Ctrl-C, with a checkpoint written.
   Status run(Interrupts& interrupts) {
     MOEBIUS_TRY(prepare());
     const int64_t eval_every = every(options_.eval_every, steps_),
                   save_every = every(options_.save_every, steps_);
-    while (job_.trainer().steps_done() < steps_) {
+    bool stop = ended_early();
+    while (!stop && job_.trainer().steps_done() < steps_) {
       MOEBIUS_ASSIGN(const StepReport step, job_.trainer().step());
       TrainingRow row = row_of(step);
       const bool last = step.step == steps_, evaluate = step.step % eval_every == 0 || last;
-      bool stop = false;
-      if (evaluate) MOEBIUS_TRY(evaluate_and_keep(row, stop));
+      if (evaluate) MOEBIUS_TRY(evaluate_and_keep(row));
+      stop = ended_early();
       MOEBIUS_TRY(log_->append(row));
       bar_.update(step.step, steps_, step.loss, row.tokens_per_s);
       const bool interrupted = interrupts.take();
       if (step.step % save_every == 0 || last || stop || interrupted) MOEBIUS_TRY(save());
-      if (stop) {
-        say(fmt::format("stopped at step {}: {} evaluations without a better loss than {:.4f}", step.step,
-                        options_.patience, best_));
-        break;
-      }
-      if (interrupted && !last)
+      if (interrupted && !last && !stop)
         return {Code::kCancelled,
                 fmt::format("interrupted at step {}; go on with the same command and --resume", step.step)};
+    }
+    if (stop) {
+      say(fmt::format("stopped at step {}: {} evaluations without a better loss than {:.4f}",
+                      job_.trainer().steps_done(), worse_, best_));
     }
     return plot();
   }
 
   void report() {
     bar_.clear();
-    const TrainingRow& row = log_->rows().back();
+    TrainingRow row;
+    row.step = job_.trainer().steps_done();
+    if (!log_->rows().empty()) row = log_->rows().back();
     const double eval_loss = last_eval_;
     if (options_.json) {
       nlohmann::ordered_json out = {{"out", options_.out},
@@ -90,13 +92,12 @@ class Loop {
     std::filesystem::create_directories(checkpoints_, error);
     if (error) return system_error("make folder", checkpoints_, error.value());
     const std::string newest = newest_checkpoint(checkpoints_);
-    if (options_.resume && !newest.empty()) {
+    if (!newest.empty()) {
       MOEBIUS_TRY(job_.trainer().restore(newest));
       say(fmt::format("goes on after step {} from {}", job_.trainer().steps_done(), newest));
-    } else if (!newest.empty()) {
-      return invalid(fmt::format(
-          "{} holds checkpoints of an earlier run; go on with --resume, or choose another -o", options_.out));
     }
+    remove_partial_files(checkpoints_);
+    remove_partial_files(options_.out);
     MOEBIUS_ASSIGN(log_, TrainingLog::open(options_.out + "/log.csv", job_.trainer().steps_done()));
     for (const TrainingRow& row : log_->rows()) {
       tokens_ = row.tokens, seconds_ = row.seconds;
@@ -125,18 +126,21 @@ class Loop {
     return better;
   }
 
+  bool ended_early() const { return options_.patience > 0 && worse_ >= options_.patience; }
+
   // Where a run may end early, what is written is the best so far; elsewhere the latest.
-  Status evaluate_and_keep(TrainingRow& row, bool& stop) {
+  Status evaluate_and_keep(TrainingRow& row) {
     bool better = true;
     if (!job_.evaluation().examples.empty()) {
       MOEBIUS_ASSIGN(const EvalReport eval, job_.trainer().evaluate(job_.evaluation()));
       row.eval_loss = eval.loss;
       better = note_evaluation(eval.loss);
-      say(fmt::format("step {}: evaluation loss {:.4f}{}", row.step, eval.loss, better ? "" : ", not better"));
-      stop = options_.patience > 0 && worse_ >= options_.patience;
+      say(fmt::format("step {}: evaluation loss {:.4f}{}", row.step, eval.loss,
+                      better ? "" : ", not better"));
     }
-    if (better || options_.patience == 0) MOEBIUS_TRY(job_.write_result());
-    return Status();
+    if (!better && options_.patience > 0) return Status();
+    MOEBIUS_TRY(job_.trainer().check());
+    return job_.write_result();
   }
 
   Status save() {
@@ -202,6 +206,10 @@ void add_training_loop_options(CLI::App& app, TrainingLoopOptions& o) {
 }
 
 int run_training(const std::string& name, const TrainingLoopOptions& options, const OpenJob& open) {
+  if (!options.resume && !newest_checkpoint(checkpoint_folder(options.out)).empty()) {
+    return fail(fmt::format(
+        "{} holds checkpoints of an earlier run; go on with --resume, or choose another -o", options.out));
+  }
   Interrupts interrupts;
   ProgressBar preparing(name);
   auto job = open([&](const std::string&, int64_t done, int64_t total) {
@@ -210,6 +218,8 @@ int run_training(const std::string& name, const TrainingLoopOptions& options, co
   });
   preparing.clear();
   if (!job.ok()) return fail(job.status());
+  if (options.patience > 0 && (*job)->evaluation().examples.empty())
+    return fail("--patience needs held-out examples; give --eval-data, or leave it out");
   fmt::print(stderr, "moebius: {}\n", printable((*job)->describe(), 4096));
   for (const std::string& note : (*job)->notes()) fmt::print(stderr, "moebius: {}\n", printable(note, 4096));
   Loop loop(name, options, **job, (*job)->trainer().total_steps());

@@ -12,9 +12,7 @@ Status locate(const NamedGradient& gradient) {
   for (int64_t i = 0; i < g.size(); ++i) {
     if (std::isfinite(g.data[i])) continue;
     return invalid(
-        fmt::format("gradient of {} is {} at [{}, {}]: skip this step, or resume from an earlier "
-                    "checkpoint with a smaller learning rate",
-                    gradient.name, g.data[i], i / g.cols, i % g.cols));
+        fmt::format("gradient of {} is {} at [{}, {}]", gradient.name, g.data[i], i / g.cols, i % g.cols));
   }
   return Status();
 }

@@ -32,8 +32,8 @@ Status check_logits(const ModelConfig& c, std::span<const float> s_max, float ta
   for (size_t h = 0; h < s_max.size(); ++h) {
     if (!std::isfinite(s_max[h])) {
       return invalid(
-          fmt::format("QK-Clip: the largest logit of head {} is {}: the step before it diverged; "
-                      "resume from an earlier checkpoint with a smaller learning rate",
+          fmt::format("QK-Clip: the largest logit of head {} is {}: the step before it diverged; start anew "
+                      "with a smaller learning rate",
                       h, s_max[h]));
     }
   }

@@ -15,6 +15,8 @@ namespace {
 // A loss this far above the best of the run, and above that of guessing, will not come back by itself.
 constexpr double kExploded = 3;
 constexpr double kSmoothing = 0.1;
+constexpr const char* kRemedy =
+    "; start anew in another folder with a lower --lr, more --warmup or a smaller --clip";
 
 Status check_options(const TrainerOptions& o) {
   const auto refuse = [](const std::string& what) { return invalid("training: " + what); };
@@ -84,7 +86,7 @@ struct Trainer::Impl {
   double smoothed = 0, best = INFINITY;  // of the loss
 
   Status diverged(double loss) const;
-  std::string describe_failure(const Status& status);
+  std::string describe_failure(int64_t step, const Status& status);
 };
 
 Trainer::Trainer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -120,17 +122,17 @@ Status Trainer::Impl::diverged(double loss) const {
   }
   return invalid(fmt::format(
       "step {}: the loss has exploded, from {:.4g} at its best to {:.4g}; the largest gradient is that of {} "
-      "(norm {:.3g}). Resume from the last checkpoint with a lower --lr, more --warmup or a smaller --clip",
-      steps + 1, best, loss, largest, std::sqrt(norm)));
+      "(norm {:.3g}){}",
+      steps + 1, best, loss, largest, std::sqrt(norm), kRemedy));
 }
 
-std::string Trainer::Impl::describe_failure(const Status& status) {
+std::string Trainer::Impl::describe_failure(int64_t step, const Status& status) {
   const std::vector<optim::StateEntry> entries = trained.entries();
   const std::string* broken = first_not_finite(entries);
-  return fmt::format("step {}: {}; {}. Resume from the last checkpoint with a lower --lr", steps + 1,
-                     status.message(),
+  return fmt::format("step {}: {}; {}{}", step, status.message(),
                      broken ? fmt::format("the first tensor that is not finite is {}", *broken)
-                            : std::string("all weights are finite, so an activation overflowed"));
+                            : std::string("all weights are finite, so an activation overflowed"),
+                     kRemedy);
 }
 
 Result<StepReport> Trainer::step() {
@@ -149,8 +151,8 @@ Result<StepReport> Trainer::step() {
     const Result<double> sum =
         t.pass->accumulate(view_of(m), static_cast<float>(1 / weight), t.trained.gradients());
     if (!sum.ok()) {
-      status =
-          sum.status().code() == Code::kInvalid ? invalid(t.describe_failure(sum.status())) : sum.status();
+      status = sum.status().code() == Code::kInvalid ? invalid(t.describe_failure(t.steps + 1, sum.status()))
+                                                     : sum.status();
       break;
     }
     loss += *sum / weight;
@@ -163,7 +165,7 @@ Result<StepReport> Trainer::step() {
       report.lr = learning_rate(t.options, t.steps);
       status = t.trained.step(report.lr, *t.pass, t.pool);
     } else {
-      status = invalid(fmt::format("step {}: {}", t.steps + 1, norm.status().message()));
+      status = invalid(fmt::format("step {}: {}{}", t.steps + 1, norm.status().message(), kRemedy));
     }
   }
   MOEBIUS_TRY(status);
@@ -190,15 +192,26 @@ Result<EvalReport> Trainer::evaluate(const TrainingSet& data,
     if (progress && !progress(at.index, batches.examples())) return Status(Code::kCancelled, "cancelled");
     MOEBIUS_ASSIGN(const std::vector<MicroBatch> micro, batches.next(at));
     for (const MicroBatch& m : micro) {
-      MOEBIUS_ASSIGN(const double sum, t.pass->evaluate(view_of(m)));
-      loss += sum, report.tokens += m.counted;
+      const Result<double> sum = t.pass->evaluate(view_of(m));
+      if (!sum.ok() && sum.status().code() == Code::kInvalid)
+        return invalid("evaluation after " + t.describe_failure(t.steps, sum.status()));
+      if (!sum.ok()) return sum.status();
+      loss += *sum, report.tokens += m.counted;
     }
   }
   report.loss = loss / static_cast<double>(std::max<int64_t>(1, report.tokens));
   return report;
 }
 
+Status Trainer::check() {
+  const std::vector<optim::StateEntry> entries = impl_->trained.entries();
+  const std::string* broken = first_not_finite(entries);
+  if (!broken) return Status();
+  return invalid(fmt::format("after step {}: tensor {} is not finite{}", impl_->steps, *broken, kRemedy));
+}
+
 Status Trainer::save(const std::string& path) {
+  MOEBIUS_TRY(check());
   const Impl& t = *impl_;
   return save_checkpoint(path, t.settings, {t.steps, t.position.epoch, t.position.index, t.smoothed, t.best},
                          t.trained);

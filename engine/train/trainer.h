@@ -78,7 +78,9 @@ class Trainer {
   Result<EvalReport> evaluate(const TrainingSet& data,
                               const std::function<bool(int64_t, int64_t)>& progress = {});
 
-  // Writes a checkpoint atomically, and goes back to one. A failed restore changes nothing but for kIo.
+  // kInvalid names the first weight or state tensor that is not finite: nothing of it is worth keeping.
+  Status check();
+  // Writes a checkpoint atomically, after check(), and goes back to one. A failed restore changes nothing.
   Status save(const std::string& path);
   Status restore(const std::string& path);
 
