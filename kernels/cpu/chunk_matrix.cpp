@@ -14,6 +14,7 @@ void add_outer(int64_t n, const float* left, int64_t rows, const float* right, i
 
 }  // namespace
 
+int64_t numbers_copied(const Matrix& w) { return float32_in_place(w) ? 0 : w.rows * w.cols; }
 int64_t adapter_rank(const Matrix& w) { return w.lora ? w.lora->a.shape[0] : 0; }
 
 ChunkMatrix::ChunkMatrix(const Matrix& w, const MatrixSums& sums, const Memory& memory,

@@ -46,6 +46,8 @@ class ChunkMatrix {
   const float* values_;
 };
 
-int64_t adapter_rank(const Matrix& w);  // 0 for none
+// What Memory needs room for.
+int64_t numbers_copied(const Matrix& w);  // 0 where it lies in float32
+int64_t adapter_rank(const Matrix& w);    // 0 for none
 
 }  // namespace moebius

@@ -86,13 +86,16 @@ void add_parts(const ExpertFfnBackwardArgs& args, const std::vector<Part>& parts
 struct Workspace {
   Workspace(const ExpertFfnBackwardArgs& args, const std::vector<Part>& parts, Scratch& scratch) {
     const int64_t hidden = args.x.shape[1];
-    int64_t widest = 0, rank = 0;
+    int64_t widest = 0, copied = 0, rank = 0;
     for (const Part& part : parts) {
       const ExpertWeights& e = args.experts[part.expert];
       widest = std::max(widest, e.gate.rows);
-      for (const Matrix* w : {&e.gate, &e.up, &e.down}) rank = std::max(rank, adapter_rank(*w));
+      for (const Matrix* w : {&e.gate, &e.up, &e.down}) {
+        copied = std::max(copied, numbers_copied(*w));
+        rank = std::max(rank, adapter_rank(*w));
+      }
     }
-    for (int i = 0; i < 3; ++i) matrix.emplace_back(widest * hidden, rank, scratch);
+    for (int i = 0; i < 3; ++i) matrix.emplace_back(copied, rank, scratch);
     x = scratch.take<float>(kChunk * hidden), dy = scratch.take<float>(kChunk * hidden);
     for (float** at : {&gate, &up, &dh}) *at = scratch.take<float>(kChunk * widest);
   }

@@ -41,13 +41,16 @@ void scatter(const ExpertFfnArgs& args, const SortedSlots& sorted, int64_t begin
 // Memory of one worker.
 struct Workspace {
   Workspace(std::span<const ExpertGroup> tasks, int64_t hidden, Scratch& scratch) {
-    int64_t widest = 0, rank = 0;
+    int64_t widest = 0, copied = 0, rank = 0;
     for (const ExpertGroup& task : tasks) {
       const ExpertWeights& e = *task.expert;
       widest = std::max(widest, e.gate.rows);
-      for (const Matrix* w : {&e.gate, &e.up, &e.down}) rank = std::max(rank, adapter_rank(*w));
+      for (const Matrix* w : {&e.gate, &e.up, &e.down}) {
+        copied = std::max(copied, numbers_copied(*w));
+        rank = std::max(rank, adapter_rank(*w));
+      }
     }
-    for (int i = 0; i < 3; ++i) matrix.emplace_back(widest * hidden, rank, scratch);
+    for (int i = 0; i < 3; ++i) matrix.emplace_back(copied, rank, scratch);
     x = scratch.take<float>(kChunk * hidden);
     gate = scratch.take<float>(kChunk * widest), up = scratch.take<float>(kChunk * widest);
   }
