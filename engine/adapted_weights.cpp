@@ -27,20 +27,20 @@ void attach(AdaptedMatrix& m, Matrix& w, bool gradients) {
     m.merged.resize(static_cast<size_t>(w.rows * w.cols));
     w = Matrix();
     w.rows = f.out, w.cols = f.in, w.data = m.merged.data();
-    merge_adapter(m.base, f, m.merged.data());
+    merge_adapter(m.base, f, 0, f.out, m.merged.data());
   }
   w.lora = &m.lora;
 }
 
 }  // namespace
 
-void merge_adapter(const Matrix& w, const AdapterFactors& f, float* out) {
-  format_kernels(w.format).back().dequantize_rows(w, 0, w.rows, out, w.cols);
-  for (int64_t r = 0; r < f.out; ++r) {
+void merge_adapter(const Matrix& w, const AdapterFactors& f, int64_t begin, int64_t end, float* out) {
+  format_kernels(w.format).back().dequantize_rows(w, begin, end, out, w.cols);
+  for (int64_t r = begin; r < end; ++r, out += f.in) {
     for (int64_t k = 0; k < f.rank; ++k) {
       const float b = f.scale * f.b[static_cast<size_t>(r * f.rank + k)];
       const float* a = f.a.data() + k * f.in;
-      for (int64_t c = 0; c < f.in; ++c) out[r * f.in + c] += b * a[c];
+      for (int64_t c = 0; c < f.in; ++c) out[c] += b * a[c];
     }
   }
 }
@@ -83,7 +83,7 @@ Result<std::unique_ptr<AdaptedWeights>> AdaptedWeights::create(const ModelConfig
 
 void AdaptedWeights::merge_again() {
   for (AdaptedMatrix& m : matrices_)
-    if (!m.merged.empty()) merge_adapter(m.base, m.factors, m.merged.data());
+    if (!m.merged.empty()) merge_adapter(m.base, m.factors, 0, m.factors.out, m.merged.data());
 }
 
 }  // namespace moebius

@@ -42,7 +42,7 @@ class AdaptedWeights {
   std::deque<AdaptedMatrix> matrices_;  // lora is pointed at
 };
 
-// out [rows, cols] = w + scale b a in float32, for any format of w.
-void merge_adapter(const Matrix& w, const AdapterFactors& factors, float* out);
+// out [end - begin, cols] = rows [begin, end) of w + scale b a in float32, for any format of w.
+void merge_adapter(const Matrix& w, const AdapterFactors& factors, int64_t begin, int64_t end, float* out);
 
 }  // namespace moebius

@@ -88,6 +88,7 @@ Status Checkpoint::add_file(const std::string& name) {
     ordered_.push_back(&tensor);
     total_bytes_ += tensor.bytes;  // at most what is mapped, so no overflow
   }
+  shards_.push_back({name, file.get()});
   files_.push_back(std::move(file));
   return {};
 }

@@ -37,7 +37,12 @@ class Checkpoint {
   // Shards by name, tensors by offset.
   const std::vector<const TensorEntry*>& tensors() const { return ordered_; }
   int64_t total_bytes() const { return total_bytes_; }  // of all tensors
-  Status check_unchanged() const;                       // SafetensorsFile::check_unchanged() of every shard
+  struct Shard {
+    std::string name;             // "model-00001-of-00003.safetensors"
+    const SafetensorsFile* file;  // owned by this checkpoint
+  };
+  const std::vector<Shard>& shards() const { return shards_; }  // by name
+  Status check_unchanged() const;  // SafetensorsFile::check_unchanged() of every shard
 
  private:
   struct Place {
@@ -50,6 +55,7 @@ class Checkpoint {
   Status open_shards(const std::string& index_path);
   std::string dir_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::vector<Shard> shards_;                            // parallel to files_
   std::unordered_map<std::string_view, Place> by_name_;  // keys lie in the entries
   std::vector<const TensorEntry*> ordered_;
   int64_t total_bytes_ = 0;

@@ -20,6 +20,7 @@ int main(int argc, char** argv) {
   add_corpus(app, run);
   add_train(app, run);
   add_finetune(app, run);
+  add_merge(app, run);
   add_inspect(app, run);
   add_tokenize(app, run);
   add_template(app, run);

@@ -47,8 +47,8 @@ Result<SynthReport> synthesize(const SynthOptions& options, const SynthProgress&
                      plan_bytes(plan.shards),
                      static_cast<int64_t>(plan.shards.size()),
                      {}};
-  MOEBIUS_ASSIGN(FolderInMaking folder,
-                 FolderInMaking::create(options.out, plan.file_bytes(), options.force));
+  MOEBIUS_ASSIGN(FolderInMaking folder, FolderInMaking::create(options.out, plan.file_bytes(), options.force,
+                                                               ", a smaller --dtype or fewer --layers"));
   const bool tokenizer = has_room_for_tokenizer(config.vocab);
   MOEBIUS_TRY(write_json(folder.dir() + "/config.json", plan.config.json));
   MOEBIUS_TRY(

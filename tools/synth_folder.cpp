@@ -28,7 +28,7 @@ bool written_by_synth(const std::string& dir) {
   return config.ok() && config->random_weights;
 }
 
-Status check_target(const std::string& path, bool replace) {
+Status check_target(const std::string& path, std::optional<bool> replace) {
   struct stat info {};
   if (lstat(path.c_str(), &info) != 0)
     return errno == ENOENT ? Status() : system_error("look at", path, errno);
@@ -39,9 +39,9 @@ Status check_target(const std::string& path, bool replace) {
   const bool empty = fs::is_empty(path, error);
   if (error) return system_error("look into", path, error.value());
   if (empty) return Status();
-  if (!replace) {
-    return invalid(
-        fmt::format("'{}' is not empty; choose another --out, or replace it with --force", printable(path)));
+  if (!replace.value_or(false)) {
+    return invalid(fmt::format("'{}' is not empty; choose another --out{}", printable(path),
+                               replace ? ", or replace it with --force" : ""));
   }
   if (written_by_synth(path)) return Status();
   return invalid(
@@ -50,20 +50,20 @@ Status check_target(const std::string& path, bool replace) {
                   printable(path)));
 }
 
-Status check_space(const std::string& parent, int64_t bytes) {
+Status check_space(const std::string& parent, int64_t bytes, const std::string& smaller) {
   struct statvfs disk {};
   if (statvfs(parent.c_str(), &disk) != 0) return system_error("look at the disk of", parent, errno);
   const double free = static_cast<double>(disk.f_bavail) * static_cast<double>(disk.f_frsize);
   if (free >= static_cast<double>(bytes)) return Status();
   return no_memory(
-      fmt::format("{:.2f} GB are needed on the disk of '{}' and {:.2f} GB are free; choose "
-                  "another --out, a smaller --dtype or fewer --layers",
-                  static_cast<double>(bytes) / 1e9, printable(parent), free / 1e9));
+      fmt::format("{:.2f} GB are needed on the disk of '{}' and {:.2f} GB are free; choose another --out{}",
+                  static_cast<double>(bytes) / 1e9, printable(parent), free / 1e9, smaller));
 }
 
 }  // namespace
 
-Result<FolderInMaking> FolderInMaking::create(const std::string& asked, int64_t bytes, bool replace) {
+Result<FolderInMaking> FolderInMaking::create(const std::string& asked, int64_t bytes,
+                                              std::optional<bool> replace, const std::string& smaller) {
   const std::string path = without_slashes(asked);
   if (path.empty()) return invalid("no folder to write to; name one with --out");
   MOEBIUS_TRY(check_target(path, replace));
@@ -72,7 +72,7 @@ Result<FolderInMaking> FolderInMaking::create(const std::string& asked, int64_t 
   std::error_code error;
   fs::create_directories(parent, error);
   if (error) return system_error("make the folder", parent.string(), error.value());
-  MOEBIUS_TRY(check_space(parent.string(), bytes));
+  MOEBIUS_TRY(check_space(parent.string(), bytes, smaller));
   std::string work = path + ".partial-XXXXXX";
   if (!mkdtemp(work.data())) return system_error("make a folder beside", path, errno);
   if (chmod(work.c_str(), 0755) != 0) return system_error("open up", work, errno);

@@ -1,0 +1,170 @@
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <filesystem>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "engine/adapted_weights.h"
+#include "engine/merge.h"
+#include "kernels/half.h"
+#include "kernels/parallel.h"
+#include "models/file_io.h"
+
+namespace moebius {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kPieceBytes = 16 << 20;   // copied at once
+constexpr int64_t kBlockNumbers = 4 << 20;  // merged at once, in whole rows
+constexpr int64_t kGrainNumbers = 64 << 10;
+constexpr size_t kMaxConfigBytes = size_t{16} << 20, kMaxFileBytes = size_t{512} << 20;
+
+// Rounds numbers to dtype, to nearest even; false when one of them is not finite there.
+bool store(DType dtype, const float* from, int64_t count, uint8_t* to) {
+  bool finite = true;
+  if (dtype == DType::kF32) {
+    std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
+    for (int64_t i = 0; i < count; ++i) finite &= std::isfinite(from[i]);
+    return finite;
+  }
+  const uint16_t exponent = dtype == DType::kF16 ? 0x7c00 : 0x7f80;
+  for (int64_t i = 0; i < count; ++i) {
+    const uint16_t bits = dtype == DType::kF16 ? f32_to_f16(from[i]) : f32_to_bf16(from[i]);
+    finite &= (bits & exponent) != exponent;
+    std::memcpy(to + 2 * i, &bits, sizeof bits);
+  }
+  return finite;
+}
+
+class ShardWriter {
+ public:
+  ShardWriter(const MergeOptions& options, int64_t total)
+      : options_(options), pool_(options.threads), total_(total) {}
+
+  Status write(const MergeShard& shard, const std::string& path) {
+    SafetensorsWriter writer(path, shard.metadata);
+    for (const MergeTensor& tensor : shard.tensors) writer.declare(tensor.name, tensor.dtype, tensor.shape);
+    for (const MergeTensor& tensor : shard.tensors) {
+      if (tensor.parts.empty()) MOEBIUS_TRY(copy(*tensor.source, writer));
+      for (const MergePart& part : tensor.parts) MOEBIUS_TRY(merge(tensor, part, writer));
+    }
+    return writer.finish();
+  }
+
+ private:
+  Status copy(const TensorEntry& from, SafetensorsWriter& writer) {
+    for (int64_t begin = 0; begin < from.bytes; begin += kPieceBytes) {
+      const int64_t bytes = std::min(kPieceBytes, from.bytes - begin);
+      MOEBIUS_TRY(put(static_cast<const char*>(from.data) + begin, bytes, writer));
+    }
+    return Status();
+  }
+
+  Status merge(const MergeTensor& tensor, const MergePart& part, SafetensorsWriter& writer) {
+    const Matrix& w = part.base;
+    const int64_t width = static_cast<int64_t>(dtype_bytes(tensor.dtype));
+    const int64_t block = std::clamp<int64_t>(kBlockNumbers / w.cols, 1, w.rows);
+    const int64_t grain = std::max<int64_t>(1, kGrainNumbers / w.cols);
+    numbers_.resize(static_cast<size_t>(block * w.cols));
+    bytes_.resize(static_cast<size_t>(block * w.cols * width));
+    std::atomic<bool> fits{true};
+    for (int64_t begin = 0; begin < w.rows; begin += block) {
+      const int64_t rows = std::min(block, w.rows - begin);
+      parallel_for(pool_, rows, grain, [&](int64_t from, int64_t to) {
+        float* numbers = numbers_.data() + from * w.cols;
+        if (part.factors) {
+          merge_adapter(w, *part.factors, begin + from, begin + to, numbers);
+        } else {
+          format_kernels(w.format).back().dequantize_rows(w, begin + from, begin + to, numbers, w.cols);
+        }
+        uint8_t* to_bytes = bytes_.data() + from * w.cols * width;
+        const bool finite = store(tensor.dtype, numbers, (to - from) * w.cols, to_bytes);
+        if (part.factors && !finite) fits.store(false);
+      });
+      if (!fits.load()) {
+        return invalid(
+            fmt::format("{}: merged numbers do not fit {}; use another --dtype, or check the adapter",
+                        part.factors->module, dtype_name(tensor.dtype)));
+      }
+      MOEBIUS_TRY(put(bytes_.data(), rows * w.cols * width, writer));
+    }
+    return Status();
+  }
+
+  Status put(const void* data, int64_t bytes, SafetensorsWriter& writer) {
+    MOEBIUS_TRY(writer.append(data, static_cast<size_t>(bytes)));
+    done_ += bytes;
+    if (options_.progress && !options_.progress(done_, total_)) return {Code::kCancelled, "cancelled"};
+    return Status();
+  }
+
+  const MergeOptions& options_;
+  ThreadPool pool_;
+  std::vector<float> numbers_;
+  std::vector<uint8_t> bytes_;
+  int64_t done_ = 0, total_ = 0;
+};
+
+Status write_index(const MergePlan& plan, const std::string& dir) {
+  nlohmann::json map = nlohmann::json::object();
+  for (const MergeShard& shard : plan.shards)
+    for (const MergeTensor& tensor : shard.tensors) map[tensor.name] = shard.file;
+  const nlohmann::json index = {{"metadata", {{"total_size", plan.bytes}}}, {"weight_map", std::move(map)}};
+  return write_text_file(dir + "/model.safetensors.index.json",
+                         index.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+}
+
+// What belongs to a model besides its weights and config.json. The model card is not copied: it describes
+// another model.
+bool is_companion(const std::string& name) {
+  constexpr const char* kNames[] = {"generation_config.json",
+                                    "tokenizer.json",
+                                    "tokenizer_config.json",
+                                    "tokenizer.model",
+                                    "tiktoken.model",
+                                    "special_tokens_map.json",
+                                    "added_tokens.json",
+                                    "vocab.json",
+                                    "merges.txt",
+                                    "chat_template.json",
+                                    "processor_config.json",
+                                    "preprocessor_config.json"};
+  if (std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames)) return true;
+  for (const char* beginning : {"LICENSE", "NOTICE", "THIRD_PARTY_NOTICES"})
+    if (name.starts_with(beginning)) return true;
+  return name.ends_with(".py") || name.ends_with(".jinja");
+}
+
+Status copy_companions(const std::string& from, const std::string& to) {
+  std::error_code error;
+  for (fs::directory_iterator it(from, error), end; !error && it != end; it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    std::error_code ignored;
+    if (!is_companion(name) || !fs::is_regular_file(it->path(), ignored)) continue;
+    MOEBIUS_ASSIGN(const std::string text, read_text_file(it->path().string(), kMaxFileBytes));
+    MOEBIUS_TRY(write_text_file((fs::path(to) / name).string(), text));
+  }
+  return error ? system_error("look into", from, error.value()) : Status();
+}
+
+}  // namespace
+
+Status write_merged(const ModelFiles& model, const MergePlan& plan, const std::string& dir,
+                    const MergeOptions& options) {
+  const std::string& base = model.checkpoint().dir();
+  const std::string origin = base + "/config.json";
+  MOEBIUS_ASSIGN(const std::string text, read_text_file(origin, kMaxConfigBytes));
+  MOEBIUS_ASSIGN(const std::string config, merged_config(text, plan, origin));
+  MOEBIUS_TRY(write_text_file(dir + "/config.json", config));
+  MOEBIUS_TRY(copy_companions(base, dir));
+  ShardWriter writer(options, plan.bytes);
+  for (const MergeShard& shard : plan.shards) MOEBIUS_TRY(writer.write(shard, dir + "/" + shard.file));
+  const bool single = plan.shards.size() == 1 && plan.shards.front().file == "model.safetensors";
+  if (!single) MOEBIUS_TRY(write_index(plan, dir));
+  return model.checkpoint().check_unchanged();
+}
+
+}  // namespace moebius
