@@ -26,6 +26,7 @@ Status check_options(const TrainerOptions& o) {
     return refuse(fmt::format("learning rate {} must be above 0", o.lr));
   if (o.warmup < 0 || o.warmup > o.steps)
     return refuse(fmt::format("{} warm-up steps do not fit {} steps", o.warmup, o.steps));
+  if (!(o.clip > 0)) return refuse(fmt::format("the largest norm of gradients, {}, must be above 0", o.clip));
   if (!(o.floor >= 0 && o.floor <= 1)) return refuse("the floor of the learning rate must be in 0 .. 1");
   if (!(o.decay_part >= 0 && o.decay_part <= 1)) return refuse("the part that decays must be in 0 .. 1");
   return Status();
