@@ -52,7 +52,7 @@ int digits(int64_t value) {
   return count;
 }
 
-// Numbers of one to four digits, each length often enough.
+// Numbers of one digit up to most_digits, each length often enough.
 int64_t draw_number(CorpusRandom& random, int most_digits) {
   int64_t limit = 1;
   for (int64_t i = random.between(1, most_digits); i > 0; --i) limit *= 10;
@@ -136,6 +136,8 @@ std::string divide_steps(int64_t left, int64_t right) {
   return out;
 }
 
+constexpr int kMostDigits = 3;  // of the numbers that are added, subtracted and compared
+
 struct Problem {
   char operation = '+';
   int64_t left = 0, right = 0, result = 0;
@@ -147,23 +149,23 @@ Problem draw_problem(CorpusRandom& random) {
   p.operation = "++++---***/"[random.below(11)];
   switch (p.operation) {
     case '+':
-      p.left = draw_number(random, 4), p.right = draw_number(random, 4);
+      p.left = draw_number(random, kMostDigits), p.right = draw_number(random, kMostDigits);
       p.result = p.left + p.right;
       p.steps = add_steps(p.left, p.right);
       break;
     case '-':
-      p.left = draw_number(random, 4), p.right = draw_number(random, 4);
+      p.left = draw_number(random, kMostDigits), p.right = draw_number(random, kMostDigits);
       if (p.left < p.right && random.chance(80)) std::swap(p.left, p.right);
       p.result = p.left - p.right;
       p.steps = subtract_steps(p.left, p.right);
       break;
     case '*':
-      p.left = draw_number(random, 3), p.right = draw_number(random, p.left < 100 ? 2 : 1);
+      p.left = draw_number(random, 2), p.right = draw_number(random, p.left < 10 ? 2 : 1);
       p.result = p.left * p.right;
       p.steps = multiply_steps(p.left, p.right);
       break;
     default:
-      p.right = random.between(2, 9), p.result = random.between(1, 999);
+      p.right = random.between(2, 9), p.result = random.between(1, 99);
       p.left = p.right * p.result;
       p.steps = divide_steps(p.left, p.right);
   }
@@ -204,12 +206,12 @@ std::string_view task_name(char operation) {
   return kTasks[std::string_view("+-*/").find(operation)];
 }
 
-// "Start with 7, add 5, double it": two to four small steps.
+// "Start with 7, add 5, double it": two or three small steps.
 Example chain(CorpusRandom& random) {
-  int64_t value = random.between(1, 20);
+  int64_t value = random.between(1, 12);
   std::string question = fmt::format("Start with {}", value), steps, problem = "chain " + number(value);
-  for (int64_t i = random.between(2, 4); i > 0; --i) {
-    const int64_t kind = random.below(4), by = random.between(1, 12);
+  for (int64_t i = random.between(2, 3); i > 0; --i) {
+    const int64_t kind = random.below(4), by = random.between(1, 9);
     const int64_t before = value;
     char operation = '+';
     int64_t with = by;
@@ -233,8 +235,9 @@ Example chain(CorpusRandom& random) {
 }
 
 Example compare(CorpusRandom& random) {
-  const int64_t a = draw_number(random, 4);
-  int64_t b = random.chance(50) ? draw_number(random, 4) : std::max<int64_t>(0, a + random.between(-30, 30));
+  const int64_t a = draw_number(random, kMostDigits);
+  int64_t b = random.chance(50) ? draw_number(random, kMostDigits)
+                                : std::max<int64_t>(0, a + random.between(-30, 30));
   if (a == b) ++b;
   const bool larger = random.chance(50);
   constexpr std::string_view kLarger[] = {"Which is larger, {0} or {1}?",

@@ -108,7 +108,7 @@ Items draw_items(CorpusRandom& random, bool numbers, int64_t least, int64_t most
   const int64_t count = random.between(least, most);
   if (!numbers) return random.sample(kWords, static_cast<size_t>(count));
   Items items;
-  const int64_t limit = random.chance(50) ? 99 : random.chance(50) ? 20 : 999;
+  const int64_t limit = random.chance(70) ? 99 : random.chance(50) ? 20 : 999;
   while (static_cast<int64_t>(items.size()) < count) {
     std::string item = fmt::format_int(random.between(0, limit)).str();
     if (std::find(items.begin(), items.end(), item) == items.end()) items.push_back(std::move(item));
@@ -124,7 +124,7 @@ bool before(const std::string& a, const std::string& b, bool numbers) {
 // Selection sort, one line a step, so that every step is a search for one item.
 Example sort_items(CorpusRandom& random) {
   const bool numbers = random.chance(60), up = random.chance(65), steps_wanted = random.chance(50);
-  Items items = draw_items(random, numbers, 3, 8);
+  Items items = draw_items(random, numbers, 3, 5);
   constexpr std::string_view kUpNumbers[] = {"Sort these numbers: {0}.", "Put {0} in ascending order.",
                                              "Order {0} from smallest to largest.",
                                              "Sort from low to high: {0}."};
@@ -153,7 +153,7 @@ Example sort_items(CorpusRandom& random) {
 }
 
 Example reverse_list(CorpusRandom& random) {
-  Items items = draw_items(random, random.chance(50), 3, 7);
+  Items items = draw_items(random, random.chance(50), 3, 5);
   constexpr std::string_view kAsk[] = {"Reverse the list {0}.", "Write this list backwards: {0}.",
                                        "Reverse the order of these items: {0}.", "Turn around the list {0}."};
   const std::string list = join(items, ", ");
@@ -164,7 +164,7 @@ Example reverse_list(CorpusRandom& random) {
 }
 
 Example count_items(CorpusRandom& random) {
-  const Items items = draw_items(random, random.chance(40), 2, 10);
+  const Items items = draw_items(random, random.chance(40), 2, 7);
   constexpr std::string_view kAsk[] = {"How many items are in this list: {0}?", "Count the items: {0}.",
                                        "How long is the list {0}?", "How many entries does {0} have?"};
   const std::string list = join(items, ", ");
@@ -178,7 +178,7 @@ Example count_items(CorpusRandom& random) {
 Example count_word(CorpusRandom& random) {
   const Items kinds = random.sample(kWords, static_cast<size_t>(random.between(2, 4)));
   Items items;
-  for (int64_t i = random.between(4, 9); i > 0; --i) items.push_back(random.pick(kinds));
+  for (int64_t i = random.between(3, 6); i > 0; --i) items.push_back(random.pick(kinds));
   const std::string& wanted = random.pick(kinds);
   constexpr std::string_view kAsk[] = {"How often does {0} occur in this list: {1}?",
                                        "Count the word {0} in: {1}.",
@@ -200,7 +200,7 @@ Example pick_item(CorpusRandom& random) {
   constexpr std::string_view kAsk[] = {"What is the {0} item of {1}?",
                                        "Name the {0} entry of this list: {1}.",
                                        "Which item is {0} in the list {1}?"};
-  const Items items = draw_items(random, random.chance(50), 3, 8);
+  const Items items = draw_items(random, random.chance(50), 3, 6);
   const size_t most = std::min(items.size(), std::size(kOrdinals));
   const size_t at = static_cast<size_t>(random.below(static_cast<int64_t>(most) + 1));
   const std::string_view which = at == most ? "last" : kOrdinals[at];
@@ -210,7 +210,7 @@ Example pick_item(CorpusRandom& random) {
 }
 
 Example extreme(CorpusRandom& random) {
-  Items items = draw_items(random, true, 3, 8);
+  Items items = draw_items(random, true, 3, 5);
   const bool largest = random.chance(50);
   constexpr std::string_view kLargest[] = {"What is the largest of {0}?", "Find the maximum of {0}.",
                                            "Which of these numbers is the greatest: {0}?"};

@@ -29,7 +29,7 @@ struct Calculation {
 };
 
 Calculation one_operation(CorpusRandom& random) {
-  int64_t a = random.between(10, 99'999), b = random.between(10, 9'999);
+  int64_t a = random.between(10, 9'999), b = random.between(10, 999);
   const char operation = "+-*/"[random.below(4)];
   int64_t value = a + b;
   if (operation == '-') value = a - b;

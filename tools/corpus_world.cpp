@@ -142,8 +142,10 @@ Walk walk(const World& world, const Path& path) {
 std::string question(CorpusRandom& random, const World& world, const Path& path) {
   std::string who = world[path.start].name;
   for (const Link link : path.links) {
-    who = random.chance(60) ? fmt::format("the {} of {}", kLinkNames[link], who)
-                            : fmt::format("{}'s {}", who, kLinkNames[link]);
+    // "The teacher of Vera's friend" has one meaning only because "the teacher of Vera" takes no "'s".
+    const bool of = who.starts_with("the ") || random.chance(60);
+    who = of ? fmt::format("the {} of {}", kLinkNames[link], who)
+             : fmt::format("{}'s {}", who, kLinkNames[link]);
   }
   return path.attribute ? fill(random.pick(kQuestion[*path.attribute]), {who})
                         : fmt::format("Who is {}?", who);
