@@ -27,9 +27,18 @@ std::string format_of(const ModelConfig& config, const Weights& weights) {
   return format_name(linear);
 }
 
-uint64_t hash_of(std::string_view bytes) {  // FNV-1a
-  uint64_t hash = 14695981039346656037ull;
+uint64_t hash_of(std::string_view bytes, uint64_t hash = 14695981039346656037ull) {  // FNV-1a
   for (const char byte : bytes) hash = (hash ^ static_cast<unsigned char>(byte)) * 1099511628211ull;
+  return hash;
+}
+
+uint64_t hash_of(const Adapter& adapter) {
+  uint64_t hash = hash_of("");
+  for (const AdapterFactors& f : adapter.factors) {
+    hash = hash_of(fmt::format("{} {} {}", f.module, f.rank, f.scale), hash);
+    for (const std::vector<float>* values : {&f.a, &f.b})
+      hash = hash_of({reinterpret_cast<const char*>(values->data()), values->size() * sizeof(float)}, hash);
+  }
   return hash;
 }
 
@@ -74,11 +83,7 @@ Status Engine::Impl::open_adapter() {
   MOEBIUS_ASSIGN(Adapter adapter, read_adapter(options.adapter, files->config()));
   notes.push_back(fmt::format("adapter {}: {}", options.adapter, describe_adapter(adapter)));
   notes.insert(notes.end(), adapter.notes.begin(), adapter.notes.end());
-  for (const AdapterFactors& f : adapter.factors) {
-    for (const std::vector<float>* values : {&f.a, &f.b})
-      fingerprint += fmt::format(" {:016x}", hash_of({reinterpret_cast<const char*>(values->data()),
-                                                      values->size() * sizeof(float)}));
-  }
+  fingerprint += fmt::format(" {:016x}", hash_of(adapter));
   MOEBIUS_ASSIGN(
       adapted, AdaptedWeights::create(files->config(), files->weights(), std::move(adapter.factors), false));
   return Status();

@@ -130,7 +130,8 @@ Status Session::restore(const std::string& path) {
   MOEBIUS_ASSIGN(const std::unique_ptr<SafetensorsFile> file, SafetensorsFile::open(path));
   bool same_model = false;
   for (const auto& [name, value] : file->metadata()) same_model |= name == "model" && value == s.fingerprint;
-  if (!same_model) return invalid(fmt::format("{}: not a session of this model; start a new one", path));
+  if (!same_model)
+    return invalid(fmt::format("{}: not a session of this model and adapter; start a new one", path));
   const auto find = [&](const std::string& name, DType dtype) -> const TensorEntry* {
     for (const TensorEntry& t : file->tensors()) {
       if (t.name == name && t.dtype == dtype) return &t;
