@@ -125,10 +125,10 @@ Recipe muon(double decay, Orthogonalize how) { return {{HeavyBall{}, std::move(h
 Recipe adamw(double decay, AdamMoments moments) { return {{moments}, decay}; }
 
 std::string describe(const Recipe& recipe) {
-  std::string text;
+  std::string text = fmt::format("decay {}", recipe.decay);
   for (const Part& part : recipe.parts)
-    text += std::visit([](const auto& p) { return words(p); }, part) + ", ";
-  return text + fmt::format("decay {}", recipe.decay);
+    text += ", " + std::visit([](const auto& p) { return words(p); }, part);
+  return text;
 }
 
 Status check_recipe(const Recipe& recipe) {
