@@ -1,6 +1,7 @@
 // moebius merge: a checkpoint with an adapter added to its weights.
 #include "engine/merge.h"
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 
@@ -55,6 +56,13 @@ Result<Report> merge(const Options& options) {
   };
   MOEBIUS_TRY(write_merged(*files, plan, folder.dir(), how));
   MOEBIUS_TRY(folder.commit());
+  const auto is_experts = [](const std::string& module) { return module.ends_with(".experts"); };
+  if (plan.quantized && files->config().quant == ModelConfig::Quant::kPacked &&
+      std::any_of(plan.unpacked_modules.begin(), plan.unpacked_modules.end(), is_experts)) {
+    fmt::print(stderr,
+               "moebius: transformers (seen with 5.23) does not load plain experts beside other packed "
+               "weights, as this model now has\n");
+  }
   for (const std::vector<std::string>* notes : {&files->notes(), &adapter.notes})
     for (const std::string& note : *notes) fmt::print(stderr, "moebius: {}\n", note);
   return Report{
