@@ -68,6 +68,9 @@ void experts_backward(const Mirror& b) {
   be.zero(b.bw.dlogits);
   be.router_backward({b.bw.logits, b.ws.expert_chosen, b.bw.dweights, c.scoring, c.n_experts, c.normalize,
                       static_cast<float>(c.scale), b.bw.dlogits});
+  if (b.bw.balance > 0)
+    be.balance_backward(
+        {b.bw.logits, b.ws.expert_chosen, b.bw.starts, c.scoring, b.bw.balance, b.bw.dlogits});
   b.linear(b.w.router, b.g.router, b.ws.h, b.bw.dlogits, b.bw.dh);
 }
 

@@ -29,6 +29,7 @@ struct BackwardWorkspace {
   Tensor dweights;                  // [n, top_k]
   Tensor logits, dlogits;           // [n, rows of the router]
   Tensor highest;                   // [heads], see AttentionBackwardArgs; empty: not wanted
+  float balance = 0;                // alpha of the sequence-level balance loss of one sequence
   std::span<const int64_t> starts;  // of the sequences: rows [starts[i], starts[i + 1])
 };
 BackwardWorkspace lay_out_backward(const ModelConfig& config, int64_t n, Arena& arena);

@@ -70,6 +70,19 @@ struct RouterBackwardArgs {
   Tensor dlogits;  // [n, rows of the gate], +=
 };
 
+// Of the sequence-level balance loss (DeepSeek-V3, arXiv 2412.19437), which for each sequence of T tokens is
+//   alpha * sum over e of f_e P_e,  f_e = E / (k T) * (slots of the sequence that chose e),
+//   P_e = mean over its tokens of s_e / (sum of s),  s = scoring(logits), E = rows of the gate.
+// The gradient goes through P alone. Sequences as in attention_backward.
+struct BalanceBackwardArgs {
+  Tensor logits;                    // [n, rows of the gate]
+  Tensor ids;                       // I32 [n, k], the rows chosen, each in [0, rows of the gate)
+  std::span<const int64_t> starts;  // ascending from 0 to n
+  Scoring scoring = Scoring::kSoftmax;
+  float alpha = 0;
+  Tensor dlogits;  // [n, rows of the gate], +=
+};
+
 // Gradients of one expert's matrices, each float32 and shaped as its weight, or empty (frozen).
 struct ExpertGradients {
   Tensor gate, up, down;
@@ -114,6 +127,7 @@ struct EmbedBackwardArgs {
   X(swiglu_backward, SwigluBackwardArgs)        \
   X(attention_backward, AttentionBackwardArgs)  \
   X(router_backward, RouterBackwardArgs)        \
+  X(balance_backward, BalanceBackwardArgs)      \
   X(expert_ffn_backward, ExpertFfnBackwardArgs) \
   X(cross_entropy, CrossEntropyArgs)            \
   X(embed_backward, EmbedBackwardArgs)

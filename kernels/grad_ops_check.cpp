@@ -101,6 +101,17 @@ void check(const RouterBackwardArgs& a) {
   MOEBIUS_NEED(are_ids(a.ids, {n, k}, 0, rows) && is_f32(a.dweights, {n, k}));
 }
 
+void check(const BalanceBackwardArgs& a) {
+  const auto describe = [&] {
+    return fmt::format("balance_backward: logits {}, ids {}, {} starts, dlogits {}", a.logits.describe(),
+                       a.ids.describe(), a.starts.size(), a.dlogits.describe());
+  };
+  const int64_t n = a.logits.shape[0], rows = a.logits.shape[1];
+  MOEBIUS_NEED(is_f32(a.logits, {n, rows}) && is_f32(a.dlogits, {n, rows}));
+  MOEBIUS_NEED(a.ids.shape[1] >= 1 && are_ids(a.ids, {n, a.ids.shape[1]}, 0, rows));
+  MOEBIUS_NEED(are_starts(a.starts, n));
+}
+
 void check(const ExpertFfnBackwardArgs& a) {
   const auto describe = [&] {
     return fmt::format("expert_ffn_backward: x {}, {} experts, ids {}, weights {}, dy {}, dx {}, dweights {}",

@@ -396,6 +396,50 @@ TEST(RouterBackward, IsTheDerivative) {
   }
 }
 
+// ---- balance loss ----
+
+// The loss as the paper writes it, in double.
+double balance_loss(const BalanceBackwardArgs& args) {
+  const int64_t rows = args.logits.shape[1], k = args.ids.shape[1];
+  double loss = 0;
+  for (size_t i = 0; i + 1 < args.starts.size(); ++i) {
+    const int64_t tokens = args.starts[i + 1] - args.starts[i];
+    std::vector<double> f(static_cast<size_t>(rows)), p(f.size());
+    for (int64_t t = args.starts[i]; t < args.starts[i + 1]; ++t) {
+      std::vector<double> s(f.size());
+      double sum = 0;
+      for (int64_t e = 0; e < rows; ++e) {
+        const double x = args.logits.f32()[t * args.logits.stride[0] + e];
+        sum += s[e] = args.scoring == Scoring::kSigmoid ? 1 / (1 + std::exp(-x)) : std::exp(x);
+      }
+      for (int64_t e = 0; e < rows; ++e) p[e] += s[e] / sum / static_cast<double>(tokens);
+      for (int64_t s_at = 0; s_at < k; ++s_at)
+        f[args.ids.i32()[t * k + s_at]] += static_cast<double>(rows) / static_cast<double>(k * tokens);
+    }
+    for (int64_t e = 0; e < rows; ++e) loss += static_cast<double>(args.alpha) * f[e] * p[e];
+  }
+  return loss;
+}
+
+TEST(BalanceBackward, IsTheDerivative) {
+  const std::vector<int64_t> starts{0, 3, 3, 8, 9};
+  constexpr int64_t kTokens = 9, kRows = 5, kChosen = 2;
+  for (const Scoring scoring : {Scoring::kSoftmax, Scoring::kSigmoid}) {
+    Arena arena;
+    const Field logits = field(arena, {kTokens, kRows}, 1), dlogits = field(arena, {kTokens, kRows}, 3);
+    std::vector<int32_t> chosen;
+    for (int64_t i = 0; i < kTokens; ++i) {
+      const int32_t first = static_cast<int32_t>(arena.random()() % kRows);
+      chosen.push_back(first), chosen.push_back((first + 1 + static_cast<int32_t>(i) % 3) % kRows);
+    }
+    const BalanceBackwardArgs args{
+        logits.view, ids_tensor(arena, chosen, {kTokens, kChosen}), starts, scoring, 0.5f, dlogits.view};
+    const Loss loss{[&] { return balance_loss(args); }, gamma(kRows + 12), 0x1p-3};
+    checked(ref::balance_backward, args);
+    expect_gradient(logits.view, dlogits, loss, fmt::format("sigmoid={}", scoring == Scoring::kSigmoid));
+  }
+}
+
 // ---- expert_ffn ----
 
 struct ExpertProblem {

@@ -626,6 +626,25 @@ TEST(Step, SelectionBiasMovesTowardsBalance) {
   EXPECT_EQ(still->tensor(name)[1], 0);
 }
 
+// A router whose rows 0 and 1 every token prefers: only the balance loss has a reason to change that.
+TEST(Step, TheBalanceLossSpreadsTokens) {
+  const auto load_after = [](double alpha) {
+    FullOptions options;
+    options.balance_gamma = 0;
+    TrainerOptions steps = steps_of(40, 1e-3, 1024);
+    steps.balance_loss = alpha;
+    const auto run = full_run(kDeepseek, options, cycles(32, 17, 64), steps);
+    const std::span<float> bias = run->tensor("model.layers.1.mlp.gate.e_score_correction_bias");
+    bias[0] = bias[1] = 0.1f;
+    double load = 0;
+    for (int i = 0; i < 40; ++i) load = run->step().expert_load;
+    return load;
+  };
+  const double without = load_after(0), with = load_after(1);
+  EXPECT_GT(without, 1.3);
+  EXPECT_LT(with, without - 0.1);
+}
+
 TEST(Step, QkClipBringsTheLargestLogitToTau) {
   constexpr double kTau = 2;
   const std::pair<std::string, std::string> cases[] = {{shallow_mla(), "q_b_proj"},

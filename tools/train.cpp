@@ -61,6 +61,10 @@ void add_train(CLI::App& app, Run& run) {
       ->add_option("--balance", t.full.balance_gamma,
                    "step of the selection bias that balances experts (default 0.001; 0: off)")
       ->check(CLI::NonNegativeNumber);
+  command
+      ->add_option("--balance-loss", t.trainer.balance_loss,
+                   "alpha of the sequence-level balance loss (default 0: none; DeepSeek-V3: 0.0001)")
+      ->check(CLI::NonNegativeNumber);
   command->add_option("--qk-clip", t.full.qk_clip, "largest attention logit, by QK-Clip (default 0: off)")
       ->check(CLI::NonNegativeNumber);
   command->add_option("-t,--threads", t.threads, "CPU threads (default: one per physical core)")

@@ -190,6 +190,8 @@ void add_trainer_options(CLI::App& app, TrainerOptions& t) {
       ->check(CLI::Range(0.0, 1.0));
   app.add_option("--clip", t.clip, "largest norm of all gradients together (default 1)")
       ->check(CLI::PositiveNumber);
+  app.add_flag("--in-order", t.in_order,
+               "take the examples as they are listed, not shuffled: for a curriculum");
   app.add_option("--seed", t.seed, "of the first weights and the order of the data (default 0)");
 }
 

@@ -120,7 +120,7 @@ class Finetuning final : public TrainingJob {
     TrainerOptions& t = options_.trainer;
     if (t.steps > 0) return Status();
     MOEBIUS_ASSIGN(Batches batches, Batches::create(data_, training_.examples,
-                                                    {t.seed, true, t.micro_tokens, t.accumulation}));
+                                                    {t.seed, !t.in_order, t.micro_tokens, t.accumulation}));
     const double whole = std::floor(options_.epochs);
     const double part = options_.epochs - whole;
     const double steps = static_cast<double>(batches.steps(static_cast<int64_t>(whole))) +
@@ -165,12 +165,13 @@ class Finetuning final : public TrainingJob {
         "model {} of {} bytes, {:016x}\ndata {:016x}\ntraining examples {}\nsteps {}\nmicro tokens "
         "{}\naccumulation "
         "{}\n"
-        "lr {}\nshape {}\nwarmup {}\ndecay part {}\nfloor {}\nclip {}\nseed {}\nrank {}\nalpha {}\n"
+        "lr {}\nshape {}\nwarmup {}\ndecay part {}\nfloor {}\nclip {}\nseed {}\nin order {}\nrank {}\nalpha "
+        "{}\n"
         "targets {}\noptimizer {}\nweight decay {}\nexact activations {}\n",
         files_->config().model_type, files_->checkpoint().total_bytes(), base_fingerprint(),
         data_.fingerprint(), training_.examples.size(), t.steps, t.micro_tokens, t.accumulation, t.lr,
-        static_cast<int>(t.shape), t.warmup, t.decay_part, t.floor, t.clip, t.seed, l.rank, l.alpha,
-        targets(), static_cast<int>(l.optimizer), l.decay, options_.exact_activations);
+        static_cast<int>(t.shape), t.warmup, t.decay_part, t.floor, t.clip, t.seed, t.in_order, l.rank,
+        l.alpha, targets(), static_cast<int>(l.optimizer), l.decay, options_.exact_activations);
   }
 
   FinetuningOptions options_;

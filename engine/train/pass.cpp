@@ -176,8 +176,10 @@ Result<double> TrainingPass::evaluate(const TrainBatch& batch) {
   return run_head(batch, 1.0f, nullptr);
 }
 
-Result<double> TrainingPass::accumulate(const TrainBatch& batch, float scale, const Gradients& gradients) {
+Result<double> TrainingPass::accumulate(const TrainBatch& batch, float scale, const Gradients& gradients,
+                                        float balance) {
   MOEBIUS_TRY(begin(batch));
+  bw_.balance = balance;
   run_forward();
   MOEBIUS_ASSIGN(const double loss, run_head(batch, scale, &gradients));
   run_backward(gradients);

@@ -28,8 +28,10 @@ class TrainingPass {
   // The sum over rows of weight * -log p(target). kNoMemory as it arises; kInvalid when a loss is not finite.
   Result<double> evaluate(const TrainBatch& batch);
   // The same, and adds `scale` times its gradients to gradients (shaped as the model's weights) and to those
-  // of adapters.
-  Result<double> accumulate(const TrainBatch& batch, float scale, const Gradients& gradients);
+  // of adapters; and the gradients of the sequence-level balance loss, of which a sequence has alpha
+  // `balance`.
+  Result<double> accumulate(const TrainBatch& batch, float scale, const Gradients& gradients,
+                            float balance = 0);
 
   // Of the batches since the last reset: how many tokens chose each row of a layer's router, empty for a
   // dense layer; and the largest scale * q . key of each head, [layers, heads] (only of batches with

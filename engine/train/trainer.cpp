@@ -27,6 +27,8 @@ Status check_options(const TrainerOptions& o) {
   if (o.warmup < 0 || o.warmup > o.steps)
     return refuse(fmt::format("{} warm-up steps do not fit {} steps", o.warmup, o.steps));
   if (!(o.clip > 0)) return refuse(fmt::format("the largest norm of gradients, {}, must be above 0", o.clip));
+  if (!(o.balance_loss >= 0) || !std::isfinite(o.balance_loss))
+    return refuse("the balance loss must be at least 0");
   if (!(o.floor >= 0 && o.floor <= 1)) return refuse("the floor of the learning rate must be in 0 .. 1");
   if (!(o.decay_part >= 0 && o.decay_part <= 1)) return refuse("the part that decays must be in 0 .. 1");
   return Status();
@@ -86,6 +88,7 @@ struct Trainer::Impl {
   int64_t steps = 0;
   double smoothed = 0, best = INFINITY;  // of the loss
 
+  Result<double> accumulate(std::span<const MicroBatch> micro, int64_t target_tokens);
   Status diverged(double loss) const;
   std::string describe_failure(int64_t step, const Status& status);
 };
@@ -99,9 +102,9 @@ Result<std::unique_ptr<Trainer>> Trainer::create(const Model& model, Trained& tr
                                                  const TrainingSet& data, const TrainerOptions& options,
                                                  int threads, std::string settings) {
   MOEBIUS_TRY(check_options(options));
-  MOEBIUS_ASSIGN(Batches batches,
-                 Batches::create(*data.dataset, data.examples,
-                                 {options.seed, true, options.micro_tokens, options.accumulation}));
+  MOEBIUS_ASSIGN(Batches batches, Batches::create(*data.dataset, data.examples,
+                                                  {options.seed, !options.in_order, options.micro_tokens,
+                                                   options.accumulation}));
   MOEBIUS_ASSIGN(std::unique_ptr<TrainingPass> pass, TrainingPass::create(model, options.micro_tokens));
   auto impl = std::unique_ptr<Impl>(new Impl{model, trained, options, std::move(settings), std::move(pass),
                                              std::move(batches), ThreadPool(threads)});
@@ -136,6 +139,26 @@ std::string Trainer::Impl::describe_failure(int64_t step, const Status& status) 
                      kRemedy);
 }
 
+// The mean loss of a step's micro-batches, and its gradients.
+Result<double> Trainer::Impl::accumulate(std::span<const MicroBatch> micro, int64_t target_tokens) {
+  const double weight = static_cast<double>(std::max<int64_t>(1, target_tokens));
+  trained.zero_gradients();
+  pass->reset_statistics();
+  double loss = 0, sequences = 0;
+  for (const MicroBatch& m : micro) sequences += static_cast<double>(m.starts.size() - 1);
+  for (const MicroBatch& m : micro) {
+    const Result<double> sum =
+        pass->accumulate(view_of(m), static_cast<float>(1 / weight), trained.gradients(),
+                         static_cast<float>(options.balance_loss / sequences));
+    if (!sum.ok() && sum.status().code() == Code::kInvalid)
+      return invalid(describe_failure(steps + 1, sum.status()));
+    if (!sum.ok()) return sum.status();
+    loss += *sum / weight;
+  }
+  MOEBIUS_TRY(diverged(loss));
+  return loss;
+}
+
 Result<StepReport> Trainer::step() {
   Impl& t = *impl_;
   const auto start = std::chrono::steady_clock::now();
@@ -143,37 +166,16 @@ Result<StepReport> Trainer::step() {
   StepReport report;
   MOEBIUS_ASSIGN(const std::vector<MicroBatch> micro, t.batches.next(position));
   for (const MicroBatch& m : micro) report.tokens += std::ssize(m.ids), report.target_tokens += m.counted;
-  const double weight = static_cast<double>(std::max<int64_t>(1, report.target_tokens));
-  t.trained.zero_gradients();
-  t.pass->reset_statistics();
-  double loss = 0;
-  Status status;
-  for (const MicroBatch& m : micro) {
-    const Result<double> sum =
-        t.pass->accumulate(view_of(m), static_cast<float>(1 / weight), t.trained.gradients());
-    if (!sum.ok()) {
-      status = sum.status().code() == Code::kInvalid ? invalid(t.describe_failure(t.steps + 1, sum.status()))
-                                                     : sum.status();
-      break;
-    }
-    loss += *sum / weight;
-  }
-  if (status.ok()) status = t.diverged(loss);
-  if (status.ok()) {
-    const Result<double> norm = optim::clip_gradients(t.trained.named_gradients(), t.options.clip, {&t.pool});
-    if (norm.ok()) {
-      report.gradient_norm = *norm;
-      report.lr = learning_rate(t.options, t.steps);
-      status = t.trained.step(report.lr, *t.pass, t.pool);
-    } else {
-      status = invalid(fmt::format("step {}: {}{}", t.steps + 1, norm.status().message(), kRemedy));
-    }
-  }
-  MOEBIUS_TRY(status);
-  t.smoothed = t.steps == 0 ? loss : t.smoothed + kSmoothing * (loss - t.smoothed);
+  MOEBIUS_ASSIGN(report.loss, t.accumulate(micro, report.target_tokens));
+  const Result<double> norm = optim::clip_gradients(t.trained.named_gradients(), t.options.clip, {&t.pool});
+  if (!norm.ok()) return invalid(fmt::format("step {}: {}{}", t.steps + 1, norm.status().message(), kRemedy));
+  report.gradient_norm = *norm;
+  report.lr = learning_rate(t.options, t.steps);
+  MOEBIUS_TRY(t.trained.step(report.lr, *t.pass, t.pool));
+
+  t.smoothed = t.steps == 0 ? report.loss : t.smoothed + kSmoothing * (report.loss - t.smoothed);
   t.best = std::min(t.best, t.smoothed);
   report.step = ++t.steps;
-  report.loss = loss;
   report.epoch = t.position.epoch;
   report.expert_load = fullest_expert(t.pass->load());
   report.max_logit = static_cast<double>(std::ranges::max(t.pass->highest_logits()));

@@ -30,7 +30,10 @@ struct TrainerOptions {
   double decay_part = 0.2;  // kWsd: the part of the steps that decays
   double floor = 0.1;       // of the peak, at the end
   double clip = 1.0;        // of the gradients' norm; infinite: measured only
-  uint64_t seed = 0;        // of the order of the data
+  double balance_loss =
+      0;                  // alpha of the sequence-level balance loss (DeepSeek-V3: 1e-4), mean over sequences
+  bool in_order = false;  // take the examples as they are listed, in every epoch: for a curriculum
+  uint64_t seed = 0;      // of the order of the data
 };
 
 double learning_rate(const TrainerOptions& options, int64_t step);  // step from 0

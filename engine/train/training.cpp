@@ -175,10 +175,13 @@ class ScratchTraining final : public TrainingJob {
     return fmt::format(
         "data {:016x}\nsteps {}\nmicro tokens {}\naccumulation {}\nlr {}\nshape {}\nwarmup {}\ndecay part "
         "{}\n"
-        "floor {}\nclip {}\nseed {}\nmatrices {}\nembeddings {}\nvectors {}\nbalance {}\nqk clip {}\n",
+        "floor {}\nclip {}\nseed {}\nin order {}\nmatrices {}\nembeddings {}\nvectors {}\nbalance "
+        "{}\nbalance loss {}\nqk "
+        "clip {}\n",
         data_.fingerprint(), t.steps, t.micro_tokens, t.accumulation, t.lr, static_cast<int>(t.shape),
-        t.warmup, t.decay_part, t.floor, t.clip, t.seed, optim::describe(f.matrices),
-        optim::describe(f.embeddings), optim::describe(f.vectors), f.balance_gamma, f.qk_clip);
+        t.warmup, t.decay_part, t.floor, t.clip, t.seed, t.in_order, optim::describe(f.matrices),
+        optim::describe(f.embeddings), optim::describe(f.vectors), f.balance_gamma, t.balance_loss,
+        f.qk_clip);
   }
 
   TrainingOptions options_;

@@ -97,6 +97,14 @@ void cross_entropy_avx2(const CrossEntropyArgs& args, HostContext& context) {
   });
 }
 
+void balance_backward_sequences(const BalanceBackwardArgs& args, HostContext& context) {
+  parallel_for(context.pool, std::ssize(args.starts) - 1, 1, [&](int64_t begin, int64_t) {
+    BalanceBackwardArgs one = args;
+    one.starts = args.starts.subspan(static_cast<size_t>(begin), 2);
+    ref::balance_backward(one);
+  });
+}
+
 void cross_entropy_rows(const CrossEntropyArgs& args, HostContext& context) {
   parallel_for(context.pool, args.logits.shape[0], grain(args.logits.shape[1]),
                [&](int64_t begin, int64_t end) {
@@ -133,6 +141,7 @@ MOEBIUS_ROWS_BACKWARD(rms_norm_backward, RmsNormBackwardArgs, MOEBIUS_AVX2(rms_n
 MOEBIUS_ROWS_BACKWARD(swiglu_backward, SwigluBackwardArgs, MOEBIUS_AVX2(swiglu_backward_avx2),
                       MOEBIUS_ROWS(swiglu_backward_rows))
 MOEBIUS_ROWS_BACKWARD(router_backward, RouterBackwardArgs, MOEBIUS_ROWS(router_backward_rows))
+MOEBIUS_ROWS_BACKWARD(balance_backward, BalanceBackwardArgs, MOEBIUS_ROWS(balance_backward_sequences))
 MOEBIUS_ROWS_BACKWARD(cross_entropy, CrossEntropyArgs, MOEBIUS_AVX2(cross_entropy_avx2),
                       MOEBIUS_ROWS(cross_entropy_rows))
 MOEBIUS_ROWS_BACKWARD(embed_backward, EmbedBackwardArgs, MOEBIUS_ROWS(embed_backward_columns))
