@@ -12,7 +12,7 @@ mkdir -p "$work"
 head -n 400 "$work/corpus/held_out.jsonl" > "$work/held_out_small.jsonl"
 nice "$moebius" train --recipe tools/pebble --data "$work/corpus/train.jsonl" \
   --eval-data "$work/held_out_small.jsonl" --out "$work/out" --resume \
-  --steps $steps --lr 6e-3 --warmup 100 --micro-tokens 4096 --schedule cosine --floor 0.01 \
+  --steps $steps --lr 6e-3 --warmup 100 --micro-tokens 4096 --in-order --schedule cosine --floor 0.01 \
   --eval-every 200 --save-every 200
 nice "$moebius" eval -m "$work/out" --tasks "$work/corpus/held_out.jsonl" --json > "$work/out/scores.json"
 scripts/install_pebble.sh "$work/out" models/pebble

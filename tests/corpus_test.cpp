@@ -206,7 +206,7 @@ TEST_F(Corpus, TheSameSeedWritesTheSameBytes) {
     EXPECT_NE(first, process::read_file(scratch_.file("c") + name));
   }
   // Any compiler and machine; changes only when what the families say changes.
-  EXPECT_EQ(fnv1a(process::read_file(scratch_.file("a/held_out.jsonl"))), 0x9aecea7ff39d09cu);
+  EXPECT_EQ(fnv1a(process::read_file(scratch_.file("a/held_out.jsonl"))), 0x251fac8c0f924046u);
 }
 
 TEST_F(Corpus, NoHeldOutProblemIsTrainedWhateverTheSeeds) {
@@ -288,7 +288,7 @@ TEST_F(Corpus, AlteredAnswersFail) {
     }
     const ordered_json report = judge(asked, wrong);
     EXPECT_EQ(report["accuracy"], 0.0) << "alteration " << kind << ": " << report.dump(2);
-    EXPECT_GT(report["n"], 100);
+    EXPECT_GT(report["n"], 50);
   }
 }
 

@@ -80,6 +80,7 @@ std::string with_article(const std::string& noun);  // "a river", "an owl"
 Example about_example(CorpusRandom& random);       // Moebius and how to use it
 Example arithmetic_example(CorpusRandom& random);  // worked step by step
 Example list_example(CorpusRandom& random);        // sorting, reversing, counting
+Example copy_example(CorpusRandom& random);        // of these, saying a list again
 Example world_example(CorpusRandom& random);       // people and places, given in the prompt or known
 Example story_example(CorpusRandom& random);       // a story with given words
 Example tool_example(CorpusRandom& random);        // calls of a calculator

@@ -226,10 +226,22 @@ Example extreme(CorpusRandom& random) {
 
 }  // namespace
 
+// What every other task on lists stands on: to say again what was said.
+Example copy_example(CorpusRandom& random) {
+  Items items = draw_items(random, random.chance(40), 3, 12);
+  if (random.chance(40))
+    for (std::string& item : items) item = draw_word(random);
+  constexpr std::string_view kAsk[] = {"Copy this list: {0}.", "Write the list {0} again.", "Repeat: {0}.",
+                                       "Say these in the same order: {0}."};
+  const std::string list = join(items, ", ");
+  return ask("lists.copy", "copy " + list, fill(random.pick(kAsk), {list}), "Answer: " + list, list);
+}
+
 Example list_example(CorpusRandom& random) {
   using Kind = Example (*)(CorpusRandom&);
-  constexpr Kind kKinds[] = {spell,        reverse_word, word_length, count_letter, sort_items, sort_items,
-                             reverse_list, count_items,  count_word,  pick_item,    extreme};
+  constexpr Kind kKinds[] = {spell,      spell,      reverse_word, word_length, count_letter,
+                             sort_items, sort_items, reverse_list, count_items, count_word,
+                             pick_item,  extreme,    copy_example, copy_example};
   return random.pick(kKinds)(random);
 }
 
