@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 work=build/pebble
 moebius=build/moebius
-steps=4000
+steps=4500
 
 mkdir -p "$work"
 [ -f "$work/corpus/train.jsonl" ] || nice "$moebius" corpus --out "$work/corpus"
