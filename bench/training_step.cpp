@@ -134,8 +134,7 @@ int run(const std::string& dir, int64_t tokens, int threads, int runs, const std
   const auto sequences = make_sequences(tokens, config.vocab);
   if (what == "sequences") return fmt::print("[{}]\n", fmt::join(sequences, ",\n")), 0;
   const Dataset data = as_dataset(sequences);
-  TrainingSet set{&data, {}};
-  for (int64_t i = 0; i < data.size(); ++i) set.examples.push_back(i);
+  const TrainingSet set = all_of(data);
   TrainerOptions options;
   options.steps = kWarmup + runs, options.micro_tokens = tokens, options.lr = 1e-4;
   const auto backend = make_host_backend({threads});

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes models/pebble from nothing: corpus, tokenizer, training, scores, model card. About an hour on two cores;
+# Makes models/pebble from nothing: corpus, tokenizer, training, scores, model card. Made for about an hour on two cores;
 # started again, it goes on from its last checkpoint. Called by `make pebble`.
 set -euo pipefail
 cd "$(dirname "$0")/.."

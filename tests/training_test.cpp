@@ -79,12 +79,6 @@ Dataset cycles(int64_t examples, int64_t length, int64_t vocab, int counted_perc
   return data;
 }
 
-TrainingSet all_of(const Dataset& data) {
-  TrainingSet set{&data, std::vector<int64_t>(static_cast<size_t>(data.size()))};
-  std::iota(set.examples.begin(), set.examples.end(), int64_t{0});
-  return set;
-}
-
 TrainerOptions steps_of(int64_t steps, double lr, int64_t micro_tokens = 256) {
   TrainerOptions options;
   options.steps = steps, options.lr = lr, options.micro_tokens = micro_tokens;

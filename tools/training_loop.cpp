@@ -1,9 +1,7 @@
 #include "tools/training_loop.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <chrono>
+#include <cmath>
 #include <filesystem>
 
 #include <fmt/format.h>
@@ -214,7 +212,7 @@ int run_training(const std::string& name, const TrainingLoopOptions& options, co
   }
   Interrupts interrupts;
   ProgressBar preparing(name);
-  auto job = open([&](const std::string&, int64_t done, int64_t total) {
+  auto job = open([&](int64_t done, int64_t total) {
     preparing.update(done, total);
     return !interrupts.take();
   });

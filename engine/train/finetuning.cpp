@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <numeric>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -95,16 +94,12 @@ class Finetuning final : public TrainingJob {
     how.vocab = files_->config().vocab;
     how.stop_ids = generation.eos_ids;
     how.threads = options_.threads;
-    how.progress = [&](int64_t done, int64_t total) {
-      return !progress || progress("reading data", done, total);
-    };
+    how.progress = progress;
     MOEBIUS_ASSIGN(data_, Dataset::load(options_.data, *tokenizer_, prompts_, how));
     training_.dataset = &data_, evaluation_.dataset = &data_;
     if (!options_.eval_data.empty()) {
       MOEBIUS_ASSIGN(eval_, Dataset::load(options_.eval_data, *tokenizer_, prompts_, how));
-      evaluation_.dataset = &eval_;
-      evaluation_.examples.resize(static_cast<size_t>(eval_.size()));
-      std::iota(evaluation_.examples.begin(), evaluation_.examples.end(), int64_t{0});
+      evaluation_ = all_of(eval_);
     }
     const bool split = options_.eval_data.empty() && options_.eval_part > 0;
     const double held_out = split ? options_.eval_part * static_cast<double>(data_.size()) : 0;

@@ -25,8 +25,8 @@ class TrainingJob {
   virtual Status write_result() = 0;
 };
 
-// Called during long preparations with what is being done; false cancels.
-using JobProgress = std::function<bool(const std::string& what, int64_t done, int64_t total)>;
+// Called while data are read, with bytes done and in total; false cancels.
+using JobProgress = std::function<bool(int64_t done, int64_t total)>;
 
 struct TrainingOptions {
   // A folder with config.json, and chat_template.jinja, generation_config.json and tokenizer files if they

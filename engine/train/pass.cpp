@@ -136,7 +136,7 @@ Result<double> TrainingPass::run_head(const TrainBatch& batch, float scale, cons
   }
   if (gradients) be.zero(bw_.dx);
   double sum = 0;
-  const int64_t at_once = head_rows_at_once(c, max_tokens_);
+  const int64_t at_once = head_.logits.shape[0];
   for (int64_t begin = 0; begin < wanted; begin += at_once) {
     const int64_t m = std::min(at_once, wanted - begin);
     const Tensor rows = head_.rows.rows(begin, m), loss = head_.loss.rows(begin, m);

@@ -59,6 +59,12 @@ TrainBatch view_of(const MicroBatch& m) { return {m.ids, m.targets, m.weights, m
 
 }  // namespace
 
+TrainingSet all_of(const Dataset& dataset) {
+  TrainingSet set{&dataset, std::vector<int64_t>(static_cast<size_t>(dataset.size()))};
+  std::iota(set.examples.begin(), set.examples.end(), int64_t{0});
+  return set;
+}
+
 double learning_rate(const TrainerOptions& o, int64_t step) {
   switch (o.shape) {
     case LrShape::kCosine:

@@ -60,6 +60,8 @@ struct TrainingSet {
   std::vector<int64_t> examples;
 };
 
+TrainingSet all_of(const Dataset& dataset);
+
 class Trainer {
  public:
   // What is given must outlive the trainer. settings: a text that names everything that decides the results

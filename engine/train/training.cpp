@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <numeric>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -47,8 +46,7 @@ void append_texts(const nlohmann::json& line, std::vector<std::string>& texts) {
     if (message.is_object() && message.contains("content")) take(message["content"]);
 }
 
-Status make_tokenizer(const TrainingOptions& options, int64_t vocab, int64_t context,
-                      const JobProgress& progress) {
+Status make_tokenizer(const TrainingOptions& options, int64_t vocab, int64_t context) {
   TokenizerTraining training = pebble_tokenizer();
   training.vocab_size = static_cast<int32_t>(vocab);
   training.context = context;
@@ -60,9 +58,8 @@ Status make_tokenizer(const TrainingOptions& options, int64_t vocab, int64_t con
     MOEBIUS_ASSIGN(const bool more, reader.next(block));
     if (!more) break;
     for (size_t i = 0; i < block.lines.size() && lines < kTokenizerLines; ++i, ++lines)
-      append_texts(nlohmann::json::parse(block.lines[i], nullptr, false), texts);
+      append_texts(parse_json(block.lines[i]), texts);
   }
-  if (progress) progress("training a tokenizer", 0, 0);
   size_t next = 0;
   const auto source = [&](std::string& text) -> Result<bool> {
     if (next == texts.size()) return false;
@@ -76,12 +73,6 @@ Status make_tokenizer(const TrainingOptions& options, int64_t vocab, int64_t con
   return Status();
 }
 
-TrainingSet all_of(const Dataset& dataset) {
-  TrainingSet set{&dataset, std::vector<int64_t>(static_cast<size_t>(dataset.size()))};
-  std::iota(set.examples.begin(), set.examples.end(), int64_t{0});
-  return set;
-}
-
 class ScratchTraining final : public TrainingJob {
  public:
   explicit ScratchTraining(const TrainingOptions& options) : options_(options) {}
@@ -90,7 +81,7 @@ class ScratchTraining final : public TrainingJob {
     MOEBIUS_TRY(prepare_folder());
     MOEBIUS_ASSIGN(config_, ModelConfig::load(options_.out));
     if (!resumed_ && !has_tokenizer(options_.recipe))
-      MOEBIUS_TRY(make_tokenizer(options_, config_.vocab, config_.context, progress));
+      MOEBIUS_TRY(make_tokenizer(options_, config_.vocab, config_.context));
     MOEBIUS_TRY(load_data(progress));
     const int threads = options_.threads > 0 ? options_.threads : physical_cores();
     backend_ = make_host_backend({threads});
@@ -159,9 +150,7 @@ class ScratchTraining final : public TrainingJob {
     how.vocab = config_.vocab;
     how.stop_ids = generation.eos_ids;
     how.threads = options_.threads;
-    how.progress = [&](int64_t done, int64_t total) {
-      return !progress || progress("reading data", done, total);
-    };
+    how.progress = progress;
     MOEBIUS_ASSIGN(data_, Dataset::load(options_.data, *tokenizer_, prompts_, how));
     if (options_.eval_data.empty()) return Status();
     MOEBIUS_ASSIGN(eval_, Dataset::load(options_.eval_data, *tokenizer_, prompts_, how));
