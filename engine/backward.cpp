@@ -171,18 +171,22 @@ BackwardWorkspace lay_out_backward(const ModelConfig& c, int64_t n, Arena& arena
 }
 
 void layer_backward(const Model& m, int64_t layer, const Batch& batch, const KvCache& cache, const Tensor& x,
-                    const Workspace& ws, const BackwardWorkspace& bw, const LayerGradients& g) {
+                    const Tensor& after_attention, const Workspace& ws, const BackwardWorkspace& bw,
+                    const LayerGradients& g) {
   const LayerWeights& w = m.weights.layers[static_cast<size_t>(layer)];
   const Mirror b{m, w, g, ws, bw};
   Backend& be = m.backend;
-  be.copy(x, ws.x);
-  attention_forward(m, layer, batch, cache, ws);
+  if (after_attention.empty()) {
+    be.copy(x, ws.x);
+    attention_forward(m, layer, batch, cache, ws);
+  }
+  const Tensor& middle = after_attention.empty() ? ws.x : after_attention;
 
-  be.rms_norm({ws.x, w.ffn_norm, m.config.norm_eps, ws.h});
+  be.rms_norm({middle, w.ffn_norm, m.config.norm_eps, ws.h});
   be.zero(bw.dh);
   if (!w.ffn.gate.empty()) feed_forward_backward(b);
   if (!w.experts.empty()) experts_backward(b);
-  be.rms_norm_backward({ws.x, w.ffn_norm, m.config.norm_eps, bw.dh, bw.dx, g.ffn_norm});
+  be.rms_norm_backward({middle, w.ffn_norm, m.config.norm_eps, bw.dh, bw.dx, g.ffn_norm});
 
   be.rms_norm({x, w.attention_norm, m.config.norm_eps, ws.h});
   b.linear_set(w.o, g.o, ws.attention, bw.dx, bw.dattention, g.o_bias);

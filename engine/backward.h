@@ -34,11 +34,13 @@ struct BackwardWorkspace {
 };
 BackwardWorkspace lay_out_backward(const ModelConfig& config, int64_t n, Arena& arena);
 
-// dx: the gradient of the layer's output in, of its input out. x [n, hidden]: the input. The layer is run
-// again with the routing that ws holds (expert_ids, expert_weights, expert_chosen), then its mirror; the
-// batch's sequences are its segments, each from position 0. Adds to gradients and to the adapters'.
+// bw.dx: the gradient of the layer's output in, of its input out. x [n, hidden]: the input. after_attention
+// [n, hidden]: the residual stream between attention and feed-forward, when ws still holds the layer's
+// AttentionActivations; empty: attention is run again. The feed-forward always is, with the routing that ws
+// holds (expert_ids, expert_weights, expert_chosen). The batch's sequences are its segments, each from
+// position 0. Adds to gradients and to the adapters'.
 void layer_backward(const Model& model, int64_t layer, const Batch& batch, const KvCache& cache,
-                    const Tensor& x, const Workspace& ws, const BackwardWorkspace& bw,
-                    const LayerGradients& gradients);
+                    const Tensor& x, const Tensor& after_attention, const Workspace& ws,
+                    const BackwardWorkspace& bw, const LayerGradients& gradients);
 
 }  // namespace moebius

@@ -8,25 +8,15 @@ namespace {
 Workspace lay_out(const ModelConfig& c, int64_t n, Arena& arena) {
   Workspace ws;
   const DType f32 = DType::kF32, i32 = DType::kI32;
-  const bool mla = c.attention == AttentionKind::kMla;
-  const int64_t mla_n = mla ? n : 0, gqa_n = mla ? 0 : n, normed_n = c.qk_norm ? gqa_n : 0;
+  const int64_t mla_n = c.attention == AttentionKind::kMla ? n : 0;
   ws.ids = arena.take(i32, {n});
   ws.cos = arena.take(f32, {n, c.rotary.dim / 2});
   ws.sin = arena.take(f32, {n, c.rotary.dim / 2});
   ws.x = arena.take(f32, {n, c.hidden});
   ws.h = arena.take(f32, {n, c.hidden});
-  ws.q_a = arena.take(f32, {n, c.q_lora});
-  ws.q_a_normed = arena.take(f32, {n, c.q_lora});
-  ws.q = arena.take(f32, {n, c.heads * c.qk_dim()});
-  ws.kv = arena.take(f32, {mla_n, c.kv_lora + c.rope});
-  ws.latent = arena.take(f32, {mla_n, c.kv_lora});
-  ws.k = arena.take(f32, {gqa_n, c.kv_heads * c.head_dim});
-  ws.v = arena.take(f32, {gqa_n, c.kv_heads * c.head_dim});
-  ws.q_normed = arena.take(f32, {normed_n, c.heads * c.head_dim});
-  ws.k_normed = arena.take(f32, {normed_n, c.kv_heads * c.head_dim});
+  static_cast<AttentionActivations&>(ws) = lay_out_attention(c, n, arena);
   ws.q_absorbed = arena.take(f32, {mla_n, c.heads * (c.kv_lora + c.rope)});
   ws.o_latent = arena.take(f32, {mla_n, c.heads * c.kv_lora});
-  ws.attention = arena.take(f32, {n, c.heads * c.value_dim()});
   const int64_t ffn = std::max(c.dense_width, c.moe.shared_width);
   ws.gate = arena.take(f32, {n, ffn});
   ws.up = arena.take(f32, {n, ffn});
@@ -39,6 +29,24 @@ Workspace lay_out(const ModelConfig& c, int64_t n, Arena& arena) {
 }
 
 }  // namespace
+
+AttentionActivations lay_out_attention(const ModelConfig& c, int64_t n, Arena& arena) {
+  AttentionActivations a;
+  const DType f32 = DType::kF32;
+  const bool mla = c.attention == AttentionKind::kMla;
+  const int64_t mla_n = mla ? n : 0, gqa_n = mla ? 0 : n, normed_n = c.qk_norm ? gqa_n : 0;
+  a.q_a = arena.take(f32, {n, c.q_lora});
+  a.q_a_normed = arena.take(f32, {n, c.q_lora});
+  a.q = arena.take(f32, {n, c.heads * c.qk_dim()});
+  a.kv = arena.take(f32, {mla_n, c.kv_lora + c.rope});
+  a.latent = arena.take(f32, {mla_n, c.kv_lora});
+  a.k = arena.take(f32, {gqa_n, c.kv_heads * c.head_dim});
+  a.v = arena.take(f32, {gqa_n, c.kv_heads * c.head_dim});
+  a.q_normed = arena.take(f32, {normed_n, c.heads * c.head_dim});
+  a.k_normed = arena.take(f32, {normed_n, c.kv_heads * c.head_dim});
+  a.attention = arena.take(f32, {n, c.heads * c.value_dim()});
+  return a;
+}
 
 Tensor Arena::take(DType dtype, std::initializer_list<int64_t> shape) {
   Tensor t(base_ + used_, dtype, shape);

@@ -6,28 +6,32 @@
 
 namespace moebius {
 
-// Views for n tokens; fields a configuration does not use are empty. What the backward pass reads of a layer
-// is never overwritten within the layer, except h.
-struct Workspace {
-  Tensor ids;                 // I32 [n]
-  Tensor cos, sin;            // [n, rotary / 2]
-  Tensor x;                   // [n, hidden], the residual stream
-  Tensor h;                   // [n, hidden], normed
+// What attention computes on its way, as far as its backward pass reads it.
+struct AttentionActivations {
   Tensor q_a, q_a_normed;     // [n, q_lora]
   Tensor q;                   // [n, heads * qk_dim]
   Tensor kv;                  // MLA: [n, kv_lora + rope]: the latent before its norm, and the rotated key
   Tensor latent;              // MLA: [n, kv_lora], normed
   Tensor k, v;                // GQA: [n, kv_heads * head_dim]
   Tensor q_normed, k_normed;  // GQA with qk_norm: as q and k
-  Tensor q_absorbed;          // [n, heads * (kv_lora + rope)]
-  Tensor o_latent;            // [n, heads * kv_lora]
   Tensor attention;           // [n, heads * value_dim]
-  Tensor gate, up, hidden;    // [n, width of the dense or shared feed-forward], cut to the layer's width
-  Tensor expert_ids;          // I32 [n, top_k]
-  Tensor expert_weights;      // [n, top_k]
-  Tensor expert_chosen;       // I32 [n, top_k]: ids with zero experts by their row; empty but in training
-  Tensor slots;               // [n, top_k, hidden]
-  Tensor logits;              // [min(n, kLogitRows), vocab]
+};
+
+// Views for n tokens; fields a configuration does not use are empty. What the backward pass reads of a layer
+// is never overwritten within the layer, except h.
+struct Workspace : AttentionActivations {
+  Tensor ids;               // I32 [n]
+  Tensor cos, sin;          // [n, rotary / 2]
+  Tensor x;                 // [n, hidden], the residual stream
+  Tensor h;                 // [n, hidden], normed
+  Tensor q_absorbed;        // [n, heads * (kv_lora + rope)]
+  Tensor o_latent;          // [n, heads * kv_lora]
+  Tensor gate, up, hidden;  // [n, width of the dense or shared feed-forward], cut to the layer's width
+  Tensor expert_ids;        // I32 [n, top_k]
+  Tensor expert_weights;    // [n, top_k]
+  Tensor expert_chosen;     // I32 [n, top_k]: ids with zero experts by their row; empty but in training
+  Tensor slots;             // [n, top_k, hidden]
+  Tensor logits;            // [min(n, kLogitRows), vocab]
 };
 
 inline constexpr int64_t kLogitRows = 64;  // rows of logits at a time
@@ -45,6 +49,8 @@ class Arena {
   char* base_;
   int64_t used_ = 0;
 };
+
+AttentionActivations lay_out_attention(const ModelConfig& config, int64_t n, Arena& arena);
 
 class WorkspaceMemory {
  public:

@@ -79,6 +79,22 @@ TEST_P(Backward, ThreadsDoNotChangeABit) {
     ASSERT_EQ(copy_of(gradient), copy_of(two.found.at(name))) << name;
 }
 
+// All layers run again, some, and none.
+TEST_P(Backward, KeptActivationsChangeNoBit) {
+  const auto& [model, part] = GetParam();
+  const GradientGolden golden(model);
+  Trainee kept(model);
+  prepare(kept, golden, part);
+  const double loss = kept.train(*host(), golden.batch());
+  for (const int64_t kilobytes : {0, 24, 48, 96}) {
+    Trainee other(model);
+    prepare(other, golden, part);
+    EXPECT_EQ(other.train(*host(), golden.batch(), 1, kilobytes << 10), loss);
+    for (const auto& [name, gradient] : kept.found)
+      ASSERT_EQ(copy_of(gradient), copy_of(other.found.at(name))) << name << ", " << kilobytes << " KB";
+  }
+}
+
 TEST_P(Backward, FreezingChangesNoOtherGradient) {
   const auto& [model, part] = GetParam();
   const GradientGolden golden(model);

@@ -22,11 +22,26 @@ Matrix as_matrix(const Tensor& t) {
   return m;
 }
 
+int64_t attention_bytes(const ModelConfig& c, int64_t n) {
+  Arena measured(nullptr);
+  lay_out_attention(c, n, measured);
+  measured.take(DType::kF32, {n, c.hidden});
+  return measured.used();
+}
+
 }  // namespace
 
-Result<std::unique_ptr<TrainingPass>> TrainingPass::create(const Model& model, int64_t max_tokens) {
+TrainingPass::TrainingPass(const Model& model, int64_t max_tokens, int64_t kept_bytes,
+                           WorkspaceMemory workspace)
+    : model_(model), max_tokens_(max_tokens), workspace_(std::move(workspace)) {
+  const int64_t layers = model.config.layers;
+  first_kept_ = layers - std::min(layers, kept_bytes / attention_bytes(model.config, max_tokens));
+}
+
+Result<std::unique_ptr<TrainingPass>> TrainingPass::create(const Model& model, int64_t max_tokens,
+                                                           int64_t kept_bytes) {
   MOEBIUS_ASSIGN(WorkspaceMemory workspace, WorkspaceMemory::create(model.config, max_tokens, model.backend));
-  std::unique_ptr<TrainingPass> pass(new TrainingPass(model, max_tokens, std::move(workspace)));
+  std::unique_ptr<TrainingPass> pass(new TrainingPass(model, max_tokens, kept_bytes, std::move(workspace)));
   Arena measured(nullptr);
   pass->lay_out(max_tokens, measured);
   MOEBIUS_ASSIGN(pass->memory_, model.backend.alloc(static_cast<size_t>(measured.used())));
@@ -46,6 +61,9 @@ void TrainingPass::lay_out(int64_t n, Arena& arena) {
     saved.ids = arena.take(i32, {n, k});
     saved.weights = arena.take(f32, {n, k});
     saved.chosen = arena.take(i32, {n, k});
+    if (l < first_kept_) continue;
+    saved.after_attention = arena.take(f32, {n, c.hidden});
+    saved.attention = lay_out_attention(c, n, arena);
   }
   const int64_t m = head_rows_at_once(c, n);
   head_.rows = arena.take(i32, {n});
@@ -105,19 +123,24 @@ void TrainingPass::count_load(int64_t layer) {
   for (int64_t i = 0; i < saved.chosen.numel(); ++i) ++load[static_cast<size_t>(saved.chosen.i32()[i])];
 }
 
-// This layer's routing goes to, or comes from, where it is kept.
+// What is kept of this layer goes to, or comes from, its place.
 Workspace TrainingPass::layer_workspace(int64_t layer) const {
   const Saved& saved = saved_[static_cast<size_t>(layer)];
   Workspace ws = ws_;
   ws.expert_ids = saved.ids, ws.expert_weights = saved.weights, ws.expert_chosen = saved.chosen;
+  if (!saved.after_attention.empty()) static_cast<AttentionActivations&>(ws) = saved.attention;
   return ws;
 }
 
 void TrainingPass::run_forward() {
   start_forward(model_, batch_, ws_);
   for (int64_t l = 0; l < model_.config.layers; ++l) {
-    model_.backend.copy(ws_.x, saved_[static_cast<size_t>(l)].x);
-    layer_forward(model_, l, batch_, cache_, layer_workspace(l));
+    const Saved& saved = saved_[static_cast<size_t>(l)];
+    const Workspace ws = layer_workspace(l);
+    model_.backend.copy(ws.x, saved.x);
+    attention_forward(model_, l, batch_, cache_, ws);
+    if (!saved.after_attention.empty()) model_.backend.copy(ws.x, saved.after_attention);
+    ffn_forward(model_, l, ws);
     count_load(l);
   }
 }
@@ -163,7 +186,8 @@ void TrainingPass::run_backward(const Gradients& gradients) {
   for (int64_t l = c.layers - 1; l >= 0; --l) {
     BackwardWorkspace bw = bw_;
     bw.highest = f32_tensor(highest_.data() + l * c.heads, {c.heads});
-    layer_backward(model_, l, batch_, cache_, saved_[static_cast<size_t>(l)].x, layer_workspace(l), bw,
+    const Saved& saved = saved_[static_cast<size_t>(l)];
+    layer_backward(model_, l, batch_, cache_, saved.x, saved.after_attention, layer_workspace(l), bw,
                    gradients.layers[static_cast<size_t>(l)]);
   }
   if (!gradients.embed.empty())

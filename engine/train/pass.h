@@ -1,8 +1,9 @@
 // TrainingPass: the loss of whole sequences and its gradients, one micro-batch at a time.
 //
-// Activation checkpointing: the forward keeps each layer's input and routing; the backward runs a layer again
-// from them, then its mirror (engine/backward.h). Sequences lie one after another in the rows of a batch and
-// never see each other; nothing is padded. Sums are bit-equal for any number of threads.
+// Activation checkpointing: the forward keeps each layer's input and routing, and what attention computed in
+// the last layers, as far as kept_bytes reach; the backward runs the rest of a layer again, then its mirror
+// (engine/backward.h). What is kept changes no bit of a result. Sequences lie one after another in the rows
+// of a batch and never see each other; nothing is padded. Sums are bit-equal for any number of threads.
 #pragma once
 
 #include <memory>
@@ -22,8 +23,11 @@ struct TrainBatch {
 
 class TrainingPass {
  public:
+  static constexpr int64_t kKeptBytes = int64_t{256} << 20;
+
   // max_tokens: rows of the largest micro-batch. Everything in model must outlive the pass.
-  static Result<std::unique_ptr<TrainingPass>> create(const Model& model, int64_t max_tokens);
+  static Result<std::unique_ptr<TrainingPass>> create(const Model& model, int64_t max_tokens,
+                                                      int64_t kept_bytes = kKeptBytes);
 
   // The sum over rows of weight * -log p(target). kNoMemory as it arises; kInvalid when a loss is not finite.
   Result<double> evaluate(const TrainBatch& batch);
@@ -41,8 +45,7 @@ class TrainingPass {
   void reset_statistics();
 
  private:
-  TrainingPass(const Model& model, int64_t max_tokens, WorkspaceMemory workspace)
-      : model_(model), max_tokens_(max_tokens), workspace_(std::move(workspace)) {}
+  TrainingPass(const Model& model, int64_t max_tokens, int64_t kept_bytes, WorkspaceMemory workspace);
   void lay_out(int64_t n, Arena& arena);
   Status begin(const TrainBatch& batch);
   Workspace layer_workspace(int64_t layer) const;
@@ -55,6 +58,8 @@ class TrainingPass {
   struct Saved {
     Tensor x;                     // [n, hidden], its input
     Tensor ids, weights, chosen;  // [n, top_k], its routing
+    Tensor after_attention;       // [n, hidden]; empty: attention is run again
+    AttentionActivations attention;
   };
   struct HeadWorkspace {
     Tensor rows;                    // I32 [m], the rows with a target
@@ -64,7 +69,7 @@ class TrainingPass {
   };
 
   Model model_;
-  int64_t max_tokens_;
+  int64_t max_tokens_, first_kept_;  // the first layer whose attention is kept
   WorkspaceMemory workspace_;
   Buffer memory_;  // of saved_, bw_ and the head
   KvCache cache_;
