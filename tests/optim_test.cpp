@@ -541,16 +541,12 @@ struct Adapter {
   // The gradients of the factors for a gradient g of the product.
   void take_gradient(const Numbers& g) {
     grad_a = Numbers(a.rows, a.cols), grad_b = Numbers(b.rows, b.cols);
-    Numbers b_t(b.cols, b.rows), g_t(g.cols, g.rows);
-    transpose(Team{}, b.view(), b_t.view());
-    transpose(Team{}, g.view(), g_t.view());
-    multiply_nt(Team{}, b_t.view(), g_t.view(), grad_a.view());
+    multiply_tn(Team{}, b.view(), g.view(), grad_a.view());
     multiply_nt(Team{}, g.view(), a.view(), grad_b.view());
   }
   Numbers product() const {
-    Numbers a_t(a.cols, a.rows), out(b.rows, a.cols);
-    transpose(Team{}, a.view(), a_t.view());
-    multiply_nt(Team{}, b.view(), a_t.view(), out.view());
+    Numbers out(b.rows, a.cols);
+    multiply_nn(Team{}, b.view(), a.view(), out.view());
     return out;
   }
 };

@@ -12,18 +12,19 @@ void multiply_nt(const Team& team, ConstMatrixView x, ConstMatrixView w, MatrixV
   });
 }
 
-void transpose(const Team& team, ConstMatrixView in, MatrixView out) {
-  MOEBIUS_CHECK(out.rows == in.cols && out.cols == in.rows);
-  constexpr int64_t kTile = 32;
-  team.blocks(out.rows, kBlockRows, [&](int64_t begin, int64_t end) {
-    for (int64_t c0 = begin; c0 < end; c0 += kTile) {
-      for (int64_t r0 = 0; r0 < in.rows; r0 += kTile) {
-        for (int64_t c = c0; c < std::min(end, c0 + kTile); ++c) {
-          for (int64_t r = r0; r < std::min(in.rows, r0 + kTile); ++r)
-            out.data[c * out.cols + r] = in.data[r * in.cols + c];
-        }
-      }
-    }
+void multiply_nn(const Team& team, ConstMatrixView x, ConstMatrixView w, MatrixView y, bool accumulate) {
+  MOEBIUS_CHECK(x.cols == w.rows && y.rows == x.rows && y.cols == w.cols);
+  team.blocks(x.rows, kBlockRows, [&](int64_t begin, int64_t end) {
+    gemm_f32_xw(end - begin, w.cols, x.cols, x.row(begin), x.cols, w.data, w.cols, y.row(begin), y.cols,
+                accumulate);
+  });
+}
+
+void multiply_tn(const Team& team, ConstMatrixView x, ConstMatrixView w, MatrixView y, bool accumulate) {
+  MOEBIUS_CHECK(x.rows == w.rows && y.rows == x.cols && y.cols == w.cols);
+  team.blocks(x.cols, kBlockRows, [&](int64_t begin, int64_t end) {
+    gemm_f32_xtw(end - begin, w.cols, x.rows, x.data + begin, x.cols, w.data, w.cols, y.row(begin), y.cols,
+                 accumulate);
   });
 }
 

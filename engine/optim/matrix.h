@@ -59,11 +59,13 @@ struct Scratch {
   }
 };
 
-// y [x.rows, w.rows] = x w^T, or y += x w^T. y aliases neither.
+// y = x w^T, x w, x^T w; or y += that. y aliases neither.
 void multiply_nt(const Team& team, ConstMatrixView x, ConstMatrixView w, MatrixView y,
                  bool accumulate = false);
-// out [in.cols, in.rows] = in^T, not aliasing.
-void transpose(const Team& team, ConstMatrixView in, MatrixView out);
+void multiply_nn(const Team& team, ConstMatrixView x, ConstMatrixView w, MatrixView y,
+                 bool accumulate = false);
+void multiply_tn(const Team& team, ConstMatrixView x, ConstMatrixView w, MatrixView y,
+                 bool accumulate = false);
 void scale(const Team& team, std::span<float> values, float factor);
 // Summed in float64.
 double sum_of_squares(const Team& team, std::span<const float> values);

@@ -11,10 +11,11 @@ namespace {
 constexpr int64_t kGramRatio = 4;
 constexpr size_t kGramSteps = 3;
 
-// X^T as z [long, short] (so that every product has the form that gemm_f32 takes), and room to work.
+// The matrix as it lies, and room to work. Products stand on its shorter side: X X^T of a wide one, X^T X of
+// a tall one.
 struct Work {
-  MatrixView z, z_next;   // [long, short]
-  MatrixView x;           // [short, long]
+  bool wide;
+  MatrixView x, next;     // [rows, cols]
   MatrixView s, p, q, t;  // [short, short]
 };
 
@@ -28,10 +29,14 @@ void symmetrize(MatrixView a) {
   }
 }
 
-// s = X X^T.
 void gram(const Team& team, Work& w) {
-  transpose(team, w.z, w.x);
-  multiply_nt(team, w.x, w.x, w.s);
+  w.wide ? multiply_nt(team, w.x, w.x, w.s) : multiply_tn(team, w.x, w.x, w.s);
+}
+
+// x = p x, or p x + what next holds; from the right for a tall x. p is symmetric.
+void multiply_x(const Team& team, MatrixView p, bool accumulate, Work& w) {
+  w.wide ? multiply_nn(team, p, w.x, w.next, accumulate) : multiply_nt(team, w.x, p, w.next, accumulate);
+  std::swap(w.x, w.next);
 }
 
 // p = b s + c s^2.
@@ -45,11 +50,10 @@ void plain_step(const Team& team, const Quintic& step, Work& w) {
   gram(team, w);
   even_part(team, step, w);
   const float a = static_cast<float>(step.a);
-  team.blocks(w.z.size(), kBlockElements, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) w.z_next.data[i] = a * w.z.data[i];
+  team.blocks(w.x.size(), kBlockElements, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) w.next.data[i] = a * w.x.data[i];
   });
-  multiply_nt(team, w.z, w.p, w.z_next, /*accumulate=*/true);
-  std::swap(w.z, w.z_next);
+  multiply_x(team, w.p, /*accumulate=*/true, w);
 }
 
 // All matrices here are polynomials in the first s: they commute and are symmetric, up to rounding.
@@ -70,8 +74,7 @@ void gram_steps(const Team& team, std::span<const Quintic> steps, Work& w) {
     multiply_nt(team, w.t, w.p, w.s);
     symmetrize(w.s);
   }
-  multiply_nt(team, w.z, w.q, w.z_next);
-  std::swap(w.z, w.z_next);
+  multiply_x(team, w.q, /*accumulate=*/false, w);
 }
 
 }  // namespace
@@ -88,12 +91,11 @@ Status Orthogonalize::check() const {
 
 int64_t Orthogonalize::scratch(int64_t rows, int64_t cols) const {
   const int64_t side = std::min(rows, cols);
-  return 2 * rows * cols + 4 * side * side;
+  return rows * cols + 4 * side * side;
 }
 
 void Orthogonalize::apply(PartContext& context, MatrixView u) const {
   const Team& team = context.team;
-  const bool wide = u.rows <= u.cols;
   const int64_t shorter = std::min(u.rows, u.cols), longer = std::max(u.rows, u.cols);
   const double norm = std::sqrt(sum_of_squares(team, u.values()));
   if (norm == 0) return;
@@ -103,11 +105,9 @@ void Orthogonalize::apply(PartContext& context, MatrixView u) const {
   Work w;
   for (MatrixView* square : {&w.s, &w.p, &w.q, &w.t})
     *square = {scratch.take(shorter * shorter), shorter, shorter};
-  w.z_next = {scratch.take(u.size()), longer, shorter};
-  float* third = scratch.take(u.size());
-  w.x = {wide ? u.data : third, shorter, longer};
-  w.z = {wide ? third : u.data, longer, shorter};
-  if (wide) transpose(team, u, w.z);
+  w.wide = u.rows <= u.cols;
+  w.x = u;
+  w.next = {scratch.take(u.size()), u.rows, u.cols};
 
   const bool use_gram = form == Form::kGram || (form == Form::kAuto && longer >= kGramRatio * shorter);
   const size_t stride = use_gram ? kGramSteps : 1;
@@ -118,10 +118,7 @@ void Orthogonalize::apply(PartContext& context, MatrixView u) const {
     else
       plain_step(team, steps[k], w);
   }
-  if (wide)
-    transpose(team, w.z, u);
-  else if (w.z.data != u.data)
-    std::copy_n(w.z.data, u.size(), u.data);
+  if (w.x.data != u.data) std::copy_n(w.x.data, u.size(), u.data);
 }
 
 Orthogonalize newton_schulz(int steps) {
