@@ -59,7 +59,8 @@ struct Example {
   std::string task;
   // Equal for two examples of the same problem however they are worded. Decides train or held out.
   std::string problem;
-  bool train_only = false;  // a fact that can be known only from training
+  std::vector<std::string> earlier;  // problems of the conversation's earlier turns
+  bool train_only = false;           // a fact that can be known only from training
   std::string answer;
   nlohmann::ordered_json messages;
   nlohmann::ordered_json tools;  // null without tools
@@ -68,6 +69,8 @@ struct Example {
 // One question and one answer.
 Example ask(std::string task, std::string problem, std::string user, std::string assistant,
             std::string answer);
+
+void add_turn(Example& example, std::string user, std::string assistant);
 
 // pattern with {0}, {1}, ... replaced by values; an index without a value is a broken invariant.
 std::string fill(std::string_view pattern, std::initializer_list<std::string_view> values);

@@ -260,6 +260,7 @@ Example belongs(CorpusRandom& random) {
       fill(random.pick(kAsk), {asked, option.name}),
       fmt::format("{} is an option of {}.\nAnswer: {}", option.name, join_and(owners), yes ? "yes" : "no"),
       yes ? "yes" : "no");
+  example.train_only = true;
   return example;
 }
 

@@ -97,29 +97,22 @@ std::string subtract_steps(int64_t left, int64_t right) {
          subtract_columns(right, left);
 }
 
-std::string multiply_by_part(int64_t left, int64_t part) {
+// By one digit, from the right, as it is taught at school: the last place is written whole.
+std::string multiply_steps(int64_t left, int64_t right) {
+  if (left < right) std::swap(left, right);
+  if (left < 10) return fmt::format("{} * {} = {}.\n", left, right, left * right);
   std::string out;
-  int64_t sum = 0, scale = 1;
-  for (int i = 1; i < digits(left); ++i) scale *= 10;
-  bool first = true;
-  for (; scale >= 1; scale /= 10) {
-    const int64_t piece = left / scale % 10 * scale;
-    if (piece == 0 && !(left == 0 && scale == 1)) continue;
-    out += fmt::format("{} * {} = {}.\n", piece, part, piece * part);
-    if (!first) out += fmt::format("{} + {} = {}.\n", sum, piece * part, sum + piece * part);
-    sum += piece * part;
-    first = false;
+  int64_t carry = 0;
+  for (int place = 0; place < digits(left); ++place) {
+    const int64_t product = digit(left, place) * right, sum = product + carry;
+    out += fmt::format("{}: {} * {} = {}", kPlaces[place], digit(left, place), right, product);
+    if (carry != 0) out += fmt::format(", {} + {} = {}", product, carry, sum);
+    const bool last = place + 1 == digits(left);
+    carry = last ? 0 : sum / 10;
+    out += fmt::format(", write {}", last ? sum : sum % 10);
+    out += carry != 0 ? fmt::format(", carry {}.\n", carry) : ".\n";
   }
   return out;
-}
-
-std::string multiply_steps(int64_t left, int64_t right) {
-  if (right < 10) return multiply_by_part(left, right);
-  const int64_t tens = right / 10 * 10, ones = right % 10;
-  if (ones == 0) return multiply_by_part(left, tens);
-  return fmt::format("{} = {} + {}.\n", right, tens, ones) + multiply_by_part(left, tens) +
-         multiply_by_part(left, ones) +
-         fmt::format("{} + {} = {}.\n", left * tens, left * ones, left * right);
 }
 
 // Long division by one digit; right divides left.
@@ -146,7 +139,7 @@ struct Problem {
 
 Problem draw_problem(CorpusRandom& random) {
   Problem p;
-  p.operation = "++++---***/"[random.below(11)];
+  p.operation = "+++---***//"[random.below(11)];
   switch (p.operation) {
     case '+':
       p.left = draw_number(random, kMostDigits), p.right = draw_number(random, kMostDigits);
@@ -165,7 +158,7 @@ Problem draw_problem(CorpusRandom& random) {
       p.steps = multiply_steps(p.left, p.right);
       break;
     default:
-      p.right = random.between(2, 9), p.result = random.between(1, 99);
+      p.right = random.between(2, 5), p.result = random.between(1, 99);
       p.left = p.right * p.result;
       p.steps = divide_steps(p.left, p.right);
   }
@@ -206,13 +199,15 @@ std::string_view task_name(char operation) {
   return kTasks[std::string_view("+-*/").find(operation)];
 }
 
+constexpr int64_t kMostInChain = 30;  // for doubling and tripling; larger numbers are reduced
+
 // "Start with 7, add 5, double it": two or three small steps.
 Example chain(CorpusRandom& random) {
   int64_t value = random.between(1, 12);
   std::string question = fmt::format("Start with {}", value), steps, problem = "chain " + number(value);
   for (int64_t i = random.between(2, 3); i > 0; --i) {
-    const int64_t kind = random.below(4), by = random.between(1, 9);
-    const int64_t before = value;
+    const int64_t by = random.between(1, 9), before = value;
+    const int64_t kind = value > kMostInChain ? 1 : random.below(4);
     char operation = '+';
     int64_t with = by;
     if (kind == 0 || (kind == 1 && by > value)) {

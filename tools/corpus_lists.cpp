@@ -62,8 +62,7 @@ Example reverse_word(CorpusRandom& random) {
   Items items = letters(word);
   std::string steps = fmt::format("The letters are {}.\n", join(items, " "));
   std::reverse(items.begin(), items.end());
-  steps += fmt::format("Backwards: {}.\n", join(items, " "));
-  const std::string answer = join(items, "");
+  const std::string answer = join(items, " ");
   return ask("lists.reverse_word", "backwards " + word, fill(random.pick(kAsk), {word}),
              steps + "Answer: " + answer, answer);
 }
@@ -108,7 +107,7 @@ Items draw_items(CorpusRandom& random, bool numbers, int64_t least, int64_t most
   const int64_t count = random.between(least, most);
   if (!numbers) return random.sample(kWords, static_cast<size_t>(count));
   Items items;
-  const int64_t limit = random.chance(70) ? 99 : random.chance(50) ? 20 : 999;
+  const int64_t limit = random.chance(75) ? 99 : 20;
   while (static_cast<int64_t>(items.size()) < count) {
     std::string item = fmt::format_int(random.between(0, limit)).str();
     if (std::find(items.begin(), items.end(), item) == items.end()) items.push_back(std::move(item));
@@ -121,9 +120,22 @@ bool before(const std::string& a, const std::string& b, bool numbers) {
   return a < b;
 }
 
-// Selection sort, one line a step, so that every step is a search for one item.
+// Insertion sort, one line a step, so that every step compares one item with its neighbours.
+std::string sort_steps(const Items& items, bool numbers, bool up) {
+  std::string steps;
+  Items sorted;
+  for (const std::string& item : items) {
+    const auto at = std::find_if(sorted.begin(), sorted.end(), [&](const std::string& other) {
+      return up ? before(item, other, numbers) : before(other, item, numbers);
+    });
+    sorted.insert(at, item);
+    steps += join(sorted, ", ") + "\n";
+  }
+  return steps;
+}
+
 Example sort_items(CorpusRandom& random) {
-  const bool numbers = random.chance(60), up = random.chance(65), steps_wanted = random.chance(50);
+  const bool numbers = random.chance(60), up = random.chance(65);
   Items items = draw_items(random, numbers, 3, 5);
   constexpr std::string_view kUpNumbers[] = {"Sort these numbers: {0}.", "Put {0} in ascending order.",
                                              "Order {0} from smallest to largest.",
@@ -136,20 +148,16 @@ Example sort_items(CorpusRandom& random) {
   constexpr std::string_view kDownWords[] = {"Sort these words from Z to A: {0}.",
                                              "Put {0} in reverse alphabetical order."};
   const std::string list = join(items, ", ");
-  std::string question =
+  const std::string question =
       numbers ? (up ? fill(random.pick(kUpNumbers), {list}) : fill(random.pick(kDownNumbers), {list}))
               : (up ? fill(random.pick(kUpWords), {list}) : fill(random.pick(kDownWords), {list}));
+  const std::string steps = sort_steps(items, numbers, up);
   std::sort(items.begin(), items.end(), [&](const auto& a, const auto& b) { return before(a, b, numbers); });
   const std::string problem = "sort " + join(items, " ");  // any order of the items, in any direction
   if (!up) std::reverse(items.begin(), items.end());
-  std::string reply;
-  if (steps_wanted) {
-    question += " Show the steps.";
-    for (size_t i = 0; i < items.size(); ++i) reply += fmt::format("{}. {}\n", i + 1, items[i]);
-  }
   const std::string answer = join(items, ", ");
   return ask(numbers ? "lists.sort_numbers" : "lists.sort_words", problem, question,
-             reply + "Answer: " + answer, answer);
+             steps + "Answer: " + answer, answer);
 }
 
 Example reverse_list(CorpusRandom& random) {
@@ -202,13 +210,17 @@ Example pick_item(CorpusRandom& random) {
                                        "Which item is {0} in the list {1}?"};
   const Items items = draw_items(random, random.chance(50), 3, 6);
   const size_t most = std::min(items.size(), std::size(kOrdinals));
-  const size_t at = static_cast<size_t>(random.below(static_cast<int64_t>(most) + 1));
-  const std::string_view which = at == most ? "last" : kOrdinals[at];
-  const std::string list = join(items, ", "), &answer = at == most ? items.back() : items[at];
+  const size_t place = static_cast<size_t>(random.below(static_cast<int64_t>(most) + 1));
+  const std::string_view which = place == most ? "last" : kOrdinals[place];
+  const size_t at = place == most ? items.size() - 1 : place;
+  const std::string list = join(items, ", "), &answer = items[at];
+  std::string steps;
+  for (size_t i = 0; i <= at; ++i) steps += fmt::format("{}. {}\n", i + 1, items[i]);
   return ask("lists.pick", fmt::format("{} of {}", which, list), fill(random.pick(kAsk), {which, list}),
-             "Answer: " + answer, answer);
+             fmt::format("{}Answer: {}", steps, answer), answer);
 }
 
+// The best so far is compared with one number after the other.
 Example extreme(CorpusRandom& random) {
   Items items = draw_items(random, true, 3, 5);
   const bool largest = random.chance(50);
@@ -218,10 +230,15 @@ Example extreme(CorpusRandom& random) {
                                             "Which of these numbers is the least: {0}?"};
   const std::string list = join(items, ", ");
   std::string question = fill(largest ? random.pick(kLargest) : random.pick(kSmallest), {list});
+  std::string answer = items.front(), steps;
+  for (size_t i = 1; i < items.size(); ++i) {
+    const bool less = before(answer, items[i], true);
+    steps += fmt::format("{}{} {} {}", i == 1 ? "" : ", ", answer, less ? '<' : '>', items[i]);
+    if (less == largest) answer = items[i];
+  }
   std::sort(items.begin(), items.end(), [](const auto& a, const auto& b) { return before(a, b, true); });
-  const std::string answer = largest ? items.back() : items.front();
-  return ask("lists.extreme", "extreme " + join(items, " "), std::move(question), "Answer: " + answer,
-             answer);
+  return ask("lists.extreme", "extreme " + join(items, " "), std::move(question),
+             fmt::format("{}.\nAnswer: {}", steps, answer), answer);
 }
 
 }  // namespace
@@ -239,9 +256,9 @@ Example copy_example(CorpusRandom& random) {
 
 Example list_example(CorpusRandom& random) {
   using Kind = Example (*)(CorpusRandom&);
-  constexpr Kind kKinds[] = {spell,      spell,      reverse_word, word_length, count_letter,
-                             sort_items, sort_items, reverse_list, count_items, count_word,
-                             pick_item,  extreme,    copy_example, copy_example};
+  constexpr Kind kKinds[] = {spell,        spell,      reverse_word, reverse_word, word_length, count_letter,
+                             count_letter, sort_items, sort_items,   reverse_list, count_items, count_word,
+                             count_word,   pick_item,  extreme,      copy_example};
   return random.pick(kKinds)(random);
 }
 

@@ -101,11 +101,6 @@ Example known(CorpusRandom& random) {
   return example;
 }
 
-void add_turn(Example& example, std::string user, std::string assistant) {
-  example.messages.push_back({{"role", "user"}, {"content", std::move(user)}});
-  example.messages.push_back({{"role", "assistant"}, {"content", std::move(assistant)}});
-}
-
 // Two or three turns; the last asks for something said before.
 Example remember(CorpusRandom& random) {
   const std::string name(random.pick(kNames)), like(random.pick(kLikes));

@@ -33,6 +33,11 @@ Example ask(std::string task, std::string problem, std::string user, std::string
   return example;
 }
 
+void add_turn(Example& example, std::string user, std::string assistant) {
+  example.messages.push_back({{"role", "user"}, {"content", std::move(user)}});
+  example.messages.push_back({{"role", "assistant"}, {"content", std::move(assistant)}});
+}
+
 std::string fill(std::string_view pattern, std::initializer_list<std::string_view> values) {
   std::string out;
   out.reserve(pattern.size() + 32);

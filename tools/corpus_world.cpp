@@ -184,31 +184,62 @@ std::string framed(CorpusRandom& random, const std::string& facts, const std::st
   return fill(random.pick(kFrames), {facts, asked});
 }
 
-Example given_path(CorpusRandom& random) {
-  const World world = make_world(random, static_cast<size_t>(random.between(2, 5)), false);
-  const Path path = draw_path(random, world, 3);
-  const Walk found = walk(world, path);
-  const std::string asked = question(random, world, path);
+// One question about a world, with what its answer needs.
+struct Question {
+  std::string task, problem, text, reply, answer;
+  std::vector<std::string> facts;
+};
+
+Question ask_path(CorpusRandom& random, const World& world) {
+  const Path path = draw_path(random, world, 2);
+  Walk found = walk(world, path);
   const std::string problem = "given " + path_name(world, path) + ": " + join(found.facts, " ");
-  return ask("world.given", problem, framed(random, story_of(random, world, found.facts), asked), found.reply,
-             found.answer);
+  return {"world.given", problem, question(random, world, path), found.reply, found.answer, found.facts};
 }
 
 // "Who lives in Oakfield?", where one person does.
-Example given_reverse(CorpusRandom& random) {
-  const World world = make_world(random, static_cast<size_t>(random.between(2, 5)), true);
+Question ask_who(CorpusRandom& random, const World& world) {
   const size_t attribute = static_cast<size_t>(random.below(kAttributes));
   const Person& person = random.pick(world);
   const std::string& value = person.has[attribute];
   const std::string fact = say(kFact[attribute][0], person.name, value);
-  const std::string asked = say(random.pick(kReverse[attribute]), value, value);
-  return ask("world.who", "who " + fact, framed(random, story_of(random, world, {fact}), asked),
-             fmt::format("{}\nAnswer: {}", fact, person.name), person.name);
+  return {"world.who",
+          "who " + fact,
+          say(random.pick(kReverse[attribute]), value, value),
+          fmt::format("{}\nAnswer: {}", fact, person.name),
+          person.name,
+          {fact}};
+}
+
+// Facts, and up to three questions about them, one after the other.
+Example given(CorpusRandom& random) {
+  const World world = make_world(random, static_cast<size_t>(random.between(2, 5)), true);
+  std::vector<Question> questions;
+  std::vector<std::string> needed;
+  for (int64_t i = random.between(1, 3); i > 0; --i) {
+    Question next = random.chance(70) ? ask_path(random, world) : ask_who(random, world);
+    const bool new_one = std::none_of(questions.begin(), questions.end(),
+                                      [&](const Question& other) { return other.problem == next.problem; });
+    if (!new_one) continue;
+    for (const std::string& fact : next.facts)
+      if (std::find(needed.begin(), needed.end(), fact) == needed.end()) needed.push_back(fact);
+    questions.push_back(std::move(next));
+  }
+  const Question& last = questions.back();
+  const std::string facts = story_of(random, world, needed);
+  Example example = ask(last.task, last.problem, framed(random, facts, questions.front().text),
+                        questions.front().reply, last.answer);
+  for (size_t i = 1; i < questions.size(); ++i) {
+    example.earlier.push_back(questions[i - 1].problem);
+    add_turn(example, questions[i].text, questions[i].reply);
+  }
+  return example;
 }
 
 // "How many people live in Oakfield?"
 Example given_count(CorpusRandom& random) {
-  const World world = make_world(random, static_cast<size_t>(random.between(3, 6)), false);
+  World world = make_world(random, static_cast<size_t>(random.between(3, 6)), false);
+  random.shuffle(world);  // nobody knows anybody here, so any order will do; the answer keeps it
   const std::string town =
       random.chance(85) ? random.pick(world).has[kTown] : std::string(random.pick(kTowns));
   std::vector<std::string> facts, there;
@@ -227,7 +258,6 @@ Example given_count(CorpusRandom& random) {
   const std::string why = there.empty()       ? fmt::format("Nobody lives in {}.", town)
                           : there.size() == 1 ? fmt::format("{} lives in {}.", there[0], town)
                                               : fmt::format("{} live in {}.", join_and(there), town);
-  random.shuffle(facts);
   return ask("world.count", problem, framed(random, join(facts, " "), fill(random.pick(kAsk), {town})),
              fmt::format("{}\nAnswer: {}", why, answer), answer);
 }
@@ -251,8 +281,7 @@ Example known_path(CorpusRandom& random) {
 
 Example world_example(CorpusRandom& random) {
   const int64_t kind = random.below(100);
-  if (kind < 40) return given_path(random);
-  if (kind < 52) return given_reverse(random);
+  if (kind < 50) return given(random);
   if (kind < 64) return given_count(random);
   return known_path(random);
 }

@@ -23,9 +23,9 @@ struct Share {
 
 // Lists and arithmetic get most, since they are learned by practice; a story or a prompt with tools is long,
 // so that a small share of the examples is a large one of the tokens.
-constexpr Share kShares[] = {{about_example, 11}, {arithmetic_example, 29}, {list_example, 29},
-                             {world_example, 17}, {story_example, 4},       {tool_example, 4},
-                             {talk_example, 6}};
+constexpr Share kShares[] = {{about_example, 10}, {arithmetic_example, 27}, {list_example, 35},
+                             {world_example, 18}, {story_example, 3},       {tool_example, 2},
+                             {talk_example, 5}};
 
 // The training file begins with lessons that mostly say lists again. A model that reads the file in its order
 // learns so within a million tokens to find and repeat what it was told, which among all tasks at once it has
@@ -97,7 +97,14 @@ Status make_folder(const std::string& path) {
 }
 
 // About one problem in eight, whatever the seed of the corpus.
-bool held_out(const Example& example) { return !example.train_only && hash_text(example.problem) % 8 == 0; }
+bool held_out(const std::string& problem) { return hash_text(problem) % 8 == 0; }
+
+// Held-out problems are never trained, not even as an earlier turn.
+bool belongs(const Example& example, bool to_held_out) {
+  if (example.train_only || !held_out(example.problem))
+    return !to_held_out && std::ranges::none_of(example.earlier, held_out);
+  return to_held_out;
+}
 
 // The example at a place of one side of the corpus; another try gives another one.
 Example corpus_example(const CorpusOptions& options, bool of_held_out, int64_t index, int64_t tries) {
@@ -108,7 +115,7 @@ Example corpus_example(const CorpusOptions& options, bool of_held_out, int64_t i
     return first_lesson && random.chance(kFirstLessonsCopy) ? copy_example(random) : draw(random);
   };
   Example example = next();
-  while (held_out(example) != of_held_out) example = next();
+  while (!belongs(example, of_held_out)) example = next();
   return example;
 }
 
