@@ -7,7 +7,8 @@
 //
 // FLOPs are those of the products alone. model: 2 per weight and token forward, 2 for each of dx and dw
 // (LoRA: dx, and dw of the factors), attention over the causal half. done: with the products that are run
-// again because activations are not kept (attention and its projections, gate and up).
+// again because activations are not kept (gate, up, kv_b, scores, the rest of attention in layers that do
+// not keep it), and with Newton-Schulz of full training: five steps on every matrix on Muon.
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -21,6 +22,7 @@
 
 #include "engine/train/full.h"
 #include "engine/train/lora.h"
+#include "engine/train/pass.h"
 #include "engine/train/trainer.h"
 #include "kernels/probe.h"
 
@@ -55,12 +57,19 @@ Dataset as_dataset(const std::vector<std::vector<int32_t>>& sequences) {
 // Multiply-adds of products, for one batch.
 struct Work {
   double once = 0;   // forward, without attention's own
-  double again = 0;  // of them, run again in the backward pass
+  double again = 0;  // of all, run again in the backward pass
   double attention = 0;
+  double newton_schulz = 0;
   double adapters = 0;  // forward, of rank r on every matrix
 };
 
-Work count_work(const ModelConfig& c, const Dataset& data, double rank) {
+// Of five steps: X X^T, its square, and their product with X.
+double newton_schulz(int64_t rows, int64_t cols) {
+  const double s = static_cast<double>(std::min(rows, cols)), l = static_cast<double>(std::max(rows, cols));
+  return 5 * (2 * s * s * l + s * s * s);
+}
+
+Work count_work(const ModelConfig& c, const Dataset& data, int64_t micro_tokens, double rank) {
   double rows = 0, targets = static_cast<double>(data.counted()), pairs = 0;
   for (int64_t i = 0; i < data.size(); ++i) {
     const double n = static_cast<double>(data.tokens_of(i) - 1);
@@ -68,6 +77,9 @@ Work count_work(const ModelConfig& c, const Dataset& data, double rank) {
   }
   Work work;
   Weights shapes;
+  // The part of the layers whose attention is run again.
+  const double rerun =
+      1 - static_cast<double>(TrainingPass::layers_kept(c, micro_tokens)) / static_cast<double>(c.layers);
   const double chosen =
       c.moe.n_experts > 0 ? static_cast<double>(c.moe.top_k) / static_cast<double>(c.moe.n_experts) : 0;
   const auto matrix = [&](const std::string& name, Role role, int64_t out, int64_t in, Matrix&) {
@@ -75,8 +87,10 @@ Work count_work(const ModelConfig& c, const Dataset& data, double rank) {
     const double tokens = role == Role::kHead ? targets : role == Role::kExpert ? rows * chosen : rows;
     const double products = tokens * static_cast<double>(out * in);
     work.once += products;
-    const bool recomputed = role != Role::kHead && !name.ends_with("down_proj");
-    if (recomputed) work.again += products;
+    const bool of_attention = name.find("self_attn") != std::string::npos && !name.ends_with("kv_b_proj");
+    if (role != Role::kHead && !name.ends_with("down_proj"))
+      work.again += products * (of_attention ? rerun : 1);
+    if (role != Role::kHead) work.newton_schulz += newton_schulz(out, in);
     if (role != Role::kHead && role != Role::kRouter)
       work.adapters += tokens * rank * static_cast<double>(out + in);
     return Status();
@@ -84,7 +98,10 @@ Work count_work(const ModelConfig& c, const Dataset& data, double rank) {
   const Status status =
       visit_weights(c, shapes, {matrix, [](const std::string&, int64_t, Tensor&) { return Status(); }});
   MOEBIUS_CHECK(status.ok());
-  work.attention = pairs * static_cast<double>(c.layers * c.heads * (c.qk_dim() + c.value_dim()));
+  const double pair_heads = pairs * static_cast<double>(c.layers * c.heads);
+  const double qk = static_cast<double>(c.qk_dim()), v = static_cast<double>(c.value_dim());
+  work.attention = pair_heads * (qk + v);
+  work.again += pair_heads * (qk + rerun * (qk + v));
   return work;
 }
 
@@ -94,12 +111,12 @@ struct Flops {
 
 Flops full_flops(const Work& w) {
   const double model = 2 * (3 * w.once + 3 * w.attention);
-  return {model, model + 2 * (w.again + 2 * w.attention)};
+  return {model, model + 2 * (w.again + w.newton_schulz)};
 }
 
 Flops lora_flops(const Work& w) {
   const double model = 2 * (2 * w.once + 3 * w.attention + 3 * w.adapters);
-  return {model, model + 2 * (w.again + 2 * w.attention + w.adapters)};
+  return {model, model + 2 * (w.again + w.adapters)};
 }
 
 double peak_memory_mb() {
@@ -149,7 +166,7 @@ int run(const std::string& dir, int64_t tokens, int threads, int runs, const std
     auto trainer =
         Trainer::create({config, (*model)->weights(), rotary, *backend}, **model, set, options, threads, "");
     if (!trainer.ok()) return fmt::print(stderr, "{}\n", trainer.status().message()), 1;
-    return measure("full", **trainer, full_flops(count_work(config, data, 0)), threads, runs);
+    return measure("full", **trainer, full_flops(count_work(config, data, tokens, 0)), threads, runs);
   }
   LoraOptions lora;
   lora.targets = {"q", "kv", "o", "experts", "shared", "dense"};
@@ -158,8 +175,8 @@ int run(const std::string& dir, int64_t tokens, int threads, int runs, const std
   auto trainer =
       Trainer::create({config, (*model)->weights(), rotary, *backend}, **model, set, options, threads, "");
   if (!trainer.ok()) return fmt::print(stderr, "{}\n", trainer.status().message()), 1;
-  return measure("lora", **trainer, lora_flops(count_work(config, data, static_cast<double>(lora.rank))),
-                 threads, runs);
+  return measure("lora", **trainer,
+                 lora_flops(count_work(config, data, tokens, static_cast<double>(lora.rank))), threads, runs);
 }
 
 }  // namespace

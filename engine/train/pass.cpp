@@ -22,21 +22,21 @@ Matrix as_matrix(const Tensor& t) {
   return m;
 }
 
-int64_t attention_bytes(const ModelConfig& c, int64_t n) {
-  Arena measured(nullptr);
-  lay_out_attention(c, n, measured);
-  measured.take(DType::kF32, {n, c.hidden});
-  return measured.used();
-}
-
 }  // namespace
+
+int64_t TrainingPass::layers_kept(const ModelConfig& c, int64_t max_tokens, int64_t kept_bytes) {
+  Arena layer(nullptr);
+  layer.take(DType::kF32, {max_tokens, c.hidden});
+  lay_out_attention(c, max_tokens, layer);
+  return std::min(c.layers, kept_bytes / layer.used());
+}
 
 TrainingPass::TrainingPass(const Model& model, int64_t max_tokens, int64_t kept_bytes,
                            WorkspaceMemory workspace)
-    : model_(model), max_tokens_(max_tokens), workspace_(std::move(workspace)) {
-  const int64_t layers = model.config.layers;
-  first_kept_ = layers - std::min(layers, kept_bytes / attention_bytes(model.config, max_tokens));
-}
+    : model_(model),
+      max_tokens_(max_tokens),
+      first_kept_(model.config.layers - layers_kept(model.config, max_tokens, kept_bytes)),
+      workspace_(std::move(workspace)) {}
 
 Result<std::unique_ptr<TrainingPass>> TrainingPass::create(const Model& model, int64_t max_tokens,
                                                            int64_t kept_bytes) {

@@ -28,6 +28,8 @@ class TrainingPass {
   // max_tokens: rows of the largest micro-batch. Everything in model must outlive the pass.
   static Result<std::unique_ptr<TrainingPass>> create(const Model& model, int64_t max_tokens,
                                                       int64_t kept_bytes = kKeptBytes);
+  // In how many layers, the last ones, attention is kept.
+  static int64_t layers_kept(const ModelConfig& config, int64_t max_tokens, int64_t kept_bytes = kKeptBytes);
 
   // The sum over rows of weight * -log p(target). kNoMemory as it arises; kInvalid when a loss is not finite.
   Result<double> evaluate(const TrainBatch& batch);
