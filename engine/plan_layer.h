@@ -1,0 +1,67 @@
+// plan_layer: which experts of a MoE layer a prefill computes where they lie on the device, which it streams
+// there over the link, and which it leaves to the CPU. Pure: a value from values.
+//
+// The link, the device and the CPU work at the same time (arXiv 2606.10493, section on stream-loading
+// prefill), so a layer takes as long as the slowest of the three. Streaming an expert costs its bytes on the
+// link however many tokens it has, computing it on the CPU costs 2 operations per weight and token: with b
+// bytes per weight, C CPU operations a second and L link bytes a second they are equal at b C / (2 L) tokens.
+// That break-even says which experts are candidates; how many of them the CPU takes is found by trying every
+// cut.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace moebius {
+
+// What the parts of a machine reach, as kernels reach it and not as data sheets have it. All positive and
+// finite; GB/s and GFLOP/s are 1e9 a second, an operation is a multiply or an add.
+struct MachineSpeeds {
+  double device_GBs = 0;     // weights read from device memory
+  double device_GFLOPs = 0;  // of large products there
+  double link_GBs = 0;       // host to device
+  double ram_GBs = 0;        // weights read by all cores
+  double cpu_GFLOPs = 0;
+  double disk_GBs = 0;    // mapped files that are not in memory
+  double handoff_us = 0;  // to the CPU and back within a layer: flags, small copies; may be 0
+};
+
+// An expert as a layer's plan sees it.
+struct ExpertLoad {
+  double tokens = 0;      // routed to it; 0: nothing to do
+  double used = 1;        // share of the passes in which it has any (1 for counted tokens)
+  double bytes = 0;       // of its weights, as they lie
+  double weights = 0;     // numbers
+  bool resident = false;  // on the device
+  bool in_ram = true;     // false: the CPU and the link get it from disk
+};
+
+enum class Where : uint8_t { kIdle, kResident, kStreamed, kCpu };
+
+// The work of a layer besides its routed experts, and whether the ring lets experts be streamed at all.
+struct LayerFrame {
+  double before_s = 0;  // attention and router on the device: nothing but the link works beside them
+  double device_s = 0;  // shared experts
+  double cpu_s = 0;     // shared experts, when they are the CPU's
+  bool can_stream = true;
+};
+
+struct LayerPlan {
+  std::vector<Where> where;  // of each expert
+  int64_t resident = 0, streamed = 0, cpu = 0;
+  double link_s = 0, device_s = 0, cpu_s = 0, disk_s = 0;  // each one's work; frame included
+  double seconds = 0;                                      // max(link, before + device, before + cpu, disk)
+};
+
+// The tokens from which streaming an expert of so many bytes per weight beats computing it on the CPU.
+double break_even_tokens(double bytes_per_weight, const MachineSpeeds& speeds);
+
+// The exact minimum of LayerPlan::seconds over these plans: of the experts that are not resident, the CPU
+// takes the i with the fewest tokens and the others are streamed; of the resident ones it takes the j with
+// the fewest tokens, those with a copy in RAM first. i and j run over everything; on a tie the CPU takes
+// fewer.
+LayerPlan plan_layer(std::span<const ExpertLoad> experts, const MachineSpeeds& speeds,
+                     const LayerFrame& frame = {});
+
+}  // namespace moebius
