@@ -87,7 +87,7 @@ class Cut {
   // The best j for an i: the device's time falls with j and the others' rise, so the best is next to where
   // they cross.
   size_t best_resident(size_t i) const {
-    size_t low = 0, high = resident_.size();
+    size_t low = 0, high = frame_.share_residents ? resident_.size() : 0;
     while (low < high) {
       const size_t middle = (low + high) / 2;
       const LayerPlan p = cost(i, middle);

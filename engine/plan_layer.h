@@ -45,6 +45,7 @@ struct LayerFrame {
   double device_s = 0;  // shared experts
   double cpu_s = 0;     // shared experts, when they are the CPU's
   bool can_stream = true;
+  bool share_residents = true;  // the CPU may take resident experts when the device is the longer side
 };
 
 struct LayerPlan {
@@ -59,8 +60,8 @@ double break_even_tokens(double bytes_per_weight, const MachineSpeeds& speeds);
 
 // The exact minimum of LayerPlan::seconds over these plans: of the experts that are not resident, the CPU
 // takes the i with the fewest tokens and the others are streamed; of the resident ones it takes the j with
-// the fewest tokens, those with a copy in RAM first. i and j run over everything; on a tie the CPU takes
-// fewer.
+// the fewest tokens, those with a copy in RAM first. i and j run over everything the frame allows; on a tie
+// the CPU takes fewer.
 LayerPlan plan_layer(std::span<const ExpertLoad> experts, const MachineSpeeds& speeds,
                      const LayerFrame& frame = {});
 
