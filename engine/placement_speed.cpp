@@ -1,0 +1,214 @@
+#include "engine/placement_speed.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+namespace moebius {
+namespace {
+
+// Up to so many picks, a layer's time is the exact expectation over where they fall; beyond, or for several
+// tokens, the longer of the two sides' means, from which they stray less.
+constexpr int64_t kExactPicks = 16;
+
+// That an expert is picked by at least one of `tokens`.
+double used_by(double chance, double tokens) {
+  return -std::expm1(tokens * std::log1p(-std::min(chance, 1.0)));
+}
+
+}  // namespace
+
+std::vector<PlacedExpert> experts_by_heat(const ModelBytes& model, const Heat& heat) {
+  std::vector<PlacedExpert> experts;
+  for (size_t l = 0; l < model.layers.size(); ++l) {
+    const std::vector<ClassSize>& layer = model.layers[l].experts;
+    const bool known = l < heat.size() && heat[l].size() == layer.size();
+    double sum = 0;
+    for (size_t e = 0; known && e < layer.size(); ++e) sum += std::max(heat[l][e], 0.0);
+    const double real = static_cast<double>(layer.size());
+    const double picked = real / (real + static_cast<double>(model.zero_experts));
+    for (size_t e = 0; e < layer.size(); ++e) {
+      const double share = picked * (known && sum > 0 ? std::max(heat[l][e], 0.0) / sum : 1 / real);
+      experts.push_back({static_cast<int32_t>(l), static_cast<int32_t>(e),
+                         static_cast<double>(layer[e].bytes), static_cast<double>(layer[e].weights), share,
+                         std::min(1.0, static_cast<double>(model.top_k) * share)});
+    }
+  }
+  std::stable_sort(experts.begin(), experts.end(), [](const PlacedExpert& a, const PlacedExpert& b) {
+    return a.share != b.share ? a.share > b.share : a.index < b.index;
+  });
+  return experts;
+}
+
+double SpeedModel::time_of(double bytes, double weights, double tokens, bool on_device) const {
+  const double GBs = on_device ? speeds.device_GBs : speeds.ram_GBs;
+  const double GFLOPs = on_device ? speeds.device_GFLOPs : speeds.cpu_GFLOPs;
+  return std::max(bytes / GBs, 2 * tokens * weights / GFLOPs) * 1e-9;
+}
+
+double SpeedModel::time_of(const ClassSize& size, double tokens, bool on_device) const {
+  return time_of(static_cast<double>(size.bytes), static_cast<double>(size.weights), tokens, on_device);
+}
+
+double SpeedModel::expert_s(const PlacedExpert& e, double tokens, bool on_device) const {
+  const double used = used_by(e.chance, tokens);
+  // The tokens that it has are those of all, not of the passes that use it.
+  return time_of(e.bytes * used, e.weights, tokens * e.chance, on_device);
+}
+
+double SpeedModel::attention_s(int64_t tokens) const {
+  const double n = static_cast<double>(tokens);
+  double seconds =
+      time_of(static_cast<double>(adapter_bytes), static_cast<double>(adapter_bytes) / 4, n, hybrid());
+  for (const LayerBytes& layer : model.layers) {
+    for (const ClassSize* part : {&layer.attention, &layer.router, &layer.dense})
+      seconds += time_of(*part, n, hybrid());
+  }
+  return seconds;
+}
+
+double SpeedModel::head_s(int64_t tokens) const {
+  return time_of(model.head, static_cast<double>(tokens), shape == PlanShape::kDevice) +
+         (shape == PlanShape::kHostHead ? speeds.handoff_us * 1e-6 : 0);
+}
+
+std::vector<SpeedModel::LayerTimes> SpeedModel::shared_times(double tokens) const {
+  std::vector<LayerTimes> layers(model.layers.size());
+  for (size_t l = 0; l < layers.size(); ++l)
+    layers[l].shared_s = time_of(model.layers[l].shared, tokens, hybrid());
+  return layers;
+}
+
+double SpeedModel::layer_s(const LayerTimes& layer, int64_t tokens) const {
+  const double cold_s = layer.ram.seconds + layer.disk.seconds;
+  if (!hybrid()) return layer.shared_s + cold_s;
+  if (layer.cold == 0) return layer.shared_s + layer.resident.seconds;
+  if (tokens == 1 && model.top_k <= kExactPicks) return expected_s(layer);
+  return std::max(layer.shared_s + layer.resident.seconds, speeds.handoff_us * 1e-6 + cold_s);
+}
+
+// Each of top_k picks falls on a resident expert, one in RAM, one on disk or a zero expert, by their shares.
+double SpeedModel::expected_s(const LayerTimes& layer) const {
+  const int k = static_cast<int>(model.top_k);
+  const Picks zero{std::max(0.0, 1 - layer.resident.share - layer.ram.share - layer.disk.share), 0};
+  const std::array<Picks, 4> places{layer.resident, layer.ram, layer.disk, zero};
+  // Of n picks at a place: their probability but for k!, and their time.
+  std::array<std::array<double, kExactPicks + 1>, 4> chance{}, seconds{};
+  for (size_t p = 0; p < places.size(); ++p) {
+    chance[p][0] = 1;
+    const double each = places[p].share > 0 ? places[p].seconds / (k * places[p].share) : 0;
+    for (size_t n = 1; n <= static_cast<size_t>(k); ++n) {
+      chance[p][n] = chance[p][n - 1] * places[p].share / static_cast<double>(n);
+      seconds[p][n] = each * static_cast<double>(n);
+    }
+  }
+  double expected = 0, all = 0;
+  const auto last = [](const Picks& place, int n) { return place.share > 0 ? n : 0; };
+  for (int zeros = 0; zeros <= last(zero, k); ++zeros) {
+    for (int disk = 0; disk <= last(layer.disk, k - zeros); ++disk) {
+      for (int ram = 0; ram <= last(layer.ram, k - zeros - disk); ++ram) {
+        const auto hits = static_cast<size_t>(k - zeros - disk - ram);
+        const double weight = chance[0][hits] * chance[1][static_cast<size_t>(ram)] *
+                              chance[2][static_cast<size_t>(disk)] * chance[3][static_cast<size_t>(zeros)];
+        const double cold_s = seconds[1][static_cast<size_t>(ram)] + seconds[2][static_cast<size_t>(disk)];
+        expected += weight * std::max(layer.shared_s + seconds[0][hits], speeds.handoff_us * 1e-6 + cold_s);
+        all += weight;
+      }
+    }
+  }
+  return expected / all;
+}
+
+DecodePrediction SpeedModel::decode(const std::vector<PlacedExpert>& experts, int64_t tokens) const {
+  const double n = static_cast<double>(tokens);
+  DecodePrediction p;
+  p.tokens = tokens;
+  const double cached = n * static_cast<double>(model.cache_per_token) * static_cast<double>(prompt);
+  p.attention_s = attention_s(tokens) + time_of(cached, 0, 0, hybrid());
+  std::vector<LayerTimes> layers = shared_times(n);
+  double picked = 0, hit = 0;
+  for (const PlacedExpert& e : experts) {
+    LayerTimes& layer = layers[static_cast<size_t>(e.layer)];
+    const bool resident = e.resident && hybrid();
+    Picks& place = resident ? layer.resident : e.in_ram ? layer.ram : layer.disk;
+    const double seconds = expert_s(e, n, resident);
+    const double disk_s = resident || e.in_ram ? 0 : e.bytes * used_by(e.chance, n) / speeds.disk_GBs * 1e-9;
+    place.share += e.share;
+    place.seconds += seconds + disk_s;
+    picked += e.chance;
+    layer.cold += !resident;
+    (resident ? hit : p.cold_s) += resident ? e.chance : seconds;
+    p.disk_s += disk_s;
+  }
+  for (const LayerTimes& layer : layers) {
+    (hybrid() ? p.device_s : p.cold_s) += layer.shared_s;
+    p.device_s += layer.resident.seconds;
+    if (hybrid() && layer.cold > 0) p.handoff_s += speeds.handoff_us * 1e-6;
+    p.experts_s += layer_s(layer, tokens);
+  }
+  const double missing = static_cast<double>(ram_missing) / speeds.disk_GBs * 1e-9;
+  p.disk_s += missing;
+  p.head_s = head_s(tokens);
+  p.seconds = p.attention_s + p.experts_s + p.head_s + missing;
+  p.tokens_per_s = n / p.seconds;
+  p.hits = picked > 0 ? hit / picked : 0;
+  return p;
+}
+
+std::vector<double> SpeedModel::decode_by_residents(const std::vector<PlacedExpert>& experts) const {
+  std::vector<PlacedExpert> none = experts;
+  std::vector<LayerTimes> layers = shared_times(1);
+  for (PlacedExpert& e : none) {
+    e.resident = false, e.in_ram = true;
+    LayerTimes& layer = layers[static_cast<size_t>(e.layer)];
+    ++layer.cold;
+    layer.ram.share += e.share;
+    layer.ram.seconds += expert_s(e, 1, false);
+  }
+  std::vector<double> seconds{decode(none, 1).seconds};
+  if (!hybrid()) return seconds;
+  for (const PlacedExpert& e : experts) {
+    LayerTimes& layer = layers[static_cast<size_t>(e.layer)];
+    const double before = layer_s(layer, 1);
+    layer.resident.share += e.share;
+    layer.resident.seconds += expert_s(e, 1, true);
+    --layer.cold;
+    layer.ram.share = std::max(0.0, layer.ram.share - e.share);
+    layer.ram.seconds = std::max(0.0, layer.ram.seconds - expert_s(e, 1, false));
+    if (layer.cold == 0) layer.ram = {};
+    seconds.push_back(seconds.back() + layer_s(layer, 1) - before);
+  }
+  return seconds;
+}
+
+PrefillPrediction SpeedModel::prefill(const std::vector<PlacedExpert>& experts, int64_t pass,
+                                      LayerFrame frame) const {
+  PrefillPrediction p;
+  p.prompt = prompt, p.pass = std::min(pass, prompt);
+  const double n = static_cast<double>(p.pass), all = static_cast<double>(prompt);
+  const double pairs = n * all / 2;  // a token looks back at half of the prompt
+  const double GFLOPs = hybrid() ? speeds.device_GFLOPs : speeds.cpu_GFLOPs;
+  p.before_s = attention_s(p.pass) + pairs * model.operations_per_pair / GFLOPs * 1e-9;
+  frame.before_s = p.before_s;
+  for (const LayerBytes& layer : model.layers) {
+    (hybrid() ? frame.device_s : frame.cpu_s) += time_of(layer.shared, n, hybrid());
+  }
+  std::vector<ExpertLoad> loads;
+  loads.reserve(experts.size());
+  double bytes = 0, weights = 0, picked = 0;
+  for (const PlacedExpert& e : experts) {
+    loads.push_back(
+        {n * e.chance, used_by(e.chance, n), e.bytes, e.weights, e.resident && hybrid(), e.in_ram});
+    bytes += e.bytes, weights += e.weights, picked += n * e.chance;
+  }
+  p.layers = plan_layer(loads, speeds, frame);
+  p.layers.where.clear();
+  if (!experts.empty()) p.tokens_per_expert = picked / static_cast<double>(experts.size());
+  if (weights > 0) p.break_even = break_even_tokens(bytes / weights, speeds);
+  const double missing = static_cast<double>(ram_missing) / speeds.disk_GBs * 1e-9;
+  p.seconds = (p.layers.seconds + missing) * all / n + time_of(model.head, 1, shape == PlanShape::kDevice);
+  p.tokens_per_s = all / p.seconds;
+  return p;
+}
+
+}  // namespace moebius
