@@ -25,6 +25,7 @@ void add_logits(CLI::App& app, Run& run);
 void add_tokenize(CLI::App& app, Run& run);
 void add_template(CLI::App& app, Run& run);
 void add_inspect(CLI::App& app, Run& run);
+void add_plan(CLI::App& app, Run& run);
 void add_synth(CLI::App& app, Run& run);
 void add_corpus(CLI::App& app, Run& run);
 void add_eval(CLI::App& app, Run& run);

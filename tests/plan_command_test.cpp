@@ -1,0 +1,174 @@
+// moebius plan as a user runs it: sizes, constraints, tables and JSON.
+#include <algorithm>
+#include <sstream>
+
+#include <nlohmann/json.hpp>
+
+#include "tests/tools_process.h"
+
+namespace moebius {
+namespace {
+
+using nlohmann::json;
+using process::Args;
+using process::Finished;
+using process::run;
+using process::Scratch;
+
+// Speeds are given, so that nothing is probed and figures repeat.
+Args plan(const Args& more) {
+  Args args{"plan",      "--gpu-gbs", "800",          "--gpu-tflops", "80",         "--link-gbs", "20",
+            "--ram-gbs", "200",       "--cpu-gflops", "2000",         "--disk-gbs", "5"};
+  args.insert(args.end(), more.begin(), more.end());
+  return args;
+}
+
+json planned(Args more) {
+  more.push_back("--json");
+  const Finished finished = run(plan(more));
+  EXPECT_EQ(finished.code, 0) << finished.err;
+  return json::parse(finished.out, nullptr, false);
+}
+
+json row(const json& facts, const std::string& name) {
+  for (const json& r : facts["classes"]) {
+    if (r["class"] == name) return r;
+  }
+  ADD_FAILURE() << "no class " << name;
+  return {{"device_bytes", 0}, {"ram_bytes", 0}, {"disk_bytes", 0}};
+}
+
+const Args kKimi{"--geometry", "kimi-k2", "--quant", "int4", "--experts-only", "--gpu-memory", "24GiB"};
+
+Args kimi(const std::string& ram) {
+  Args args = kKimi;
+  args.insert(args.end(), {"--ram", ram});
+  return args;
+}
+
+TEST(Plan, KimiWithRamForAll) {
+  const json f = planned(kimi("768GiB"));
+  EXPECT_EQ(f["weights"], 1'026'408'232'448);  // as its publisher counts
+  EXPECT_EQ(f["shape"], "hybrid");
+  EXPECT_EQ(f["experts"]["all"], 23040);
+  EXPECT_EQ(f["experts"]["on_disk"], 0);
+  EXPECT_EQ(row(f, "routed experts")["disk_bytes"], 0);
+  EXPECT_LE(f["device_bytes"], int64_t{24} << 30);
+  EXPECT_EQ(f["speeds"]["ram_GBs"]["value"], 200);
+  EXPECT_EQ(f["speeds"]["ram_GBs"]["source"], "given");
+  const json& d = f["decode"];
+  EXPECT_NEAR(d["seconds"].get<double>(),
+              d["attention_s"].get<double>() + d["experts_s"].get<double>() + d["head_s"].get<double>(),
+              1e-9);
+  EXPECT_NEAR(d["tokens_per_s"].get<double>() * d["seconds"].get<double>(), 1, 1e-9);
+  EXPECT_EQ(f["experts"]["resident_by_layer"].size(), 61u);
+}
+
+TEST(Plan, KimiWithoutRamForAllShowsTheDisk) {
+  const Finished text = run(plan(kimi("512GiB")));
+  EXPECT_EQ(text.code, 0) << text.err;
+  EXPECT_NE(text.out.find("only on disk"), std::string::npos) << text.out;
+  const json f = planned(kimi("512GiB"));
+  EXPECT_GT(row(f, "routed experts")["disk_bytes"].get<int64_t>(), int64_t{20'000'000'000});
+  EXPECT_LT(f["decode"]["tokens_per_s"], planned(kimi("768GiB"))["decode"]["tokens_per_s"]);
+}
+
+TEST(Plan, FitsAScreen) {
+  const Finished text = run(plan(kimi("512GiB")));
+  std::istringstream lines(text.out);
+  int count = 0;
+  for (std::string line; std::getline(lines, line); ++count) EXPECT_LE(line.size(), 132u) << line;
+  EXPECT_LE(count, 40);
+  EXPECT_NE(text.out.find("assumed: "), std::string::npos);  // the hand-off was not given
+}
+
+TEST(Plan, ConstraintsNeverStopIt) {
+  for (const Args& more :
+       std::vector<Args>{{"--gpu-memory", "0", "--ram", "1GiB"},
+                         {"--gpu-memory", "2MiB", "--ram", "64G"},
+                         {"--gpu-memory", "1.5TiB", "--ram", "0", "--ctx-size", "1000000000"},
+                         {"--gpu-memory", "8GB", "--ram", "16 GiB", "--parallel", "65536"}}) {
+    Args args{"--geometry", "moonlight-16b-a3b"};
+    args.insert(args.end(), more.begin(), more.end());
+    const json f = planned(args);
+    EXPECT_GT(f["decode"]["tokens_per_s"], 0) << json(more).dump();
+    EXPECT_FALSE(f["reasons"].empty());
+  }
+}
+
+TEST(Plan, WhatDoesNotFitNamesTheNumberThatDoes) {
+  const json f = planned(
+      {"--geometry", "moonlight-16b-a3b", "--gpu-memory", "4GiB", "--ram", "64GiB", "--parallel", "16"});
+  EXPECT_EQ(f["shape"], "host");
+  const int64_t context = f["context_that_fits"];
+  ASSERT_GT(context, 0);
+  const json less = planned({"--geometry", "moonlight-16b-a3b", "--gpu-memory", "4GiB", "--ram", "64GiB",
+                             "--parallel", "16", "-c", std::to_string(context)});
+  EXPECT_NE(less["shape"], "host");
+  const json more = planned({"--geometry", "moonlight-16b-a3b", "--gpu-memory",
+                             std::to_string(f["gpu_memory_needed_bytes"].get<int64_t>()), "--ram", "64GiB",
+                             "--parallel", "16"});
+  EXPECT_NE(more["shape"], "host");
+}
+
+TEST(Plan, HeadersAndConfigurationAgree) {
+  const std::string model = "tests/golden/models/deepseek_v3_bf16";
+  const json headers = planned({"-m", model, "--gpu-memory", "1GiB", "--ram", "1GiB"});
+  const json alone = planned({"--config", model + "/config.json", "--gpu-memory", "1GiB", "--ram", "1GiB"});
+  EXPECT_EQ(headers["classes"], alone["classes"]);
+  EXPECT_EQ(headers["decode"], alone["decode"]);
+  EXPECT_EQ(headers["experts"]["resident"], headers["experts"]["all"]);
+
+  // What the file says of quantisation is believed.
+  const std::string packed = "tests/golden/models/deepseek_v3_int4";
+  EXPECT_EQ(planned({"--config", packed + "/config.json", "--gpu-memory", "0", "--ram", "1GiB"})["format"],
+            "int4");
+  EXPECT_EQ(planned({"--geometry", "deepseek-v3", "--gpu-memory", "0", "--ram", "1TiB"})["format"], "fp8");
+  EXPECT_EQ(planned({"--geometry", "deepseek-v3", "--quant", "bf16", "--gpu-memory", "0", "--ram",
+                     "1TiB"})["format"],
+            "bf16");
+}
+
+TEST(Plan, BadInputIsOneLineAndWrongUsageExitsWith2) {
+  for (const char* size :
+       {"12", "12XB", "-3G", "G", "", "nan", "inf", "1e3G", "99999999T", "12GiBs", "12 G iB"}) {
+    const Finished finished = run(plan({"--geometry", "kimi-k2", "--gpu-memory", size}));
+    EXPECT_EQ(finished.code, 2) << size;
+    EXPECT_EQ(finished.out, "") << size;
+    EXPECT_NE(finished.err.find("--gpu-memory"), std::string::npos) << finished.err;
+  }
+  EXPECT_NE(run(plan({"--geometry", "kimi-k2", "--ram", "12"})).err.find("12GiB"), std::string::npos);
+  for (const Args& args : std::vector<Args>{{"--geometry", "kimi-k2", "-m", "x"},
+                                            {"--quant", "int4", "-m", "x"},
+                                            {"--geometry", "kimi-k2", "--quant", "int5"},
+                                            {"--geometry", "kimi-k2", "--experts-only"},
+                                            {"--geometry", "kimi-k2", "--handoff-us", "0"},
+                                            {"--geometry", "kimi-k2", "--ctx-size", "0"}}) {
+    EXPECT_EQ(run(plan(args)).code, 2) << json(args).dump();
+  }
+  const Scratch scratch;
+  for (const Args& args :
+       std::vector<Args>{{"--geometry", "kimi-k3"},
+                         {"--config", scratch.file("none.json")},
+                         {"--config", scratch.write("bad.json", "{")},
+                         {"--config", scratch.write("other.json", R"({"model_type": "bert"})")},
+                         {"-m", scratch.file("none")},
+                         {"--geometry", "kimi-k2", "--adapter", scratch.file("none")}}) {
+    const Finished finished = run(plan(args));
+    EXPECT_EQ(finished.code, 1) << json(args).dump();
+    EXPECT_EQ(finished.out, "");
+    EXPECT_EQ(std::count(finished.err.begin(), finished.err.end(), '\n'), 1) << finished.err;
+  }
+}
+
+TEST(Plan, ProbesWhatIsNotGiven) {
+  const Finished finished = run({"plan", "-m", "tests/golden/models/qwen3_moe_int4", "--json"});
+  ASSERT_EQ(finished.code, 0) << finished.err;
+  const json f = json::parse(finished.out, nullptr, false);
+  EXPECT_GT(f["speeds"]["ram_GBs"]["value"], 0);
+  EXPECT_NE(f["speeds"]["ram_GBs"]["source"].get<std::string>().find("probed"), std::string::npos);
+  EXPECT_NE(f["speeds"]["link_GBs"]["source"].get<std::string>().find("assumed"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace moebius
