@@ -1,9 +1,13 @@
-// Backend: a device as the engine sees it: memory, limits and the operations of ops.h and grad_ops.h.
+// Backend: a device as the engine sees it: memory, streams and the operations of ops.h and grad_ops.h.
 //
-// The host backend runs the operations at once on the calling thread's team. One thread at a time may call a
-// backend. Asking for a device that this build or machine lacks gives a Status, never a crash.
+// Operations read and write the backend's own space. The host backend runs everything at once on the calling
+// thread's team; on other devices a call only queues work, in order, on a stream, and errors come with the
+// next sync(). One thread at a time may call a backend. Host memory that queued work reads (tensors in pinned
+// memory, spans, page tables, arrays of experts) must stay as it is until a sync. Asking for a device that
+// this build or machine lacks gives a Status, never a crash.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 
@@ -20,14 +24,45 @@ struct HostOptions {
   CpuGemm gemm = CpuGemm::kAuto;
 };
 
+// Work on one stream runs in the order of the calls; streams run beside each other. Operations, zero and copy
+// are on kCompute.
+enum class Stream : uint8_t { kCompute, kLoad };
+inline constexpr int kStreams = 2;
+
+struct Event {  // all that was queued on a stream before it was recorded
+  Stream stream = Stream::kCompute;
+  uint64_t ticket = 0;
+};
+
+// A number in pinned memory that a stream and the host raise and wait for; it never falls.
+using Flag = std::atomic<uint64_t>;
+
 class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string name() const = 0;  // "host (2 threads, AVX2)"
+
+  // Memory that operations work on, zeroed; and host memory that streams copy to and from. kNoMemory says
+  // what is left. A buffer may be released at any time: that waits for what was queued.
+  virtual Space space() const { return Space::kHost; }
   virtual Result<Buffer> alloc(size_t bytes) = 0;
-  // Float32 [n, d], rows may be strided. from and to: of one shape, not aliasing.
+  virtual Result<Buffer> alloc_pinned(size_t bytes) { return Buffer::host(bytes); }
+
+  // Float32 [n, d], rows may be strided.
   virtual void zero(const Tensor& to) = 0;
+  // [n, d] or dense, between any spaces. from and to: of one shape and type, not aliasing.
   virtual void copy(const Tensor& from, const Tensor& to) = 0;
+  // The same for bytes, on any stream.
+  virtual void copy_bytes(Stream stream, const void* from, void* to, size_t bytes);
+
+  virtual Event record(Stream stream) { return {stream, 0}; }
+  virtual bool done(Event) { return true; }
+  virtual void wait(Stream, Event) {}  // what is queued next on the stream comes after the event
+  // kCompute raises a flag, or goes on when the flag has reached the value.
+  virtual void raise(Flag& flag, uint64_t value) { flag.store(value, std::memory_order_release); }
+  virtual void await(Flag& flag, uint64_t value);
+  // Returns when all streams are idle; the first error of anything queued.
+  virtual Status sync() { return Status(); }
 #define X(name, Args) virtual void name(const Args& args) = 0;
   MOEBIUS_OPS(X)
   MOEBIUS_GRAD_OPS(X)
@@ -35,6 +70,16 @@ class Backend {
 };
 
 std::unique_ptr<Backend> make_host_backend(const HostOptions& options);
+
+// The simulated device: the host's maths behind memory of its own, which faults when the host touches it, and
+// streams of its own with delays that follow from a seed.
+struct SimOptions {
+  int64_t memory_bytes = int64_t{1} << 30;
+  double link_GBs = 0;  // between host and device, each way; 0: as fast as memory
+  uint64_t seed = 0;    // of random delays before each piece of work; 0: none
+  HostOptions host;     // of the maths
+};
+Result<std::unique_ptr<Backend>> make_sim_backend(const SimOptions& options);
 
 // What the processor offers, read once by the caller: for dispatch, `doctor` and messages.
 struct CpuFeatures {

@@ -4,7 +4,7 @@
 // ops_check.cpp aborts with the shapes on a mismatch), runs on one backend and has a scalar reference in
 // kernels/ref. Unless stated, outputs must not alias inputs. n is the number of tokens in the call; a result
 // never depends on n or on the company of a token, except for the order of float sums in `linear` and
-// `expert_ffn` on float formats.
+// `expert_ffn` on float formats. visit(v) hands v every member that points into a device's memory.
 #pragma once
 
 #include "kernels/quant.h"
@@ -34,6 +34,10 @@ struct EmbedArgs {
   Matrix table;  // [vocab, hidden]
   Tensor ids;    // I32 [n]
   Tensor out;    // [n, hidden]
+  template <class V>
+  void visit(V&& v) {
+    v(table), v(ids), v(out);
+  }
 };
 
 // y = x / sqrt(mean(x^2) + eps) * weight, row by row. y may be x.
@@ -42,6 +46,10 @@ struct RmsNormArgs {
   Tensor weight;  // [d]
   float eps = 0;
   Tensor y;  // [n, d], rows may be strided
+  template <class V>
+  void visit(V&& v) {
+    v(x), v(weight), v(y);
+  }
 };
 
 // y = x w^T + bias, or y += x w^T + bias.
@@ -51,6 +59,10 @@ struct LinearArgs {
   Tensor bias;  // [rows] or empty
   Tensor y;     // [n, rows], rows may be strided
   bool accumulate = false;
+  template <class V>
+  void visit(V&& v) {
+    v(w), v(x), v(bias), v(y);
+  }
 };
 
 // Rotates, in place, the first 2 * half numbers of each head by the token's angles (RoPE). Pairs are
@@ -59,6 +71,10 @@ struct RotaryArgs {
   Tensor x;         // [n, heads, >= 2 * half], strided
   Tensor cos, sin;  // [n, half]
   bool interleaved = false;
+  template <class V>
+  void visit(V&& v) {
+    v(x), v(cos), v(sin);
+  }
 };
 
 // Converts x to the cache's type and stores it at columns [column, column + w) of positions first .. first +
@@ -68,6 +84,10 @@ struct CacheWriteArgs {
   CacheView cache;
   int64_t column = 0;
   int64_t first = 0;
+  template <class V>
+  void visit(V&& v) {
+    v(x), v(cache);
+  }
 };
 
 // Causal attention of n consecutive tokens over the cache: token i stands at position first + i and sees
@@ -85,6 +105,10 @@ struct AttentionArgs {
   int64_t k_column = 0, v_column = 0;
   float scale = 1;
   Tensor out;  // [n, heads, v_dim]
+  template <class V>
+  void visit(V&& v) {
+    v(q), v(cache), v(out);
+  }
 };
 
 // MLA in expanded form, for many tokens: keys and values of each head are rebuilt from the cached latent c
@@ -98,6 +122,10 @@ struct MlaPrefillArgs {
   int64_t nope = 0, rope = 0, v_dim = 0;
   float scale = 1;
   Tensor out;  // [n, heads, v_dim]
+  template <class V>
+  void visit(V&& v) {
+    v(q), v(kv_b), v(cache), v(out);
+  }
 };
 
 // Absorbed MLA, before: y[t, h, :latent] = sum over i < nope of q[t, h, i] * kv_b[h * (nope + v_dim) + i, :],
@@ -108,6 +136,10 @@ struct MlaAbsorbArgs {
   Matrix kv_b;  // [heads * (nope + v_dim), latent]
   int64_t nope = 0, v_dim = 0;
   Tensor y;  // [n, heads, latent + rope], strided
+  template <class V>
+  void visit(V&& v) {
+    v(q), v(kv_b), v(y);
+  }
 };
 
 // Absorbed MLA, after: out[t, h, j] = kv_b[h * (nope + v_dim) + nope + j, :] . o[t, h, :]. Activations are
@@ -117,6 +149,10 @@ struct MlaValueArgs {
   Matrix kv_b;  // [heads * (nope + v_dim), latent]
   int64_t nope = 0, v_dim = 0;
   Tensor out;  // [n, heads, v_dim]
+  template <class V>
+  void visit(V&& v) {
+    v(o), v(kv_b), v(out);
+  }
 };
 
 enum class Scoring : uint8_t { kSoftmax, kSigmoid };
@@ -142,22 +178,46 @@ struct RouterArgs {
   Tensor ids;      // I32 [n, k], out
   Tensor weights;  // [n, k], out
   Tensor chosen;   // I32 [n, k], out: ids with zero experts by their row, for router_backward; or empty
+  template <class V>
+  void visit(V&& v) {
+    v(x), v(gate), v(bias), v(ids), v(weights), v(chosen);
+  }
 };
 
 // One expert's SwiGLU; widths may differ from expert to expert (TENP).
 struct ExpertWeights {
-  Matrix gate;  // [width, hidden]
-  Matrix up;    // [width, hidden]
-  Matrix down;  // [hidden, width]
+  Matrix gate;                                       // [width, hidden]
+  Matrix up;                                         // [width, hidden]
+  Matrix down;                                       // [hidden, width]
+  bool elsewhere() const { return gate.cols == 0; }  // on another device: an expert without matrices
 };
 
-// slots[t, k, :] = down(silu(gate x[t]) * up x[t]) of expert ids[t, k]. Slots with id -1 are left untouched.
+// slots[t, k, :] = down(silu(gate x[t]) * up x[t]) of expert ids[t, k]. Slots with id -1 or an expert
+// that is elsewhere are left untouched.
 struct ExpertFfnArgs {
   Tensor x;                                // [n, hidden]
   const ExpertWeights* experts = nullptr;  // [n_experts]
   int64_t n_experts = 0;
   Tensor ids;    // I32 [n, k], each -1 or in [0, n_experts)
   Tensor slots;  // [n, k, hidden]
+  template <class V>
+  void visit(V&& v) {
+    v(x), v(experts, n_experts), v(ids), v(slots);
+  }
+};
+
+// Takes over the slots that another device computed: slots[t, k, :] = from[t, k, :] where expert ids[t, k] is
+// elsewhere. Slots with id -1 are left untouched.
+struct TakeSlotsArgs {
+  Tensor from;                             // [n, k, hidden], may be in pinned memory
+  const ExpertWeights* experts = nullptr;  // [n_experts]
+  int64_t n_experts = 0;
+  Tensor ids;    // I32 [n, k], each -1 or in [0, n_experts)
+  Tensor slots;  // [n, k, hidden]
+  template <class V>
+  void visit(V&& v) {
+    v(from), v(experts, n_experts), v(ids), v(slots);
+  }
 };
 
 // y[t, :] += sum over k ascending, ids[t, k] >= 0, of weights[t, k] * slots[t, k, :], each term by fma.
@@ -166,11 +226,19 @@ struct CombineArgs {
   Tensor ids;      // I32 [n, k]
   Tensor weights;  // [n, k]
   Tensor y;        // [n, hidden]
+  template <class V>
+  void visit(V&& v) {
+    v(slots), v(ids), v(weights), v(y);
+  }
 };
 
 // y = silu(gate) * up, element by element; silu(a) = a / (1 + exp(-a)). y may be gate or up.
 struct SwigluArgs {
   Tensor gate, up, y;  // [n, d]
+  template <class V>
+  void visit(V&& v) {
+    v(gate), v(up), v(y);
+  }
 };
 
 // name, arguments
@@ -186,6 +254,7 @@ struct SwigluArgs {
   X(mla_value, MlaValueArgs)     \
   X(router, RouterArgs)          \
   X(expert_ffn, ExpertFfnArgs)   \
+  X(take_slots, TakeSlotsArgs)   \
   X(combine, CombineArgs)        \
   X(swiglu, SwigluArgs)
 

@@ -24,7 +24,7 @@ void check_experts(const Tensor& ids, const ExpertWeights* experts, int64_t hidd
   for (int64_t t = 0; t < ids.shape[0]; ++t) {
     for (int64_t slot = 0; slot < ids.shape[1]; ++slot) {
       const int32_t id = ids.i32()[t * ids.stride[0] + slot];
-      if (id < 0) continue;
+      if (id < 0 || experts[id].elsewhere()) continue;
       const ExpertWeights& e = experts[id];
       MOEBIUS_CHECK(is_adaptable(e.gate, -1, hidden) && is_adaptable(e.up, e.gate.rows, hidden) &&
                         is_adaptable(e.down, hidden, e.gate.rows),
@@ -156,6 +156,17 @@ void check(const ExpertFfnArgs& a) {
   MOEBIUS_NEED(is_f32(a.slots, {a.ids.shape[0], a.ids.shape[1], hidden}));
   MOEBIUS_NEED(a.n_experts >= 0 && ids_within(a.ids, -1, a.n_experts));
   check_experts(a.ids, a.experts, hidden, describe());
+}
+
+void check(const TakeSlotsArgs& a) {
+  const auto describe = [&] {
+    return fmt::format("take_slots: from {}, {} experts, ids {}, slots {}", a.from.describe(), a.n_experts,
+                       a.ids.describe(), a.slots.describe());
+  };
+  MOEBIUS_NEED(is_f32(a.from, {-1, -1, -1}) && is_ids(a.ids, 2));
+  MOEBIUS_NEED(a.ids.shape[0] == a.from.shape[0] && a.ids.shape[1] == a.from.shape[1]);
+  MOEBIUS_NEED(is_f32(a.slots, {a.from.shape[0], a.from.shape[1], a.from.shape[2]}));
+  MOEBIUS_NEED(a.n_experts >= 0 && ids_within(a.ids, -1, a.n_experts));
 }
 
 void check(const CombineArgs& a) {

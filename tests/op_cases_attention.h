@@ -555,6 +555,41 @@ inline void combine_cases(Mode mode, const Add<CombineArgs>& add) {
       for (const int64_t hidden : {1, 9, 64, 2051}) at(n, k, hidden);
 }
 
+// ---- take_slots ----
+
+inline Case<TakeSlotsArgs> take_slots_case(int64_t n, int64_t k, int64_t hidden) {
+  constexpr int64_t kExperts = 6;
+  Case<TakeSlotsArgs> c;
+  const Tensor from = c.arena.matrix(n, k * hidden, 2), slots = c.arena.matrix(n, k * hidden, 5);
+  c.args.from = f32_tensor(from.f32(), {n, k, hidden}),
+  c.args.slots = f32_tensor(slots.f32(), {n, k, hidden});
+  c.args.from.stride[0] = from.stride[0], c.args.slots.stride[0] = slots.stride[0];
+  ExpertWeights* experts = c.arena.take<ExpertWeights>(kExperts);
+  for (int64_t e = 0; e < kExperts; ++e) {
+    experts[e] = ExpertWeights();
+    experts[e].gate.cols = e % 2;  // none: it is elsewhere
+  }
+  c.args.experts = experts, c.args.n_experts = kExperts;
+  int32_t* ids = c.arena.take<int32_t>(n * k);
+  for (int64_t i = 0; i < n * k; ++i) ids[i] = static_cast<int32_t>(c.arena.below(kExperts + 1)) - 1;
+  c.args.ids = Tensor(ids, DType::kI32, {n, k});
+  c.outputs = {output_of("slots", slots)};
+  c.part = part_of<TakeSlotsArgs>({&TakeSlotsArgs::from, &TakeSlotsArgs::ids, &TakeSlotsArgs::slots});
+  c.tokens = n;
+  c.bytes = static_cast<double>(n * k * hidden * 8);
+  return c;
+}
+
+inline void take_slots_cases(Mode mode, const Add<TakeSlotsArgs>& add) {
+  const auto at = [&](int64_t n, int64_t k, int64_t hidden) {
+    add(fmt::format("n={} k={} hidden={}", n, k, hidden), [=] { return take_slots_case(n, k, hidden); });
+  };
+  if (mode == Mode::kPerf) return at(1, 8, 7168), at(256, 8, 7168);
+  for (const int64_t n : kTokenCounts)
+    for (const int64_t k : {1, 6})
+      for (const int64_t hidden : {1, 9, 64}) at(n, k, hidden);
+}
+
 // ---- swiglu ----
 
 // On either side an exponential (2 units in the last place), a sum, a quotient and a product: 8 roundings;

@@ -204,11 +204,12 @@ struct ExpertShape {
   double masked = 0;    // share of slots that are -1
   bool ragged = false;  // widths from 0 to `width`
   bool exact = false;
-  int64_t rank = 0;  // of adapters on most matrices
+  int64_t rank = 0;        // of adapters on most matrices
+  bool elsewhere = false;  // every other expert is on another device
   std::string name() const {
-    return fmt::format("{}/{} n={} k={} experts={} hidden={} width={} rank={}{}{}{}", format_name(up),
+    return fmt::format("{}/{} n={} k={} experts={} hidden={} width={} rank={}{}{}{}{}", format_name(up),
                        format_name(down), n, k, experts, hidden, width, rank, masked > 0 ? " masked" : "",
-                       ragged ? " ragged" : "", exact ? " exact" : "");
+                       ragged ? " ragged" : "", exact ? " exact" : "", elsewhere ? " elsewhere" : "");
   }
 };
 
@@ -264,6 +265,8 @@ inline Case<ExpertFfnArgs> expert_case(const ExpertShape& shape, Mode mode) {
     for (Matrix* w : {&experts[e].gate, &experts[e].up, &experts[e].down})
       if (shape.rank > 0 && ++place % 4 > 0) adapt(c.arena, *w, shape.rank + place, place == 3);
   }
+  if (shape.elsewhere)
+    for (int64_t e = 0; e < shape.experts; e += 2) experts[e] = ExpertWeights();
   a.experts = experts;
   int32_t* ids = c.arena.take<int32_t>(shape.n * shape.k);
   std::vector<bool> used(static_cast<size_t>(shape.experts));
@@ -320,10 +323,12 @@ inline void expert_ffn_cases(Mode mode, const Add<ExpertFfnArgs>& add) {
       at({f, f, 1, 3, 4, 40, 24, 0.2, true, exact, 2});
       at({f, f, 6, 2, 3, 33, 40, 0.2, true, exact, 3});
       at({f, f, 150, 2, 3, 70, 40, 0.1, false, exact, 4});
+      at({f, f, 40, 3, 5, 70, 40, 0.1, false, exact, 0, true});
     }
   }
   if (mode == Mode::kPerf) return;
-  at({Format::kF32, Format::kF32, 1300, 2, 2, 40, 24, 0.1, false, false, 3});   // several tasks of several chunks
+  at({Format::kF32, Format::kF32, 1300, 2, 2, 40, 24, 0.1, false, false,
+      3});  // several tasks of several chunks
   at({Format::kBF16, Format::kBF16, 64, 1, 1, 520, 512, 0, false, false, 2});  // too large for chunks
   at({Format::kInt4, Format::kInt8, 7, 3, 5, 100, 48, 0.2, true, false});
   at({Format::kBF16, Format::kFp8Block, 60, 2, 2, 140, 48, 0.2, true, false});

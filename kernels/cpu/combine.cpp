@@ -28,6 +28,14 @@ void combine_f32_avx2(const CombineArgs& args, HostContext& context) {
 
 }  // namespace
 
+// Only a simulated device runs it, to move what its link has paid for already.
+std::span<const Candidate<TakeSlotsArgs>> host_take_slots() {
+  static constexpr Candidate<TakeSlotsArgs> kCandidates[] = {
+      reference_candidate<TakeSlotsArgs, ref::take_slots>("take_slots_ref"),
+  };
+  return kCandidates;
+}
+
 std::span<const Candidate<CombineArgs>> host_combine() {
   static constexpr Candidate<CombineArgs> kCandidates[] = {
       {"combine_f32_avx2", needs_avx2<CombineArgs>, combine_f32_avx2},

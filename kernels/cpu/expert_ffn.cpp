@@ -165,7 +165,7 @@ void run_by_rows(const ExpertFfnArgs& args, const SortedSlots& slots, std::vecto
 
 // products: whether groups may go by them.
 void run(const ExpertFfnArgs& args, bool products, HostContext& context) {
-  const SortedSlots slots = sort_slots(args.ids, args.n_experts, context.scratch);
+  const SortedSlots slots = sort_slots(args.ids, args.experts, args.n_experts, context.scratch);
   std::vector<ExpertGroup> many;
   std::vector<Group> few;
   for (int64_t e = 0; e < args.n_experts; ++e) {

@@ -181,7 +181,7 @@ void add_dx(const ExpertFfnBackwardArgs& args, const SortedSlots& sorted, const 
 void expert_ffn_backward_gemm(const ExpertFfnBackwardArgs& args, HostContext& context) {
   const Scratch::Frame frame(context.scratch);
   const int64_t n = args.ids.shape[0], k = args.ids.shape[1], hidden = args.x.shape[1];
-  const SortedSlots sorted = sort_slots(args.ids, args.n_experts, context.scratch);
+  const SortedSlots sorted = sort_slots(args.ids, args.experts, args.n_experts, context.scratch);
   for (int64_t i = 0; i < n * k && !args.dweights.empty(); ++i)
     if (sorted.place[i] < 0) args.dweights.f32()[i / k * args.dweights.stride[0] + i % k] = 0;
   const std::vector<Part> parts = make_parts(args, sorted, context.scratch);

@@ -9,6 +9,8 @@
 namespace moebius {
 namespace {
 
+constexpr int64_t kGrainBytes = 1 << 17;  // that a thread copies at a time
+
 template <class Args>
 void dispatch(std::span<const Candidate<Args>> candidates, const Args& args, HostContext& context) {
   for (const Candidate<Args>& candidate : candidates) {
@@ -42,7 +44,15 @@ class HostBackend final : public Backend {
   }
 
   void copy(const Tensor& from, const Tensor& to) override {
-    MOEBIUS_CHECK(std::equal(from.shape, from.shape + 4, to.shape));
+    MOEBIUS_CHECK(std::equal(from.shape, from.shape + 4, to.shape) && from.dtype == to.dtype);
+    if (from.contiguous() && to.contiguous()) {
+      const int64_t bytes = from.numel() * static_cast<int64_t>(dtype_bytes(from.dtype));
+      parallel_for(context_.pool, bytes, kGrainBytes, [&](int64_t begin, int64_t end) {
+        std::memcpy(static_cast<char*>(to.data) + begin, static_cast<const char*>(from.data) + begin,
+                    static_cast<size_t>(end - begin));
+      });
+      return;
+    }
     for_each_row(to, [&](int64_t row, int64_t width) {
       std::memcpy(row_of(to, row), row_of(from, row), static_cast<size_t>(width) * sizeof(float));
     });
@@ -64,9 +74,8 @@ class HostBackend final : public Backend {
   template <class Body>
   void for_each_row(const Tensor& t, const Body& body) {
     MOEBIUS_CHECK(t.ndim == 2 && t.stride[1] == 1);
-    constexpr int64_t kGrainNumbers = 1 << 15;
-    const int64_t width = t.shape[1],
-                  grain = std::max<int64_t>(1, kGrainNumbers / std::max<int64_t>(1, width));
+    const int64_t width = t.shape[1], row_bytes = std::max<int64_t>(1, width) * int64_t{sizeof(float)};
+    const int64_t grain = std::max<int64_t>(1, kGrainBytes / row_bytes);
     parallel_for(context_.pool, t.shape[0], grain, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) body(row, width);
     });

@@ -4,9 +4,12 @@
 
 namespace moebius {
 
-SortedSlots sort_slots(const Tensor& ids, int64_t n_experts, Scratch& scratch) {
+SortedSlots sort_slots(const Tensor& ids, const ExpertWeights* experts, int64_t n_experts, Scratch& scratch) {
   const int64_t n = ids.shape[0], k = ids.shape[1];
-  const auto id_at = [&](int64_t t, int64_t s) { return ids.i32()[t * ids.stride[0] + s]; };
+  const auto id_at = [&](int64_t t, int64_t s) {
+    const int32_t id = ids.i32()[t * ids.stride[0] + s];
+    return id < 0 || experts[id].elsewhere() ? -1 : id;
+  };
   SortedSlots sorted;
   sorted.first = scratch.take<int64_t>(n_experts + 1);
   int64_t* next = scratch.take<int64_t>(n_experts + 1);

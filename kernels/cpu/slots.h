@@ -12,6 +12,7 @@ struct SortedSlots {  // those in use, by expert, then by token and k
   int64_t* first;      // [n_experts + 1]
   int32_t* place;      // [n * k]: where a slot stands in the order, -1 for none
 };
-SortedSlots sort_slots(const Tensor& ids, int64_t n_experts, Scratch& scratch);
+// Slots of experts that are elsewhere count as not in use.
+SortedSlots sort_slots(const Tensor& ids, const ExpertWeights* experts, int64_t n_experts, Scratch& scratch);
 
 }  // namespace moebius

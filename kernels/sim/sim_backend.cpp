@@ -1,0 +1,207 @@
+// The simulated device. A call checks its arguments, turns device addresses into aliases and queues the
+// host's own operation on a stream.
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <deque>
+#include <thread>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "kernels/backend.h"
+#include "kernels/sim/arena.h"
+#include "kernels/sim/stream.h"
+
+namespace moebius {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// The arguments of an operation with aliases for device addresses, and copies of what they point at.
+template <class Args>
+class Call {
+ public:
+  Call(const Args& from, const SimArena& arena, const char* op) : args(from), arena_(arena), op_(op) {
+    args.visit(*this);
+  }
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+
+  void operator()(Tensor& t) {
+    if (t.empty()) return;
+    if (t.space != Space::kPinned) t.data = alias(t.data, t.space);
+    t.space = Space::kHost;
+  }
+  void operator()(Matrix& m) {
+    if (m.empty()) return;
+    m.data = alias(m.data, m.space);
+    if (m.scales) m.scales = alias(m.scales, m.space);
+    m.space = Space::kHost;
+    if (!m.lora) return;
+    Lora& lora = loras_.emplace_back(*m.lora);
+    for (Tensor* t : {&lora.a, &lora.b, &lora.da, &lora.db}) (*this)(*t);
+    m.lora = &lora;
+  }
+  void operator()(CacheView& c) {
+    c.base = alias(c.base, c.space);
+    c.space = Space::kHost;
+    pages_.assign(c.pages, c.pages + c.capacity / c.page_tokens);
+    c.pages = pages_.data();
+  }
+  void operator()(const ExpertWeights*& experts, int64_t count) {
+    experts_.assign(experts, experts + count);
+    for (ExpertWeights& e : experts_) (*this)(e.gate), (*this)(e.up), (*this)(e.down);
+    experts = experts_.data();
+  }
+
+  Args args;
+
+ private:
+  template <class T>
+  T* alias(T* at, Space space) const {
+    MOEBIUS_CHECK(space == Space::kDevice && arena_.owns(at, 0),
+                  fmt::format("{}: an argument is not in the device's memory", op_));
+    return static_cast<T*>(arena_.alias(at));
+  }
+
+  const SimArena& arena_;
+  const char* op_;
+  std::deque<Lora> loras_;
+  std::vector<ExpertWeights> experts_;
+  std::vector<int32_t> pages_;
+};
+
+class SimBackend final : public Backend {
+ public:
+  SimBackend(const SimOptions& options, std::unique_ptr<SimArena> arena)
+      : options_(options), arena_(std::move(arena)), host_(make_host_backend(options.host)) {
+    for (uint64_t i = 0; i < kStreams; ++i) streams_.emplace_back(options.seed == 0 ? 0 : options.seed + i);
+  }
+
+  std::string name() const override {
+    return fmt::format("sim ({:.1f} GiB, {})", static_cast<double>(options_.memory_bytes) / (1 << 30),
+                       host_->name());
+  }
+  Space space() const override { return Space::kDevice; }
+
+  Result<Buffer> alloc(size_t bytes) override {
+    MOEBIUS_ASSIGN(void* const at, arena_->take(static_cast<int64_t>(bytes)));
+    const auto release = [](void* data, size_t, void* owner) {
+      auto* backend = static_cast<SimBackend*>(owner);
+      backend->drain();
+      backend->arena_->give_back(data);
+    };
+    return Buffer(at, bytes, Space::kDevice, release, this);
+  }
+  Result<Buffer> alloc_pinned(size_t bytes) override {
+    MOEBIUS_ASSIGN(Buffer host, Buffer::host(bytes));
+    struct Pinned {
+      SimBackend* backend;
+      Buffer memory;
+    };
+    auto* pinned = new Pinned{this, std::move(host)};
+    const auto release = [](void*, size_t, void* owner) {
+      auto* p = static_cast<Pinned*>(owner);
+      p->backend->drain();
+      delete p;
+    };
+    return Buffer(pinned->memory.data(), bytes, Space::kPinned, release, pinned);
+  }
+
+  void zero(const Tensor& to) override {
+    push([this, to = aliased(to)] { host_->zero(to); });
+  }
+  void copy(const Tensor& from, const Tensor& to) override {
+    const bool crosses = (from.space == Space::kDevice) != (to.space == Space::kDevice);
+    const double bytes = static_cast<double>(from.numel()) * static_cast<double>(dtype_bytes(from.dtype));
+    push([this, from = aliased(from), to = aliased(to), crosses, bytes] {
+      const Clock::time_point start = Clock::now();
+      host_->copy(from, to);
+      if (crosses) cross(start, bytes);
+    });
+  }
+  void copy_bytes(Stream stream, const void* from, void* to, size_t bytes) override {
+    const int64_t size = static_cast<int64_t>(bytes);
+    const bool from_device = arena_->owns(from, size), to_device = arena_->owns(to, size);
+    if (from_device) from = arena_->alias(from);
+    if (to_device) to = arena_->alias(to);
+    on(stream).push([this, from, to, bytes, crosses = from_device != to_device] {
+      const Clock::time_point start = Clock::now();
+      std::memcpy(to, from, bytes);
+      if (crosses) cross(start, static_cast<double>(bytes));
+    });
+  }
+
+  Event record(Stream stream) override { return {stream, on(stream).pushed()}; }
+  bool done(Event event) override { return on(event.stream).done() >= event.ticket; }
+  void wait(Stream stream, Event event) override {
+    if (event.stream == stream) return;  // in order already
+    on(stream).push([this, event] { on(event.stream).wait_for(event.ticket); });
+  }
+  void raise(Flag& flag, uint64_t value) override {
+    push([&flag, value] {
+      flag.store(value, std::memory_order_release);
+      flag.notify_all();
+    });
+  }
+  void await(Flag& flag, uint64_t value) override {
+    push([&flag, value] {
+      for (uint64_t now; (now = flag.load(std::memory_order_acquire)) < value;) flag.wait(now);
+    });
+  }
+  Status sync() override {
+    drain();
+    return Status();
+  }
+
+#define X(op, Args)                                               \
+  void op(const Args& args) override {                            \
+    check(args);                                                  \
+    auto call = std::make_shared<Call<Args>>(args, *arena_, #op); \
+    push([this, call] { host_->op(call->args); });                \
+  }
+  MOEBIUS_OPS(X)
+#undef X
+#define X(op, Args) \
+  void op(const Args&) override { MOEBIUS_CHECK(false, #op ": backward operations run on the host"); }
+  MOEBIUS_GRAD_OPS(X)
+#undef X
+
+ private:
+  SimStream& on(Stream stream) { return streams_[static_cast<size_t>(stream)]; }
+  template <class Work>
+  void push(Work work) {
+    on(Stream::kCompute).push(std::move(work));
+  }
+  void drain() {
+    for (SimStream& stream : streams_) stream.wait_for(stream.pushed());
+  }
+  Tensor aliased(Tensor t) const {
+    if (t.space != Space::kDevice) return t;
+    MOEBIUS_CHECK(arena_->owns(t.data, 0), "a tensor of another device");
+    t.data = arena_->alias(t.data);
+    t.space = Space::kHost;
+    return t;
+  }
+  // A copy over the link takes its time, counted from its start.
+  void cross(Clock::time_point start, double bytes) const {
+    if (options_.link_GBs > 0)
+      std::this_thread::sleep_until(
+          start + std::chrono::nanoseconds(static_cast<int64_t>(bytes / options_.link_GBs)));
+  }
+
+  const SimOptions options_;
+  const std::unique_ptr<SimArena> arena_;
+  const std::unique_ptr<Backend> host_;  // used by the compute stream alone
+  std::deque<SimStream> streams_;        // the last to be made, the first to end
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Backend>> make_sim_backend(const SimOptions& options) {
+  MOEBIUS_ASSIGN(std::unique_ptr<SimArena> arena, SimArena::create(options.memory_bytes));
+  return std::unique_ptr<Backend>(std::make_unique<SimBackend>(options, std::move(arena)));
+}
+
+}  // namespace moebius
