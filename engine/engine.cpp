@@ -8,6 +8,8 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/adapted_weights.h"
+#include "engine/cold_experts.h"
+#include "engine/device_weights.h"
 #include "engine/prompt.h"
 #include "engine/session.h"
 
@@ -15,6 +17,8 @@ namespace moebius {
 namespace {
 
 constexpr int64_t kDefaultContext = 16384;
+constexpr int64_t kDeviceSlack = 1 << 16;          // of a device's memory, for rounding of addresses
+constexpr int64_t kWholeModel = int64_t{1} << 42;  // a simulated device costs memory only where it is touched
 
 std::string format_of(const ModelConfig& config, const Weights& weights) {
   const Format linear = weights.layers.front().o.format;
@@ -65,6 +69,10 @@ struct Engine::Impl {
   std::unique_ptr<ModelFiles> files;
   std::unique_ptr<AdaptedWeights> adapted;  // null without an adapter
   std::unique_ptr<Backend> backend;
+  std::unique_ptr<DeviceWeights> on_device;  // null on the host, as the two below
+  std::unique_ptr<ExpertStore> experts;
+  std::unique_ptr<ColdExperts> cold;
+  Weights placed;  // what a step reads
   RotaryTable rotary;
   GenerationConfig generation;
   std::unique_ptr<Tokenizer> tokenizer;
@@ -74,9 +82,14 @@ struct Engine::Impl {
   std::string fingerprint;
   std::vector<std::string> notes;
 
-  const Weights& weights() const { return adapted ? adapted->weights() : files->weights(); }
-  Model model() const { return {files->config(), weights(), rotary, *backend}; }
+  const Weights& host_weights() const { return adapted ? adapted->weights() : files->weights(); }
+  Model model() const {
+    return {files->config(), on_device ? placed : host_weights(), rotary, *backend, cold.get()};
+  }
+  HostOptions host_options() const;
   Status open_adapter();
+  Status open_device();
+  Status place();
 };
 
 Status Engine::Impl::open_adapter() {
@@ -87,6 +100,45 @@ Status Engine::Impl::open_adapter() {
   MOEBIUS_ASSIGN(
       adapted, AdaptedWeights::create(files->config(), files->weights(), std::move(adapter.factors), false));
   return Status();
+}
+
+// What every step reads goes to the device first, then as many experts as are left room for.
+Status Engine::Impl::place() {
+  const ModelConfig& config = files->config();
+  const auto always = [](Role role) { return role != Role::kExpert; };
+  MOEBIUS_ASSIGN(const int64_t cache,
+                 KvCache::bytes(config, config.layers, cache_type, options.context * options.sessions));
+  const int64_t needed = DeviceWeights::bytes(config, host_weights(), always) +
+                         WorkspaceMemory::bytes(config, options.prefill_chunk) + cache + kDeviceSlack;
+  if (options.device_memory < needed)
+    return no_memory(
+        fmt::format("--gpu-memory {}: attention, shared weights, workspace and a cache of {} tokens take {} "
+                    "bytes; give at "
+                    "least as much, or lower --ctx-size",
+                    options.device_memory, options.context * options.sessions, needed));
+  MOEBIUS_ASSIGN(on_device, DeviceWeights::create(config, host_weights(), always, *backend));
+  const Residency residency = spread_evenly(config, host_weights(), options.device_memory - needed);
+  placed = on_device->weights();
+  MOEBIUS_ASSIGN(experts, ExpertStore::create(host_weights(), residency, placed, *backend));
+  if (experts->resident() == experts->total()) return Status();
+  MOEBIUS_ASSIGN(cold, ColdExperts::create(config, options.prefill_chunk, *experts, host_options(), *backend,
+                                           options.overlap));
+  return Status();
+}
+
+HostOptions Engine::Impl::host_options() const {
+  return {options.threads, options.exact_activations, true, options.gemm};
+}
+
+Status Engine::Impl::open_device() {
+  if (options.device == DeviceKind::kHost) {
+    backend = make_host_backend(host_options());
+    return Status();
+  }
+  if (options.device_memory == 0) options.device_memory = kWholeModel;
+  MOEBIUS_ASSIGN(
+      backend, make_sim_backend({options.device_memory, options.link_GBs, options.sim_seed, host_options()}));
+  return place();
 }
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -110,7 +162,6 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked) {
   if (options.context == 0) options.context = std::min(config.context, kDefaultContext);
   if (options.threads == 0) options.threads = physical_cores();
   options.prefill_chunk = std::min(options.prefill_chunk, options.context);
-  impl->backend = make_host_backend({options.threads, options.exact_activations, true, options.gemm});
   impl->rotary = rotary_table(config.rotary);
   MOEBIUS_ASSIGN(impl->generation, GenerationConfig::load(options.model, config));
   if (has_tokenizer_files(options.model)) {
@@ -120,11 +171,12 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked) {
   const bool float32 = impl->files->weights().layers.front().o.format == Format::kF32;
   const bool wide = options.cache == CacheType::kF32 || (options.cache == CacheType::kAuto && float32);
   impl->cache_type = wide ? DType::kF32 : DType::kBF16;
-  MOEBIUS_ASSIGN(impl->workspace, WorkspaceMemory::create(config, options.prefill_chunk, *impl->backend));
   MOEBIUS_ASSIGN(const std::string config_text, read_text_file(options.model + "/config.json", 16 << 20));
   impl->fingerprint = fingerprint_of(*impl->files, config_text);
   impl->notes = impl->files->notes();
   if (!options.adapter.empty()) MOEBIUS_TRY(impl->open_adapter());
+  MOEBIUS_TRY(impl->open_device());
+  MOEBIUS_ASSIGN(impl->workspace, WorkspaceMemory::create(config, options.prefill_chunk, *impl->backend));
   if (config.random_weights)
     impl->notes.push_back("the weights of this model are random: its answers are noise");
   return std::unique_ptr<Engine>(new Engine(std::move(impl)));
@@ -144,9 +196,17 @@ const Tokenizer& Engine::tokenizer() const {
 std::string Engine::describe() const {
   const Impl& e = *impl_;
   const double gib = static_cast<double>(e.files->checkpoint().total_bytes()) / (1 << 30);
-  return fmt::format("{}: {} {}, {:.2f} GiB, context {}, cache {}, on {}", e.options.model,
-                     config().model_type, format_of(config(), e.files->weights()), gib, e.options.context,
-                     dtype_name(e.cache_type), e.backend->name());
+  std::string text = fmt::format("{}: {} {}, {:.2f} GiB, context {}, cache {}, on {}", e.options.model,
+                                 config().model_type, format_of(config(), e.files->weights()), gib,
+                                 e.options.context, dtype_name(e.cache_type), e.backend->name());
+  if (e.cold)
+    text += fmt::format(" with {} of {} experts, the others on the host", e.experts->resident(),
+                        e.experts->total());
+  return text;
+}
+
+std::vector<LayerUse> Engine::expert_use() const {
+  return impl_->cold ? impl_->experts->use() : std::vector<LayerUse>();
 }
 
 SamplingParams Engine::default_sampling() const {

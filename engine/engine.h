@@ -15,6 +15,7 @@
 
 #include <nlohmann/json_fwd.hpp>
 
+#include "engine/expert_use.h"
 #include "engine/options.h"
 #include "engine/sampler.h"
 #include "models/config.h"
@@ -98,6 +99,8 @@ class Engine {
   std::string describe() const;                   // one line: model, format, bytes, context, device
   const std::vector<std::string>& notes() const;  // lines to log at start: skipped tensors, random weights
   SamplingParams default_sampling() const;        // from generation_config.json
+  // [layer], when experts are both on the device and on the host; else empty. Between two steps.
+  std::vector<LayerUse> expert_use() const;
 
   Result<std::unique_ptr<Session>> new_session();
 

@@ -84,22 +84,31 @@ void feed_forward(const Model& m, const FfnWeights& w, const Workspace& ws) {
   m.backend.linear({w.down, hidden, Tensor(), ws.x, true});
 }
 
-// x += the routed experts of each token, in slot order.
-void experts(const Model& m, const LayerWeights& w, const Workspace& ws) {
+// x += the shared experts and the routed ones of each token, these in slot order. The host computes its
+// experts meanwhile.
+void moe(const Model& m, const LayerWeights& w, int64_t layer, const Workspace& ws) {
   const MoeConfig& c = m.config.moe;
   m.backend.router({ws.h, w.router, w.router_bias, c.scoring, c.group_score, c.n_experts, c.n_group,
                     c.topk_group, c.normalize, static_cast<float>(c.scale), ws.expert_ids, ws.expert_weights,
                     ws.expert_chosen});
+  if (m.cold) m.cold->ask(layer, ws);
+  if (!w.ffn.gate.empty()) feed_forward(m, w.ffn, ws);
   m.backend.expert_ffn({ws.h, w.experts.data(), c.n_experts, ws.expert_ids, ws.slots});
+  if (m.cold) m.cold->answer(layer, ws);
   m.backend.combine({ws.slots, ws.expert_ids, ws.expert_weights, ws.x});
+}
+
+// Between the host's side of a workspace and the device's, which on the host are one.
+void cross(Backend& be, const Tensor& from, const Tensor& to) {
+  if (from.data != to.data) be.copy(from, to);
 }
 
 void fill_angles(const Model& m, const Batch& batch, const Workspace& ws) {
   const int64_t half = m.config.rotary.dim / 2;
   for (const Segment& s : batch.segments) {
     for (int64_t i = 0; i < s.count; ++i) {
-      float* cos = ws.cos.f32() + (s.begin + i) * half;
-      float* sin = ws.sin.f32() + (s.begin + i) * half;
+      float* cos = ws.host.cos.f32() + (s.begin + i) * half;
+      float* sin = ws.host.sin.f32() + (s.begin + i) * half;
       for (int64_t j = 0; j < half; ++j) {
         const float angle =
             static_cast<float>(s.position + i) * m.rotary.inverse_frequency[static_cast<size_t>(j)];
@@ -127,8 +136,8 @@ void attention_forward(const Model& m, int64_t layer, const Batch& batch, const 
 void ffn_forward(const Model& m, int64_t layer, const Workspace& ws) {
   const LayerWeights& w = m.weights.layers[static_cast<size_t>(layer)];
   m.backend.rms_norm({ws.x, w.ffn_norm, m.config.norm_eps, ws.h});
-  if (!w.experts.empty()) experts(m, w, ws);
-  if (!w.ffn.gate.empty()) feed_forward(m, w.ffn, ws);
+  if (!w.experts.empty()) return moe(m, w, layer, ws);
+  feed_forward(m, w.ffn, ws);
 }
 
 void layer_forward(const Model& m, int64_t layer, const Batch& batch, const KvCache& cache,
@@ -138,8 +147,12 @@ void layer_forward(const Model& m, int64_t layer, const Batch& batch, const KvCa
 }
 
 void start_forward(const Model& m, const Batch& batch, const Workspace& ws) {
-  std::copy(batch.ids.begin(), batch.ids.end(), ws.ids.i32());
+  if (m.cold) m.cold->next_step();
+  std::copy(batch.ids.begin(), batch.ids.end(), ws.host.ids.i32());
   fill_angles(m, batch, ws);
+  cross(m.backend, ws.host.ids, ws.ids);
+  cross(m.backend, ws.host.cos, ws.cos);
+  cross(m.backend, ws.host.sin, ws.sin);
   m.backend.embed({m.weights.embed, ws.ids, ws.x});
 }
 
@@ -148,12 +161,15 @@ void forward(const Model& m, const Batch& batch, const KvCache& cache, const Wor
   for (int64_t layer = 0; layer < m.config.layers; ++layer) layer_forward(m, layer, batch, cache, ws);
 }
 
-Tensor head_forward(const Model& m, const Workspace& ws, int64_t begin, int64_t count) {
+Result<Tensor> head_forward(const Model& m, const Workspace& ws, int64_t begin, int64_t count) {
   const Tensor logits = ws.logits.rows(0, count);
   const Tensor h = ws.h.rows(begin, count);
   m.backend.rms_norm({ws.x.rows(begin, count), m.weights.final_norm, m.config.norm_eps, h});
   m.backend.linear({m.weights.head, h, Tensor(), logits});
-  return logits;
+  const Tensor out = ws.host.logits.rows(0, count);
+  cross(m.backend, logits, out);
+  MOEBIUS_TRY(m.backend.sync());
+  return out;
 }
 
 }  // namespace moebius

@@ -3,6 +3,7 @@
 
 #include <span>
 
+#include "engine/cold_experts.h"
 #include "engine/kv_cache.h"
 #include "engine/workspace.h"
 #include "models/weights.h"
@@ -27,13 +28,17 @@ struct Model {
   const Weights& weights;
   const RotaryTable& rotary;
   Backend& backend;
+  ColdExperts* cold = nullptr;  // of routed experts that are not on the device; null: all are
 };
+
+// On a device all of these only queue work, see Backend.
 
 // Embeds the batch, passes it through every layer and leaves the last layer's output in ws.x [n, hidden]; the
 // cache holds the batch's positions afterwards. ws must be a view for batch.ids.size() tokens.
 void forward(const Model& model, const Batch& batch, const KvCache& cache, const Workspace& ws);
 
-// The first part of forward: ids, angles and embeddings of the batch.
+// The first part of forward: ids, angles and embeddings of the batch. The backend must be idle, since it may
+// still read the host's side of ws.
 void start_forward(const Model& model, const Batch& batch, const Workspace& ws);
 
 // One decoder layer, ws.x in, ws.x out: its attention, then its feed-forward.
@@ -44,7 +49,7 @@ void attention_forward(const Model& model, int64_t layer, const Batch& batch, co
 void ffn_forward(const Model& model, int64_t layer, const Workspace& ws);
 
 // Final norm and head of rows [begin, begin + count) of ws.x, count <= kLogitRows; overwrites ws.h. Returns
-// [count, vocab].
-Tensor head_forward(const Model& model, const Workspace& ws, int64_t begin, int64_t count);
+// [count, vocab] on the host, when the device is done; the first error of all that was queued.
+Result<Tensor> head_forward(const Model& model, const Workspace& ws, int64_t begin, int64_t count);
 
 }  // namespace moebius

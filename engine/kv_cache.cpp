@@ -11,13 +11,18 @@ Result<KvCache> KvCache::create(const ModelConfig& config, int64_t layers, DType
   cache.layers_ = layers;
   cache.width_ = config.cache_width();
   cache.pages_ = (tokens + kPageTokens - 1) / kPageTokens;
-  int64_t bytes = 0;
-  if (!checked_mul(cache.pages_ * kPageTokens, cache.bytes_per_token(), &bytes)) {
-    return no_memory(fmt::format("a cache of {} tokens is too large; lower --ctx-size", tokens));
-  }
-  MOEBIUS_ASSIGN(cache.memory_, backend.alloc(static_cast<size_t>(bytes)));
+  MOEBIUS_ASSIGN(const int64_t size, bytes(config, layers, dtype, tokens));
+  MOEBIUS_ASSIGN(cache.memory_, backend.alloc(static_cast<size_t>(size)));
   for (int64_t page = cache.pages_ - 1; page >= 0; --page) cache.free_.push_back(static_cast<int32_t>(page));
   return cache;
+}
+
+Result<int64_t> KvCache::bytes(const ModelConfig& config, int64_t layers, DType dtype, int64_t tokens) {
+  const int64_t rows = (tokens + kPageTokens - 1) / kPageTokens * kPageTokens * layers;
+  int64_t bytes = 0;
+  if (!checked_mul(rows, config.cache_width() * static_cast<int64_t>(dtype_bytes(dtype)), &bytes))
+    return no_memory(fmt::format("a cache of {} tokens is too large; lower --ctx-size", tokens));
+  return bytes;
 }
 
 Status KvCache::reserve(PageTable& table, int64_t tokens) {

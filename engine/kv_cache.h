@@ -29,6 +29,9 @@ class KvCache {
   static Result<KvCache> create(const ModelConfig& config, int64_t layers, DType dtype, int64_t tokens,
                                 Backend& backend);
 
+  // What create() takes for all layers; kNoMemory when that is no number of bytes.
+  static Result<int64_t> bytes(const ModelConfig& config, int64_t layers, DType dtype, int64_t tokens);
+
   // Grows the table to hold `tokens` positions. kNoMemory when no page is free: the table is as before.
   Status reserve(PageTable& table, int64_t tokens);
   void release(PageTable& table);

@@ -11,11 +11,19 @@ namespace moebius {
 
 enum class CacheType : uint8_t { kAuto, kF32, kBF16 };  // kAuto: float32 for float32 models, else BF16
 
+enum class DeviceKind : uint8_t { kHost, kSim };
+
 struct EngineOptions {
   std::string model;    // folder, or Hugging Face cache id; "": the model that ships with the program
   std::string adapter;  // folder of a PEFT LoRA adapter to add to the weights; "": none
   int64_t context = 0;  // tokens a session can hold; 0: the model's own limit, at most 16,384
   int threads = 0;      // 0: one per physical core
+  DeviceKind device = DeviceKind::kHost;
+  int64_t device_memory = 0;  // bytes that may be taken there; 0: as much as the whole model needs
+  double link_GBs = 0;        // kSim: of the link to the host; 0: as fast as memory
+  uint64_t sim_seed = 0;      // kSim: of random delays; 0: none
+  bool overlap = true;        // the host computes its experts while the device goes on
+  int64_t sessions = 1;       // whose caches are set aside on the device
   CacheType cache = CacheType::kAuto;
   CpuGemm gemm = CpuGemm::kAuto;
   bool exact_activations = false;  // integer formats on unrounded activations (for comparison)

@@ -37,8 +37,29 @@ void Session::Impl::truncate(int64_t count) {
   tokens.resize(static_cast<size_t>(count));
 }
 
-void Session::Impl::keep_logits(const Tensor& row) {
-  logits.assign(row.f32(), row.f32() + model.config.vocab);
+// Waits for the device. After an error the timeline is empty, for its cache may be half written.
+Status Session::Impl::settle() {
+  Status status = model.backend.sync();
+  if (!status.ok()) truncate(0);
+  return status;
+}
+
+Status Session::Impl::keep_logits(const Result<Tensor>& row) {
+  if (!row.ok()) {
+    truncate(0);
+    return row.status();
+  }
+  logits.assign(row->f32(), row->f32() + model.config.vocab);
+  return Status();
+}
+
+// body(rows of one page, byte offset of the first among all rows) for the pages of positions [0, n).
+template <class Body>
+void Session::Impl::for_each_page(int64_t layer, int64_t n, const Body& body) const {
+  const CacheView view = cache.view(pages, layer);
+  const int64_t row_bytes = cache.width() * static_cast<int64_t>(dtype_bytes(cache.dtype()));
+  for (int64_t p = 0; p < n; p += view.page_tokens)
+    body(view.row(p), p * row_bytes, static_cast<size_t>(std::min(view.page_tokens, n - p) * row_bytes));
 }
 
 std::span<const int32_t> Session::Impl::next_part(std::span<const int32_t> ids) const {
@@ -48,6 +69,7 @@ std::span<const int32_t> Session::Impl::next_part(std::span<const int32_t> ids) 
 
 Result<Workspace> Session::Impl::advance(std::span<const int32_t> part) {
   const int64_t done = static_cast<int64_t>(tokens.size()), n = static_cast<int64_t>(part.size());
+  MOEBIUS_TRY(settle());  // the device may still read the host's side of the workspace
   MOEBIUS_TRY(cache.reserve(pages, done + n));
   const Segment segment{&pages, 0, n, done};
   const Workspace ws = workspace.view(n);
@@ -71,7 +93,7 @@ Status Session::sync(std::span<const int32_t> ids, const Progress& progress) {
       return {Code::kCancelled, "cancelled"};
     MOEBIUS_ASSIGN(const Workspace ws, impl_->advance(impl_->next_part(ids)));
     if (static_cast<int64_t>(have.size()) == total) {
-      impl_->keep_logits(head_forward(impl_->model, ws, ws.x.shape[0] - 1, 1));
+      MOEBIUS_TRY(impl_->keep_logits(head_forward(impl_->model, ws, ws.x.shape[0] - 1, 1)));
     }
   }
   return Status();
@@ -84,8 +106,7 @@ Status Session::append(int32_t id) {
   }
   impl_->reused = static_cast<int64_t>(impl_->tokens.size());
   MOEBIUS_ASSIGN(const Workspace ws, impl_->advance({&id, 1}));
-  impl_->keep_logits(head_forward(impl_->model, ws, 0, 1));
-  return Status();
+  return impl_->keep_logits(head_forward(impl_->model, ws, 0, 1));
 }
 
 Status Session::sync_all(std::span<const int32_t> ids, const Rows& rows) {
@@ -98,8 +119,8 @@ Status Session::sync_all(std::span<const int32_t> ids, const Rows& rows) {
     const int64_t n = ws.x.shape[0];
     for (int64_t begin = 0; begin < n; begin += kLogitRows) {
       const int64_t count = std::min(kLogitRows, n - begin);
-      const Tensor logits = head_forward(impl_->model, ws, begin, count);
-      if (begin + count == n) impl_->keep_logits(logits.rows(count - 1, 1));
+      MOEBIUS_ASSIGN(const Tensor logits, head_forward(impl_->model, ws, begin, count));
+      if (begin + count == n) MOEBIUS_TRY(impl_->keep_logits(logits.rows(count - 1, 1)));
       MOEBIUS_TRY(rows(first + begin, {logits.f32(), static_cast<size_t>(logits.numel())}));
     }
   }
@@ -117,10 +138,15 @@ Status Session::save(const std::string& path) const {
   }
   MOEBIUS_TRY(writer.append(s.tokens.data(), s.tokens.size() * sizeof(int32_t)));
   MOEBIUS_TRY(writer.append(s.logits.data(), s.logits.size() * sizeof(float)));
-  const size_t row_bytes = static_cast<size_t>(s.cache.width()) * dtype_bytes(s.cache.dtype());
+  Backend& be = s.model.backend;
+  const size_t layer_bytes = static_cast<size_t>(n * s.cache.width()) * dtype_bytes(s.cache.dtype());
+  MOEBIUS_ASSIGN(const Buffer rows, be.alloc_pinned(layer_bytes));
   for (int64_t l = 0; l < s.model.config.layers; ++l) {
-    const CacheView view = s.cache.view(s.pages, l);
-    for (int64_t p = 0; p < n; ++p) MOEBIUS_TRY(writer.append(view.row(p), row_bytes));
+    s.for_each_page(l, n, [&](const void* page, int64_t offset, size_t bytes) {
+      be.copy_bytes(Stream::kCompute, page, rows.as<char>() + offset, bytes);
+    });
+    MOEBIUS_TRY(be.sync());
+    MOEBIUS_TRY(writer.append(rows.data(), layer_bytes));
   }
   return writer.finish();
 }
@@ -157,11 +183,12 @@ Status Session::restore(const std::string& path) {
   }
   MOEBIUS_TRY(s.cache.reserve(s.pages, n));
   for (int64_t l = 0; l < s.model.config.layers; ++l) {
-    const CacheView view = s.cache.view(s.pages, l);
     const char* from = static_cast<const char*>(layers[static_cast<size_t>(l)]->data);
-    for (int64_t p = 0; p < n; ++p)
-      std::memcpy(view.row(p), from + p * row_bytes, static_cast<size_t>(row_bytes));
+    s.for_each_page(l, n, [&](void* page, int64_t offset, size_t bytes) {
+      s.model.backend.copy_bytes(Stream::kCompute, from + offset, page, bytes);
+    });
   }
+  MOEBIUS_TRY(s.settle());
   s.tokens = std::move(ids);
   s.logits.resize(has_logits ? static_cast<size_t>(s.model.config.vocab) : 0);
   if (has_logits) std::memcpy(s.logits.data(), logits->data, static_cast<size_t>(logits->bytes));

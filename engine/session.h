@@ -22,7 +22,10 @@ struct Session::Impl {
   // Appends at most `chunk` tokens to the timeline; the workspace then holds their last layer.
   Result<Workspace> advance(std::span<const int32_t> part);
   void truncate(int64_t count);
-  void keep_logits(const Tensor& row);
+  Status keep_logits(const Result<Tensor>& row);
+  Status settle();
+  template <class Body>
+  void for_each_page(int64_t layer, int64_t n, const Body& body) const;
 
   Model model;
   KvCache cache;

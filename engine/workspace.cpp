@@ -28,6 +28,14 @@ Workspace lay_out(const ModelConfig& c, int64_t n, Arena& arena) {
   return ws;
 }
 
+// The host's side of a workspace on a device.
+void lay_out_host(Workspace& ws, Arena& arena) {
+  const auto like = [&](const Tensor& t) {
+    return t.ndim == 1 ? arena.take(t.dtype, {t.shape[0]}) : arena.take(t.dtype, {t.shape[0], t.shape[1]});
+  };
+  ws.host = {like(ws.ids), like(ws.cos), like(ws.sin), like(ws.logits)};
+}
+
 }  // namespace
 
 AttentionActivations lay_out_attention(const ModelConfig& c, int64_t n, Arena& arena) {
@@ -49,9 +57,15 @@ AttentionActivations lay_out_attention(const ModelConfig& c, int64_t n, Arena& a
 }
 
 Tensor Arena::take(DType dtype, std::initializer_list<int64_t> shape) {
-  Tensor t(base_ + used_, dtype, shape);
+  Tensor t(base_ + used_, dtype, shape, space_);
   used_ += (t.numel() * static_cast<int64_t>(dtype_bytes(dtype)) + 63) / 64 * 64;
   return t.numel() == 0 ? Tensor() : t;
+}
+
+int64_t WorkspaceMemory::bytes(const ModelConfig& config, int64_t max_tokens) {
+  Arena measured(nullptr);
+  lay_out(config, max_tokens, measured);
+  return measured.used();
 }
 
 Result<WorkspaceMemory> WorkspaceMemory::create(const ModelConfig& config, int64_t max_tokens,
@@ -59,16 +73,22 @@ Result<WorkspaceMemory> WorkspaceMemory::create(const ModelConfig& config, int64
   WorkspaceMemory memory;
   memory.config_ = config;
   memory.max_tokens_ = max_tokens;
-  Arena measured(nullptr);
-  lay_out(config, max_tokens, measured);
-  MOEBIUS_ASSIGN(memory.memory_, backend.alloc(static_cast<size_t>(measured.used())));
+  MOEBIUS_ASSIGN(memory.memory_, backend.alloc(static_cast<size_t>(bytes(config, max_tokens))));
+  if (backend.space() == Space::kHost) return memory;
+  Arena measured(nullptr), pinned(nullptr);
+  Workspace ws = lay_out(config, max_tokens, measured);
+  lay_out_host(ws, pinned);
+  MOEBIUS_ASSIGN(memory.pinned_, backend.alloc_pinned(static_cast<size_t>(pinned.used())));
   return memory;
 }
 
 Workspace WorkspaceMemory::view(int64_t n) const {
   MOEBIUS_CHECK(n >= 1 && n <= max_tokens_);
-  Arena arena(memory_.as<char>());
-  return lay_out(config_, n, arena);
+  Arena arena(memory_), pinned(pinned_);
+  Workspace ws = lay_out(config_, n, arena);
+  ws.host = {ws.ids, ws.cos, ws.sin, ws.logits};
+  if (pinned_.data()) lay_out_host(ws, pinned);
+  return ws;
 }
 
 }  // namespace moebius

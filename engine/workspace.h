@@ -32,6 +32,9 @@ struct Workspace : AttentionActivations {
   Tensor expert_chosen;     // I32 [n, top_k]: ids with zero experts by their row; empty but in training
   Tensor slots;             // [n, top_k, hidden]
   Tensor logits;            // [min(n, kLogitRows), vocab]
+  struct {
+    Tensor ids, cos, sin, logits;
+  } host;  // what crosses to and from the device, in pinned memory; on the host the tensors above themselves
 };
 
 inline constexpr int64_t kLogitRows = 64;  // rows of logits at a time
@@ -41,12 +44,14 @@ inline constexpr int64_t kAbsorbedTokens =
 // Carves tensors out of one block, each aligned to 64 bytes. base may be null, to measure.
 class Arena {
  public:
-  explicit Arena(char* base) : base_(base) {}
+  explicit Arena(char* base, Space space = Space::kHost) : base_(base), space_(space) {}
+  explicit Arena(const Buffer& memory) : Arena(memory.as<char>(), memory.space()) {}
   Tensor take(DType dtype, std::initializer_list<int64_t> shape);  // empty when a dimension is 0
   int64_t used() const { return used_; }
 
  private:
   char* base_;
+  Space space_;
   int64_t used_ = 0;
 };
 
@@ -54,14 +59,15 @@ AttentionActivations lay_out_attention(const ModelConfig& config, int64_t n, Are
 
 class WorkspaceMemory {
  public:
-  // max_tokens: the largest batch. Memory is touched only as it is used.
+  // max_tokens: the largest batch. Host memory is touched only as it is used.
   static Result<WorkspaceMemory> create(const ModelConfig& config, int64_t max_tokens, Backend& backend);
-  Workspace view(int64_t n) const;  // n <= max_tokens
+  static int64_t bytes(const ModelConfig& config, int64_t max_tokens);  // of the backend's own memory
+  Workspace view(int64_t n) const;                                      // n <= max_tokens
   int64_t max_tokens() const { return max_tokens_; }
 
  private:
   ModelConfig config_;
-  Buffer memory_;
+  Buffer memory_, pinned_;  // pinned_: empty on the host
   int64_t max_tokens_ = 0;
 };
 

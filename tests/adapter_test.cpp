@@ -80,7 +80,7 @@ TEST_P(GoldenAdapter, GivesThemInABatchOfSequences) {
             memory->view(at[s]));
   }
   const auto expect_row = [&](const Workspace& ws, int64_t row, int64_t position) {
-    const Tensor logits = head_forward(adapted_model, ws, row, 1);
+    const Tensor logits = *head_forward(adapted_model, ws, row, 1);
     const std::span<const float> expected(golden.logits.data() + position * vocab,
                                           static_cast<size_t>(vocab));
     EXPECT_LE(relative_error({logits.f32(), static_cast<size_t>(vocab)}, expected), 2 * kFloat32Bound)
@@ -144,7 +144,7 @@ std::vector<float> logits_of(const ModelConfig& config, const Weights& weights,
   forward(model, {ids, {&segment, 1}}, *cache, ws);
   std::vector<float> logits;
   for (int64_t i = 0; i < n; ++i) {
-    const Tensor row = head_forward(model, ws, i, 1);
+    const Tensor row = *head_forward(model, ws, i, 1);
     logits.insert(logits.end(), row.f32(), row.f32() + row.numel());
   }
   return logits;

@@ -22,6 +22,17 @@ void add_engine_options(CLI::App& app, EngineOptions& options) {
   add_choice<CpuGemm>(app, "--cpu-gemm", options.gemm,
                       {{"auto", CpuGemm::kAuto}, {"onednn", CpuGemm::kOneDnn}, {"own", CpuGemm::kOwn}},
                       "who multiplies large batches on the CPU (default auto)");
+  add_choice<DeviceKind>(app, "--device", options.device,
+                         {{"host", DeviceKind::kHost}, {"sim", DeviceKind::kSim}},
+                         "where the model runs (default host; sim: a simulated GPU with memory of its own)");
+  app.add_option("--gpu-memory", options.device_memory,
+                 "of the device, such as 6GiB; what does not fit stays on the host (default: all fits)")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 44));
+  app.add_option("--link-gbs", options.link_GBs, "GB/s between host and simulated device (default: no limit)")
+      ->check(CLI::PositiveNumber);
+  app.add_flag("!--no-overlap", options.overlap,
+               "the host computes its experts while the device waits (slow; for comparison)");
   app.add_option("--prefill-chunk", options.prefill_chunk, "prompt tokens per forward pass (default 512)")
       ->check(CLI::Range(1, 65536));
   app.add_flag("--exact-activations", options.exact_activations,

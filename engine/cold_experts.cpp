@@ -1,0 +1,88 @@
+#include "engine/cold_experts.h"
+
+#include <chrono>
+
+namespace moebius {
+
+Result<std::unique_ptr<ColdExperts>> ColdExperts::create(const ModelConfig& config, int64_t max_tokens,
+                                                         ExpertStore& store, const HostOptions& host,
+                                                         Backend& device, bool overlap) {
+  std::unique_ptr<ColdExperts> cold(new ColdExperts(config, store, host, device));
+  const int64_t slots = max_tokens * config.moe.top_k;
+  const int64_t numbers = max_tokens * config.hidden + slots + slots * config.hidden + 3 * 64;
+  MOEBIUS_ASSIGN(cold->memory_, device.alloc_pinned(static_cast<size_t>(numbers) * sizeof(float)));
+  if (overlap) cold->worker_ = std::thread([c = cold.get()] { c->work(); });
+  return cold;
+}
+
+ColdExperts::~ColdExperts() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  changed_.notify_all();
+  if (worker_.joinable()) worker_.join();
+}
+
+ColdExperts::Mailbox ColdExperts::mailbox(int64_t n) const {
+  Arena arena(memory_);
+  const int64_t k = config_.moe.top_k;
+  return {arena.take(DType::kF32, {n, config_.hidden}), arena.take(DType::kI32, {n, k}),
+          arena.take(DType::kF32, {n, k, config_.hidden})};
+}
+
+void ColdExperts::ask(int64_t layer, const Workspace& ws) {
+  if (!store_.any_on_host(layer)) return;
+  const Job job{layer, ++ticket_, mailbox(ws.h.shape[0])};
+  device_.copy(ws.h, job.mail.x);
+  device_.copy(ws.expert_ids, job.mail.ids);
+  if (!worker_.joinable()) {
+    const Status status = device_.sync();  // a device's error comes again with the step's own sync
+    if (status.ok()) compute(job);
+    return;
+  }
+  device_.raise(asked_, job.ticket);
+  {
+    const std::lock_guard lock(mutex_);
+    jobs_.push_back(job);
+  }
+  changed_.notify_all();
+}
+
+void ColdExperts::answer(int64_t layer, const Workspace& ws) {
+  if (!store_.any_on_host(layer)) return;
+  const std::vector<ExpertWeights>& experts = store_.on_device(layer);
+  if (worker_.joinable()) device_.await(answered_, ticket_);
+  device_.take_slots(
+      {mailbox(ws.h.shape[0]).slots, experts.data(), std::ssize(experts), ws.expert_ids, ws.slots});
+}
+
+void ColdExperts::compute(const Job& job) {
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point start = Clock::now();
+  const std::vector<ExpertWeights>& experts = store_.on_host(job.layer);
+  const auto on_host = [](Tensor t) {
+    t.space = Space::kHost;
+    return t;
+  };
+  const Tensor ids = on_host(job.mail.ids);
+  host_->expert_ffn({on_host(job.mail.x), experts.data(), std::ssize(experts), ids, on_host(job.mail.slots)});
+  store_.count(job.layer, ids, std::chrono::duration<double>(Clock::now() - start).count());
+}
+
+void ColdExperts::work() {
+  while (true) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return stop_ || !jobs_.empty(); });
+    if (jobs_.empty()) return;
+    const Job job = jobs_.front();
+    jobs_.pop_front();
+    lock.unlock();
+    for (uint64_t now; (now = asked_.load(std::memory_order_acquire)) < job.ticket;) asked_.wait(now);
+    compute(job);
+    answered_.store(job.ticket, std::memory_order_release);
+    answered_.notify_all();
+  }
+}
+
+}  // namespace moebius

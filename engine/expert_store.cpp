@@ -1,0 +1,144 @@
+#include "engine/expert_store.h"
+
+#include <algorithm>
+
+#include "engine/uploader.h"
+
+namespace moebius {
+namespace {
+
+constexpr int64_t kMoveSteps = 16;                 // between looks at who should move
+constexpr int64_t kMoveBytes = int64_t{64} << 20;  // at such a look
+constexpr double kHeatKept = 0.9;                  // of earlier uses, at every look
+
+bool has_adapter(const ExpertWeights& e) { return e.gate.lora || e.up.lora || e.down.lora; }
+
+void put(Uploader& uploader, ExpertWeights& e) {
+  uploader.put(e.gate), uploader.put(e.up), uploader.put(e.down);
+}
+
+}  // namespace
+
+int64_t expert_bytes(const ExpertWeights& expert) {
+  ExpertWeights measured = expert;
+  Uploader uploader(nullptr, nullptr);
+  put(uploader, measured);
+  return uploader.used();
+}
+
+Residency spread_evenly(const ModelConfig& config, const Weights& host, int64_t bytes) {
+  Residency residency(host.layers.size());
+  for (size_t l = 0; l < residency.size(); ++l) residency[l].resize(host.layers[l].experts.size());
+  for (int64_t e = 0; e < config.moe.n_experts; ++e) {
+    for (size_t l = 0; l < residency.size(); ++l) {
+      const auto& experts = host.layers[l].experts;
+      if (e >= std::ssize(experts)) continue;
+      const int64_t needed = expert_bytes(experts[static_cast<size_t>(e)]);
+      if (needed > bytes) return residency;
+      bytes -= needed;
+      residency[l][static_cast<size_t>(e)] = true;
+    }
+  }
+  return residency;
+}
+
+Result<std::unique_ptr<ExpertStore>> ExpertStore::create(const Weights& host, const Residency& residency,
+                                                         Weights& placed, Backend& backend) {
+  std::unique_ptr<ExpertStore> store(new ExpertStore(host, placed, backend));
+  MOEBIUS_TRY(store->place(residency));
+  return store;
+}
+
+Status ExpertStore::place(const Residency& residency) {
+  MOEBIUS_CHECK(residency.size() == host_.layers.size());
+  residency_ = residency;
+  int64_t needed = 0;
+  for (size_t l = 0; l < residency.size(); ++l) {
+    const std::vector<ExpertWeights>& experts = host_.layers[l].experts;
+    MOEBIUS_CHECK(residency[l].size() == experts.size());
+    Layer& layer = layers_.emplace_back();
+    layer.host = experts;
+    std::vector<ExpertWeights>& device = placed_.layers[l].experts;
+    device.assign(experts.size(), ExpertWeights());
+    heat_.emplace_back(experts.size(), 0.0);
+    std::vector<int64_t>& sizes = bytes_.emplace_back();
+    for (size_t e = 0; e < experts.size(); ++e) {
+      sizes.push_back(expert_bytes(experts[e]));
+      ++(residency[l][e] ? resident_ : layer.on_host);
+      if (!residency[l][e]) continue;
+      if (has_adapter(experts[e]))
+        return {Code::kUnsupported, "an expert with an adapter cannot be on the device; merge it first"};
+      std::swap(device[e], layer.host[e]);
+      needed += sizes.back();
+    }
+    total_ += std::ssize(experts);
+  }
+  MOEBIUS_ASSIGN(memory_, backend_.alloc(static_cast<size_t>(needed)));
+  Uploader uploader(memory_.as<char>(), &backend_);
+  for (LayerWeights& layer : placed_.layers)
+    for (ExpertWeights& e : layer.experts)
+      if (!e.elsewhere()) put(uploader, e);
+  return backend_.sync();
+}
+
+const std::vector<ExpertWeights>& ExpertStore::on_device(int64_t layer) const {
+  return placed_.layers[static_cast<size_t>(layer)].experts;
+}
+
+void ExpertStore::count(int64_t layer, const Tensor& ids, double seconds) {
+  Layer& l = at(layer);
+  std::vector<double>& heat = heat_[static_cast<size_t>(layer)];
+  for (int64_t i = 0; i < ids.numel(); ++i) {
+    const int32_t id = ids.i32()[i];
+    if (id < 0) continue;
+    heat[static_cast<size_t>(id)] += 1;
+    ++(l.host[static_cast<size_t>(id)].elsewhere() ? l.use.device_slots : l.use.host_slots);
+  }
+  l.use.host_s += seconds;
+}
+
+std::vector<LayerUse> ExpertStore::use() const {
+  std::vector<LayerUse> all;
+  for (const Layer& layer : layers_) all.push_back(layer.use);
+  return all;
+}
+
+void ExpertStore::next_step() {
+  const auto first = std::stable_partition(arriving_.begin(), arriving_.end(),
+                                           [&](const Arriving& a) { return !backend_.done(a.event); });
+  for (auto a = first; a != arriving_.end(); ++a) finish(*a);
+  arriving_.erase(first, arriving_.end());
+  if (++steps_ % kMoveSteps != 0 || !arriving_.empty()) return;
+  for (const ExpertMove& move : plan_moves(residency_, heat_, bytes_, kMoveBytes)) start(move);
+  for (std::vector<double>& layer : heat_)
+    for (double& heat : layer) heat *= kHeatKept;
+}
+
+// The expert that leaves is the host's at once; the one that comes stays the host's until it has arrived.
+void ExpertStore::start(const ExpertMove& move) {
+  const size_t l = static_cast<size_t>(move.layer), out = static_cast<size_t>(move.out),
+               in = static_cast<size_t>(move.in);
+  const std::vector<ExpertWeights>& experts = host_.layers[l].experts;
+  if (has_adapter(experts[in])) return;
+  ExpertWeights& leaving = placed_.layers[l].experts[out];
+  char* place = static_cast<char*>(const_cast<void*>(leaving.gate.data));  // the store's own memory
+  leaving = ExpertWeights();
+  layers_[l].host[out] = experts[out];
+  ++layers_[l].on_host, --resident_;
+  residency_[l][out] = false, residency_[l][in] = true;
+  Arriving& arriving = arriving_.emplace_back(Arriving{move, experts[in], {}});
+  Uploader uploader(place, &backend_);
+  put(uploader, arriving.expert);
+  arriving.event = backend_.record(Stream::kLoad);
+}
+
+void ExpertStore::finish(const Arriving& arrived) {
+  const size_t l = static_cast<size_t>(arrived.move.layer), in = static_cast<size_t>(arrived.move.in);
+  placed_.layers[l].experts[in] = arrived.expert;
+  Layer& layer = layers_[l];
+  layer.host[in] = ExpertWeights();
+  --layer.on_host, ++resident_;
+  ++layer.use.moves, layer.use.moved_bytes += bytes_[l][in];
+}
+
+}  // namespace moebius

@@ -1,0 +1,353 @@
+// The simulated device: its memory and streams, and whole models on it, which must give the host's bits at
+// any budget, delay and link, with the host computing its experts meanwhile or one after the other.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <random>
+
+#include <fmt/format.h>
+
+#include "engine/engine.h"
+#include "engine/expert_store.h"
+#include "kernels/sim/arena.h"
+
+namespace moebius {
+namespace {
+
+std::unique_ptr<Backend> sim(int64_t bytes, uint64_t seed = 0, double link_GBs = 0) {
+  auto backend = make_sim_backend({bytes, link_GBs, seed, {.threads = 1}});
+  MOEBIUS_CHECK(backend.ok(), backend.status().message());
+  return std::move(*backend);
+}
+
+TEST(SimArena, HandsOutGapsAndJoinsThemAgain) {
+  auto arena = SimArena::create(1 << 16);
+  ASSERT_TRUE(arena.ok());
+  std::mt19937 random(1);
+  std::vector<std::pair<char*, int64_t>> pieces;
+  for (int i = 0; i < 2000; ++i) {
+    if (random() % 2 == 0) {
+      const int64_t size = 1 + static_cast<int64_t>(random() % 3000);
+      const Result<void*> at = (*arena)->take(size);
+      if (!at.ok()) continue;
+      char* alias = static_cast<char*>((*arena)->alias(*at));
+      for (int64_t b = 0; b < size; ++b) ASSERT_EQ(alias[b], 0);
+      std::fill_n(alias, size, 7);
+      for (const auto& [other, length] : pieces)
+        ASSERT_TRUE(static_cast<char*>(*at) + size <= other || other + length <= static_cast<char*>(*at));
+      pieces.emplace_back(static_cast<char*>(*at), size);
+    } else if (!pieces.empty()) {
+      std::swap(pieces[random() % pieces.size()], pieces.back());
+      (*arena)->give_back(pieces.back().first);
+      pieces.pop_back();
+    }
+  }
+  for (const auto& [at, size] : pieces) (*arena)->give_back(at);
+  EXPECT_TRUE((*arena)->take(1 << 16).ok());  // whole again
+  const Result<void*> more = (*arena)->take(1);
+  ASSERT_FALSE(more.ok());
+  EXPECT_EQ(more.status().code(), Code::kNoMemory);
+  EXPECT_NE(more.status().message().find("--gpu-memory"), std::string::npos);
+}
+
+TEST(SimBackendDeathTest, TheHostCannotTouchItsMemory) {
+  const auto backend = sim(1 << 20);
+  const Result<Buffer> memory = backend->alloc(64);
+  ASSERT_TRUE(memory.ok());
+  EXPECT_DEATH(memory->as<volatile char>()[0] = 1, "");
+}
+
+TEST(SimBackendDeathTest, HostMemoryIsNoArgument) {
+  const auto backend = sim(1 << 20);
+  std::vector<float> x(4);
+  const Tensor t = f32_tensor(x.data(), {2, 2});
+  EXPECT_DEATH(backend->swiglu({t, t, t}), "swiglu: an argument is not in the device's memory");
+}
+
+TEST(SimBackend, StreamsKeepTheirOrderAndWaitForEachOther) {
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    const auto backend = sim(1 << 20, seed);
+    const Result<Buffer> memory = backend->alloc(4), out = backend->alloc_pinned(4);
+    const Tensor there(memory->data(), DType::kI32, {1}, Space::kDevice);
+    const Tensor here(out->data(), DType::kI32, {1}, Space::kPinned);
+    std::vector<int32_t> values(50);
+    for (int32_t i = 0; i < 50; ++i) {
+      values[static_cast<size_t>(i)] = i + 1;
+      backend->wait(Stream::kLoad, backend->record(Stream::kCompute));
+      backend->copy_bytes(Stream::kLoad, &values[static_cast<size_t>(i)], memory->data(), 4);
+      backend->wait(Stream::kCompute, backend->record(Stream::kLoad));
+    }
+    backend->copy(there, here);
+    ASSERT_TRUE(backend->sync().ok());
+    EXPECT_EQ(*out->as<int32_t>(), 50);
+  }
+}
+
+TEST(SimBackend, FlagsGoThroughBothSides) {
+  const auto backend = sim(1 << 20, 3);
+  Flag asked{0}, answered{0};
+  std::thread other([&] {
+    for (uint64_t i = 1; i <= 100; ++i) {
+      for (uint64_t now; (now = asked.load()) < i;) asked.wait(now);
+      answered.store(i);
+      answered.notify_all();
+    }
+  });
+  for (uint64_t i = 1; i <= 100; ++i) backend->raise(asked, i), backend->await(answered, i);
+  EXPECT_TRUE(backend->sync().ok());
+  EXPECT_EQ(answered, 100u);
+  other.join();
+}
+
+TEST(SimBackend, ALinkTakesItsTime) {
+  const auto backend = sim(1 << 24, 0, 0.1);  // 10 ns a byte
+  const Result<Buffer> memory = backend->alloc(1 << 20), out = backend->alloc_pinned(1 << 20);
+  const auto start = std::chrono::steady_clock::now();
+  backend->copy_bytes(Stream::kLoad, out->data(), memory->data(), 1 << 20);
+  ASSERT_TRUE(backend->sync().ok());
+  EXPECT_GE(std::chrono::steady_clock::now() - start, std::chrono::microseconds(10485));
+}
+
+// ---- whole models ----
+
+std::vector<std::string> golden_models() {
+  std::vector<std::string> models;
+  for (const auto& entry : std::filesystem::directory_iterator("tests/golden/models"))
+    models.push_back(entry.path().filename());
+  std::sort(models.begin(), models.end());
+  return models;
+}
+
+std::unique_ptr<Engine> open(const EngineOptions& options) {
+  auto engine = Engine::open(options);
+  MOEBIUS_CHECK(engine.ok(), engine.status().message());
+  return std::move(*engine);
+}
+
+// What a prompt of several chunks and some decoded tokens give: all logits, in order.
+std::vector<float> logits_of(Engine& engine) {
+  std::mt19937 random(7);
+  std::vector<int32_t> ids(45);
+  for (int32_t& id : ids) id = static_cast<int32_t>(random() % static_cast<uint32_t>(engine.config().vocab));
+  std::vector<float> all;
+  auto session = engine.new_session();
+  MOEBIUS_CHECK(session.ok(), session.status().message());
+  const Status status = (*session)->sync_all(ids, [&](int64_t, std::span<const float> rows) {
+    all.insert(all.end(), rows.begin(), rows.end());
+    return Status();
+  });
+  MOEBIUS_CHECK(status.ok(), status.message());
+  for (int i = 0; i < 4; ++i) {
+    const std::span<const float> row = (*session)->logits();
+    const auto best = std::max_element(row.begin(), row.end()) - row.begin();
+    const Status appended = (*session)->append(static_cast<int32_t>(best));
+    MOEBIUS_CHECK(appended.ok(), appended.message());
+    all.insert(all.end(), (*session)->logits().begin(), (*session)->logits().end());
+  }
+  return all;
+}
+
+EngineOptions options_for(const std::string& model) {
+  EngineOptions options;
+  options.model = "tests/golden/models/" + model;
+  options.threads = 2, options.context = 64, options.prefill_chunk = 20;
+  return options;
+}
+
+// The least budget a model runs with, read from the refusal of none.
+int64_t least_budget(const std::string& model, int64_t context = 64) {
+  EngineOptions options = options_for(model);
+  options.context = context;
+  options.device = DeviceKind::kSim, options.device_memory = 1;
+  const auto refused = Engine::open(options);
+  MOEBIUS_CHECK(!refused.ok() && refused.status().code() == Code::kNoMemory);
+  const std::string text = refused.status().message(), mark = " take ";
+  return std::stoll(text.substr(text.find(mark) + mark.size()));
+}
+
+class OnDevice : public testing::TestWithParam<std::string> {};
+
+TEST_P(OnDevice, GivesTheHostsBitsAtAnyBudget) {
+  const std::string& model = GetParam();
+  const std::vector<float> want = logits_of(*open(options_for(model)));
+  EngineOptions options = options_for(model);
+  options.device = DeviceKind::kSim;
+  EXPECT_EQ(logits_of(*open(options)), want) << "everything on the device";
+  const int64_t least = least_budget(model);
+  uint64_t seed = 0;
+  int shared = 0;  // budgets at which both sides have experts
+  for (const int64_t more : {0, 30'000, 90'000, 300'000}) {
+    options.device_memory = least + more;
+    options.sim_seed = ++seed;
+    options.overlap = seed % 3 != 0;
+    const auto engine = open(options);
+    EXPECT_EQ(logits_of(*engine), want) << more << " bytes for experts, seed " << seed;
+    const std::string text = engine->describe();
+    shared += text.find("the others on the host") != std::string::npos &&
+              text.find(" with 0 of ") == std::string::npos;
+  }
+  EXPECT_GE(shared, 1);
+}
+
+std::string name_of(const testing::TestParamInfo<std::string>& model) { return model.param; }
+INSTANTIATE_TEST_SUITE_P(Models, OnDevice, testing::ValuesIn(golden_models()), name_of);
+
+TEST(OnDeviceAlone, OneByteLessThanTheLeastIsRefused) {
+  EngineOptions options = options_for("deepseek_v3_tiny");
+  options.device = DeviceKind::kSim;
+  options.device_memory = least_budget("deepseek_v3_tiny");
+  EXPECT_TRUE(Engine::open(options).ok());
+  --options.device_memory;
+  const auto refused = Engine::open(options);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.status().message().find("--gpu-memory"), std::string::npos);
+}
+
+// Greedy decoding wears the same experts: they come to the device, and no bit changes.
+TEST(OnDeviceAlone, ExpertsMoveToWhereTheyAreUsed) {
+  const std::string model = "qwen3_moe_int4";
+  const auto decode = [](Engine& engine) {
+    std::vector<float> all;
+    auto session = engine.new_session();
+    MOEBIUS_CHECK((*session)->sync(std::vector<int32_t>{3, 1, 4}).ok());
+    for (int i = 0; i < 120; ++i) {
+      const std::span<const float> row = (*session)->logits();
+      all.insert(all.end(), row.begin(), row.end());
+      const auto best = std::max_element(row.begin(), row.end()) - row.begin();
+      MOEBIUS_CHECK((*session)->append(static_cast<int32_t>(best)).ok());
+    }
+    return all;
+  };
+  EngineOptions options = options_for(model);
+  options.context = 128;
+  const std::vector<float> want = decode(*open(options));
+  options.device = DeviceKind::kSim;
+  for (uint64_t seed = 1; seed <= 3; ++seed) {
+    options.device_memory = least_budget(model, 128) + 60'000;
+    options.sim_seed = seed;
+    const auto engine = open(options);
+    EXPECT_EQ(decode(*engine), want);
+    int64_t moves = 0, device = 0, host = 0;
+    for (const LayerUse& layer : engine->expert_use()) {
+      moves += layer.moves, device += layer.device_slots, host += layer.host_slots;
+      EXPECT_EQ(layer.moved_bytes > 0, layer.moves > 0);
+    }
+    EXPECT_GT(moves, 0);
+    EXPECT_GT(device, 0);
+    EXPECT_GT(host, 0);
+  }
+}
+
+TEST(OnDeviceAlone, SessionsAreSavedAndRestoredAcrossDevices) {
+  EngineOptions options = options_for("deepseek_v3_tiny");
+  const std::string path = testing::TempDir() + "device_session.safetensors";
+  const std::vector<int32_t> ids = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 6, 2, 6, 4};
+  std::vector<float> want;
+  {
+    options.device = DeviceKind::kSim;
+    const auto engine = open(options);
+    auto session = engine->new_session();
+    ASSERT_TRUE((*session)->sync(ids).ok());
+    ASSERT_TRUE((*session)->save(path).ok());
+    ASSERT_TRUE((*session)->append(7).ok());
+    want.assign((*session)->logits().begin(), (*session)->logits().end());
+  }
+  for (const DeviceKind device : {DeviceKind::kHost, DeviceKind::kSim}) {
+    options.device = device;
+    const auto engine = open(options);
+    auto session = engine->new_session();
+    const Status restored = (*session)->restore(path);
+    ASSERT_TRUE(restored.ok()) << restored.message();
+    ASSERT_TRUE((*session)->append(7).ok());
+    EXPECT_EQ(std::vector<float>((*session)->logits().begin(), (*session)->logits().end()), want);
+  }
+}
+
+// ---- who moves ----
+
+TEST(ExpertMoves, TheMostUsedTakeThePlacesOfTheLeastUsed) {
+  const Residency residency = {{}, {true, true, false, false, false}};
+  const ExpertBytes bytes = {{}, {10, 10, 10, 10, 10}};
+  const auto moves = [&](std::vector<double> heat, int64_t most = 1000) {
+    std::vector<std::pair<int64_t, int64_t>> found;
+    for (const ExpertMove& m : plan_moves(residency, {{}, std::move(heat)}, bytes, most)) {
+      EXPECT_EQ(m.layer, 1);
+      found.emplace_back(m.out, m.in);
+    }
+    return found;
+  };
+  using Moves = std::vector<std::pair<int64_t, int64_t>>;
+  EXPECT_EQ(moves({5, 6, 5, 6, 5}), Moves{});
+  EXPECT_EQ(moves({5, 50, 5, 100, 5}), (Moves{{0, 3}}));
+  EXPECT_EQ(moves({5, 50, 90, 100, 5}), (Moves{{0, 3}, {1, 2}}));
+  EXPECT_EQ(moves({5, 50, 90, 100, 5}, 19), (Moves{{0, 3}}));
+  EXPECT_EQ(moves({0, 0, 3, 0, 0}), Moves{});  // too few uses to say anything
+  EXPECT_EQ(moves({0, 9, 10, 0, 0}), (Moves{{0, 2}}));
+}
+
+TEST(ExpertMoves, AnExpertFitsThePlaceItTakes) {
+  const std::vector<ExpertMove> moves =
+      plan_moves({{true, true, false}}, {{0, 1, 100}}, {{10, 20, 15}}, 1000);
+  ASSERT_EQ(moves.size(), 1u);
+  EXPECT_EQ(moves[0].out, 1);
+  EXPECT_EQ(moves[0].in, 2);
+}
+
+// Applied again and again to steady use, moves come to an end, with the most used on the device.
+TEST(ExpertMoves, SteadyUseComesToRest) {
+  std::mt19937 random(5);
+  for (int round = 0; round < 50; ++round) {
+    Residency residency(3, std::vector<bool>(12));
+    ExpertHeat heat(3, std::vector<double>(12));
+    for (size_t l = 0; l < 3; ++l)
+      for (size_t e = 0; e < 12; ++e)
+        residency[l][e] = random() % 3 == 0, heat[l][e] = static_cast<double>(random() % 100);
+    const ExpertBytes bytes(3, std::vector<int64_t>(12, 1));
+    int steps = 0;
+    for (std::vector<ExpertMove> moves; !(moves = plan_moves(residency, heat, bytes, 2)).empty(); ++steps) {
+      ASSERT_LT(steps, 40);
+      ASSERT_LE(moves.size(), 2u);
+      for (const ExpertMove& m : moves) {
+        std::vector<bool>& layer = residency[static_cast<size_t>(m.layer)];
+        const size_t out = static_cast<size_t>(m.out), in = static_cast<size_t>(m.in);
+        ASSERT_TRUE(layer[out] && !layer[in]);
+        layer[out] = false, layer[in] = true;
+      }
+    }
+    for (size_t l = 0; l < 3; ++l)
+      for (size_t in = 0; in < 12; ++in)
+        for (size_t out = 0; out < 12; ++out)
+          if (residency[l][out] && !residency[l][in]) {
+            EXPECT_LT(heat[l][in], kMoveFactor * heat[l][out] + kMoveUses);
+          }
+  }
+}
+
+TEST(ExpertStore, SpreadsExpertsEvenlyOverTheLayers) {
+  auto files = ModelFiles::open("tests/golden/models/deepseek_v3_tiny");
+  ASSERT_TRUE(files.ok());
+  const ModelConfig& config = (*files)->config();
+  const Weights& weights = (*files)->weights();
+  int64_t total = 0, layers = 0;
+  for (const LayerWeights& layer : weights.layers) {
+    layers += !layer.experts.empty();
+    for (const ExpertWeights& e : layer.experts) total += expert_bytes(e);
+  }
+  for (const int64_t bytes : {int64_t{0}, total / 3, total / 2, total - 1, total}) {
+    const Residency residency = spread_evenly(config, weights, bytes);
+    int64_t used = 0, most = 0, least = config.moe.n_experts;
+    for (size_t l = 0; l < residency.size(); ++l) {
+      if (residency[l].empty()) continue;
+      const int64_t count = std::count(residency[l].begin(), residency[l].end(), true);
+      most = std::max(most, count), least = std::min(least, count);
+      for (size_t e = 0; e < residency[l].size(); ++e)
+        if (residency[l][e]) used += expert_bytes(weights.layers[l].experts[e]);
+    }
+    EXPECT_LE(used, bytes);
+    EXPECT_GT(used, bytes - expert_bytes(weights.layers.back().experts[0]) - 1);
+    EXPECT_LE(most - least, 1);
+  }
+}
+
+}  // namespace
+}  // namespace moebius
