@@ -115,7 +115,7 @@ std::string multiply_steps(int64_t left, int64_t right) {
   return out;
 }
 
-// Long division by one digit; right divides left.
+// Long division by one digit, each place by its product; right divides left.
 std::string divide_steps(int64_t left, int64_t right) {
   std::string out;
   int64_t rest = 0;
@@ -124,7 +124,10 @@ std::string divide_steps(int64_t left, int64_t right) {
     const int64_t part = rest * 10 + digit(left, place);
     rest = part % right;
     started = started || part >= right || place == 0;
-    if (started) out += fmt::format("{} / {} = {}, remainder {}.\n", part, right, part / right, rest);
+    if (!started) continue;
+    const int64_t quotient = part / right, product = quotient * right;
+    out += fmt::format("{}: {} * {} = {}, {} - {} = {}, write {}.\n", part, right, quotient, product, part,
+                       product, rest, quotient);
   }
   return out;
 }
@@ -199,7 +202,7 @@ std::string_view task_name(char operation) {
   return kTasks[std::string_view("+-*/").find(operation)];
 }
 
-constexpr int64_t kMostInChain = 30;  // for doubling and tripling; larger numbers are reduced
+constexpr int64_t kMostToScale = 10, kMostToAdd = 20;  // larger numbers are reduced
 
 // "Start with 7, add 5, double it": two or three small steps.
 Example chain(CorpusRandom& random) {
@@ -207,7 +210,7 @@ Example chain(CorpusRandom& random) {
   std::string question = fmt::format("Start with {}", value), steps, problem = "chain " + number(value);
   for (int64_t i = random.between(2, 3); i > 0; --i) {
     const int64_t by = random.between(1, 9), before = value;
-    const int64_t kind = value > kMostInChain ? 1 : random.below(4);
+    const int64_t kind = value > kMostToAdd ? 1 : random.below(value > kMostToScale ? 2 : 4);
     char operation = '+';
     int64_t with = by;
     if (kind == 0 || (kind == 1 && by > value)) {

@@ -100,8 +100,8 @@ Calculation told(CorpusRandom& random) {
 }  // namespace
 
 Example tool_example(CorpusRandom& random) {
-  if (random.chance(15)) {  // tools are there, but the question needs none
-    Example example = random.chance(50) ? list_example(random) : world_example(random);
+  if (random.chance(30)) {  // tools are there, but the question needs none
+    Example example = list_example(random);
     example.task = "tools.unneeded";
     example.tools = ordered_json::array({calculator(random)});
     return example;

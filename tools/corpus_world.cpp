@@ -163,7 +163,7 @@ std::string story_of(CorpusRandom& random, const World& world, std::vector<std::
     for (size_t a = 0; a < kAttributes; ++a) {
       const std::string plain = say(kFact[a][0], world[i].name, world[i].has[a]);
       const auto found = std::find(needed.begin(), needed.end(), plain);
-      if (found == needed.end() && !random.chance(30)) continue;
+      if (found == needed.end() && !random.chance(25)) continue;
       const std::string text = say(random.pick(kFact[a]), world[i].name, world[i].has[a]);
       found == needed.end() ? needed.push_back(text) : void(*found = text);
     }
@@ -213,11 +213,11 @@ Question ask_who(CorpusRandom& random, const World& world) {
 
 // Facts, and up to three questions about them, one after the other.
 Example given(CorpusRandom& random) {
-  const World world = make_world(random, static_cast<size_t>(random.between(2, 5)), true);
+  const World world = make_world(random, static_cast<size_t>(random.between(2, 4)), true);
   std::vector<Question> questions;
   std::vector<std::string> needed;
   for (int64_t i = random.between(1, 3); i > 0; --i) {
-    Question next = random.chance(70) ? ask_path(random, world) : ask_who(random, world);
+    Question next = random.chance(55) ? ask_path(random, world) : ask_who(random, world);
     const bool new_one = std::none_of(questions.begin(), questions.end(),
                                       [&](const Question& other) { return other.problem == next.problem; });
     if (!new_one) continue;
@@ -238,7 +238,7 @@ Example given(CorpusRandom& random) {
 
 // "How many people live in Oakfield?"
 Example given_count(CorpusRandom& random) {
-  World world = make_world(random, static_cast<size_t>(random.between(3, 6)), false);
+  World world = make_world(random, static_cast<size_t>(random.between(3, 5)), false);
   random.shuffle(world);  // nobody knows anybody here, so any order will do; the answer keeps it
   const std::string town =
       random.chance(85) ? random.pick(world).has[kTown] : std::string(random.pick(kTowns));
@@ -281,8 +281,8 @@ Example known_path(CorpusRandom& random) {
 
 Example world_example(CorpusRandom& random) {
   const int64_t kind = random.below(100);
-  if (kind < 50) return given(random);
-  if (kind < 64) return given_count(random);
+  if (kind < 55) return given(random);
+  if (kind < 72) return given_count(random);
   return known_path(random);
 }
 

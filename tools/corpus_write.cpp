@@ -23,8 +23,8 @@ struct Share {
 
 // Lists and arithmetic get most, since they are learned by practice; a story or a prompt with tools is long,
 // so that a small share of the examples is a large one of the tokens.
-constexpr Share kShares[] = {{about_example, 10}, {arithmetic_example, 27}, {list_example, 35},
-                             {world_example, 18}, {story_example, 3},       {tool_example, 2},
+constexpr Share kShares[] = {{about_example, 8},  {arithmetic_example, 25}, {list_example, 35},
+                             {world_example, 21}, {story_example, 3},       {tool_example, 3},
                              {talk_example, 5}};
 
 // The training file begins with lessons that mostly say lists again. A model that reads the file in its order
