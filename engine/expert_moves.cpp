@@ -9,7 +9,8 @@ namespace {
 void add_moves(int64_t layer, const std::vector<bool>& resident, const std::vector<double>& heat,
                const std::vector<int64_t>& bytes, std::vector<ExpertMove>& moves) {
   std::vector<int64_t> here, there;
-  for (size_t e = 0; e < resident.size(); ++e) (resident[e] ? there : here).push_back(static_cast<int64_t>(e));
+  for (size_t e = 0; e < resident.size(); ++e)
+    (resident[e] ? there : here).push_back(static_cast<int64_t>(e));
   const auto hotter = [&](int64_t a, int64_t b) {
     return heat[static_cast<size_t>(a)] > heat[static_cast<size_t>(b)];
   };
