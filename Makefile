@@ -16,7 +16,8 @@ build: deps
 	cmake -S . -B build -G Ninja
 	cmake --build build --target moebius -j $(JOBS)
 
-# Trains models/pebble anew, from nothing; made for about an hour on two cores; started again, it goes on where it was.
+# Trains models/pebble anew, from nothing, in a little more than an hour on two idle cores; started again, it goes on
+# where it was.
 pebble: build
 	scripts/make_pebble.sh
 
