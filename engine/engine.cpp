@@ -10,6 +10,7 @@
 #include "engine/adapted_weights.h"
 #include "engine/cold_experts.h"
 #include "engine/device_weights.h"
+#include "engine/placement.h"
 #include "engine/prompt.h"
 #include "engine/session.h"
 
@@ -17,8 +18,7 @@ namespace moebius {
 namespace {
 
 constexpr int64_t kDefaultContext = 16384;
-constexpr int64_t kDeviceSlack = 1 << 16;          // of a device's memory, for rounding of addresses
-constexpr int64_t kWholeModel = int64_t{1} << 42;  // a simulated device costs memory only where it is touched
+constexpr int64_t kDeviceSlack = 1 << 16;  // of a device's memory, for rounding of addresses
 
 std::string format_of(const ModelConfig& config, const Weights& weights) {
   const Format linear = weights.layers.front().o.format;
@@ -57,6 +57,8 @@ bool exists(const std::string& path) {
   return stat(path.c_str(), &info) == 0;
 }
 
+bool read_by_every_step(Role role) { return role != Role::kExpert; }
+
 bool has_tokenizer_files(const std::string& dir) {
   return exists(dir + "/tokenizer.json") || exists(dir + "/tiktoken.model") ||
          exists(dir + "/tokenizer.model");
@@ -89,7 +91,7 @@ struct Engine::Impl {
   HostOptions host_options() const;
   Status open_adapter();
   Status open_device();
-  Status place();
+  Status place(int64_t bytes_for_experts);
 };
 
 Status Engine::Impl::open_adapter() {
@@ -103,23 +105,35 @@ Status Engine::Impl::open_adapter() {
 }
 
 // What every step reads goes to the device first, then as many experts as are left room for.
-Status Engine::Impl::place() {
+Status Engine::Impl::open_device() {
+  if (options.device == DeviceKind::kHost) {
+    backend = make_host_backend(host_options());
+    return Status();
+  }
   const ModelConfig& config = files->config();
-  const auto always = [](Role role) { return role != Role::kExpert; };
-  MOEBIUS_ASSIGN(const int64_t cache,
-                 KvCache::bytes(config, config.layers, cache_type, options.context * options.sessions));
-  const int64_t needed = DeviceWeights::bytes(config, host_weights(), always) +
+  const int64_t tokens = options.context * options.sessions;
+  MOEBIUS_ASSIGN(const int64_t cache, KvCache::bytes(config, config.layers, cache_type, tokens));
+  const int64_t needed = DeviceWeights::bytes(config, host_weights(), read_by_every_step) +
                          WorkspaceMemory::bytes(config, options.prefill_chunk) + cache + kDeviceSlack;
+  if (options.device_memory == 0) options.device_memory = needed + expert_bytes(host_weights());
   if (options.device_memory < needed)
     return no_memory(
-        fmt::format("--gpu-memory {}: attention, shared weights, workspace and a cache of {} tokens take {} "
-                    "bytes; give at "
-                    "least as much, or lower --ctx-size",
-                    options.device_memory, options.context * options.sessions, needed));
-  MOEBIUS_ASSIGN(on_device, DeviceWeights::create(config, host_weights(), always, *backend));
-  const Residency residency = spread_evenly(config, host_weights(), options.device_memory - needed);
+        fmt::format("--gpu-memory: attention, shared weights, workspace and a cache of {} tokens take {} "
+                    "bytes ({}), {} are "
+                    "given; give at least as much, or lower --ctx-size",
+                    tokens, needed, gib_text(needed), gib_text(options.device_memory)));
+  MOEBIUS_ASSIGN(
+      backend, make_sim_backend({options.device_memory, options.link_GBs, options.sim_seed, host_options()}));
+  return place(options.device_memory - needed);
+}
+
+Status Engine::Impl::place(int64_t bytes_for_experts) {
+  const ModelConfig& config = files->config();
+  MOEBIUS_ASSIGN(on_device, DeviceWeights::create(config, host_weights(), read_by_every_step, *backend));
   placed = on_device->weights();
-  MOEBIUS_ASSIGN(experts, ExpertStore::create(host_weights(), residency, placed, *backend));
+  MOEBIUS_ASSIGN(experts,
+                 ExpertStore::create(host_weights(), spread_evenly(config, host_weights(), bytes_for_experts),
+                                     placed, *backend));
   if (experts->resident() == experts->total()) return Status();
   MOEBIUS_ASSIGN(cold, ColdExperts::create(config, options.prefill_chunk, *experts, host_options(), *backend,
                                            options.overlap));
@@ -128,17 +142,6 @@ Status Engine::Impl::place() {
 
 HostOptions Engine::Impl::host_options() const {
   return {options.threads, options.exact_activations, true, options.gemm};
-}
-
-Status Engine::Impl::open_device() {
-  if (options.device == DeviceKind::kHost) {
-    backend = make_host_backend(host_options());
-    return Status();
-  }
-  if (options.device_memory == 0) options.device_memory = kWholeModel;
-  MOEBIUS_ASSIGN(
-      backend, make_sim_backend({options.device_memory, options.link_GBs, options.sim_seed, host_options()}));
-  return place();
 }
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -26,13 +26,20 @@ int64_t expert_bytes(const ExpertWeights& expert) {
   return uploader.used();
 }
 
+int64_t expert_bytes(const Weights& host) {
+  int64_t bytes = 0;
+  for (const LayerWeights& layer : host.layers)
+    for (const ExpertWeights& e : layer.experts) bytes += expert_bytes(e);
+  return bytes;
+}
+
 Residency spread_evenly(const ModelConfig& config, const Weights& host, int64_t bytes) {
   Residency residency(host.layers.size());
   for (size_t l = 0; l < residency.size(); ++l) residency[l].resize(host.layers[l].experts.size());
   for (int64_t e = 0; e < config.moe.n_experts; ++e) {
     for (size_t l = 0; l < residency.size(); ++l) {
       const auto& experts = host.layers[l].experts;
-      if (e >= std::ssize(experts)) continue;
+      if (e >= std::ssize(experts) || has_adapter(experts[static_cast<size_t>(e)])) continue;
       const int64_t needed = expert_bytes(experts[static_cast<size_t>(e)]);
       if (needed > bytes) return residency;
       bytes -= needed;
@@ -66,8 +73,7 @@ Status ExpertStore::place(const Residency& residency) {
       sizes.push_back(expert_bytes(experts[e]));
       ++(residency[l][e] ? resident_ : layer.on_host);
       if (!residency[l][e]) continue;
-      if (has_adapter(experts[e]))
-        return {Code::kUnsupported, "an expert with an adapter cannot be on the device; merge it first"};
+      MOEBIUS_CHECK(!has_adapter(experts[e]), "experts with an adapter stay on the host");
       std::swap(device[e], layer.host[e]);
       needed += sizes.back();
     }

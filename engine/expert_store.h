@@ -16,16 +16,18 @@
 
 namespace moebius {
 
-// As many experts as fit `bytes`, the same number in every layer as far as they go, lowest ids first.
+// As many experts as fit `bytes`, the same number in every layer as far as they go, lowest ids first. Experts
+// with an adapter stay on the host.
 Residency spread_evenly(const ModelConfig& config, const Weights& host, int64_t bytes);
 // What an expert takes of the device's memory.
 int64_t expert_bytes(const ExpertWeights& expert);
+int64_t expert_bytes(const Weights& host);  // all of them
 
 class ExpertStore {
  public:
   // host must outlive the store. placed: the weights of which steps run on the device; its experts become
-  // those that are resident, and change with them. kNoMemory says what is missing; kUnsupported: a resident
-  // expert has an adapter.
+  // those that are resident, and change with them. kNoMemory says what is missing. No
+  // resident expert may have an adapter.
   static Result<std::unique_ptr<ExpertStore>> create(const Weights& host, const Residency& residency,
                                                      Weights& placed, Backend& backend);
 

@@ -238,6 +238,18 @@ TEST(OnDeviceAlone, ExpertsMoveToWhereTheyAreUsed) {
   }
 }
 
+// Adapters of attention go to the device, adapted experts stay on the host.
+TEST(OnDeviceAlone, AnAdapterGivesTheHostsBits) {
+  EngineOptions options = options_for("deepseek_v3_tiny");
+  options.adapter = "tests/golden/adapters/deepseek_v3_all";
+  const std::vector<float> want = logits_of(*open(options));
+  options.device = DeviceKind::kSim;
+  const auto engine = open(options);
+  EXPECT_EQ(logits_of(*engine), want);
+  options.adapter.clear();
+  EXPECT_NE(logits_of(*open(options)), want);
+}
+
 TEST(OnDeviceAlone, SessionsAreSavedAndRestoredAcrossDevices) {
   EngineOptions options = options_for("deepseek_v3_tiny");
   const std::string path = testing::TempDir() + "device_session.safetensors";

@@ -14,6 +14,15 @@ namespace {
 constexpr int64_t kAlign = 256;
 constexpr int64_t kMost = int64_t{1} << 44;  // 16 TiB
 
+// Whole pages of [at, at + bytes) cost the machine nothing until they are touched again.
+void give_pages_back(char* at, int64_t bytes) {
+  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE)),
+                  begin = reinterpret_cast<uintptr_t>(at);
+  const uintptr_t first = (begin + page - 1) / page * page,
+                  end = (begin + static_cast<uintptr_t>(bytes)) / page * page;
+  if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_REMOVE);
+}
+
 }  // namespace
 
 Result<std::unique_ptr<SimArena>> SimArena::create(int64_t bytes) {
@@ -71,8 +80,7 @@ void SimArena::give_back(void* at) {
   auto [offset, size] = *piece;
   taken_.erase(piece);
   used_ -= size;
-  // The pages go back to the machine, and the gap joins its neighbours.
-  madvise(alias_ + offset, static_cast<size_t>(size), MADV_DONTNEED);
+  give_pages_back(alias_ + offset, size);
   auto next = free_.lower_bound(offset);
   if (next != free_.end() && next->first == offset + size) {
     size += next->second;
