@@ -140,12 +140,6 @@ void ffn_forward(const Model& m, int64_t layer, const Workspace& ws) {
   feed_forward(m, w.ffn, ws);
 }
 
-void layer_forward(const Model& m, int64_t layer, const Batch& batch, const KvCache& cache,
-                   const Workspace& ws) {
-  attention_forward(m, layer, batch, cache, ws);
-  ffn_forward(m, layer, ws);
-}
-
 void start_forward(const Model& m, const Batch& batch, const Workspace& ws) {
   if (m.cold) m.cold->next_step();
   std::copy(batch.ids.begin(), batch.ids.end(), ws.host.ids.i32());
@@ -158,7 +152,10 @@ void start_forward(const Model& m, const Batch& batch, const Workspace& ws) {
 
 void forward(const Model& m, const Batch& batch, const KvCache& cache, const Workspace& ws) {
   start_forward(m, batch, ws);
-  for (int64_t layer = 0; layer < m.config.layers; ++layer) layer_forward(m, layer, batch, cache, ws);
+  for (int64_t layer = 0; layer < m.config.layers; ++layer) {
+    attention_forward(m, layer, batch, cache, ws);
+    ffn_forward(m, layer, ws);
+  }
 }
 
 Result<Tensor> head_forward(const Model& m, const Workspace& ws, int64_t begin, int64_t count) {

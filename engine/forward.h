@@ -41,9 +41,7 @@ void forward(const Model& model, const Batch& batch, const KvCache& cache, const
 // still read the host's side of ws.
 void start_forward(const Model& model, const Batch& batch, const Workspace& ws);
 
-// One decoder layer, ws.x in, ws.x out: its attention, then its feed-forward.
-void layer_forward(const Model& model, int64_t layer, const Batch& batch, const KvCache& cache,
-                   const Workspace& ws);
+// The halves of a decoder layer, ws.x in, ws.x out.
 void attention_forward(const Model& model, int64_t layer, const Batch& batch, const KvCache& cache,
                        const Workspace& ws);
 void ffn_forward(const Model& model, int64_t layer, const Workspace& ws);

@@ -70,7 +70,8 @@ Budgets sane(const Budgets& asked) {
 // token reads, two slots to stream through, the head, tokens that share a pass, more slots, experts.
 class Planner {
  public:
-  Planner(const ModelBytes& model, const MachineSpeeds& speeds, const Budgets& budgets, const Heat& heat)
+  Planner(const ModelBytes& model, const MachineSpeeds& speeds, const Budgets& budgets,
+          const ExpertHeat& heat)
       : model_(model), speeds_(speeds), budgets_(budgets), needs_(needs_of(model, budgets)) {
     heat_known_ = !heat.empty();
     experts_ = experts_by_heat(model, heat);
@@ -251,7 +252,7 @@ class Planner {
 }  // namespace
 
 ModelPlan plan_model(const ModelBytes& model, const MachineSpeeds& speeds, const Budgets& budgets,
-                     const Heat& heat) {
+                     const ExpertHeat& heat) {
   for (const double speed : {speeds.device_GBs, speeds.device_GFLOPs, speeds.link_GBs, speeds.ram_GBs,
                              speeds.cpu_GFLOPs, speeds.disk_GBs})
     MOEBIUS_CHECK(speed > 0 && std::isfinite(speed), "speeds of a plan are positive");

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/expert_moves.h"
 #include "engine/plan_layer.h"
 #include "models/weights.h"
 
@@ -73,9 +74,6 @@ struct Budgets {
   bool share_residents = true;  // as LayerFrame; without, more device memory can predict a slower prefill
 };
 
-// How often experts are used, [layer][expert] as the model has them, each >= 0; empty: all alike.
-using Heat = std::vector<std::vector<double>>;
-
 enum class PlanShape : uint8_t {
   kHost,      // the device has no part
   kHostHead,  // the head is the CPU's
@@ -114,8 +112,8 @@ struct PrefillPrediction {
 
 struct ModelPlan {
   PlanShape shape = PlanShape::kHost;
-  std::vector<std::vector<bool>> resident;  // [layer][expert]: on the device
-  std::vector<std::vector<bool>> in_ram;    // [layer][expert]: false: only on disk, or released
+  Residency resident;
+  std::vector<std::vector<bool>> in_ram;  // [layer][expert]: false: only on disk, or released
   int64_t experts = 0, experts_resident = 0, experts_released = 0, experts_on_disk = 0;  // of all layers
   int64_t ring_slots = 0;  // 0: nothing is streamed
   int64_t slot_bytes = 0;  // of the largest expert
@@ -132,9 +130,10 @@ struct ModelPlan {
   std::vector<std::string> reasons;  // lines
 };
 
-// Pure. Everything in speeds is positive; bytes and tokens above 2^60 count as 2^60.
+// Pure. heat: as the model has its experts; empty: all alike. Everything in speeds is positive; bytes and
+// tokens above 2^60 count as 2^60.
 ModelPlan plan_model(const ModelBytes& model, const MachineSpeeds& speeds, const Budgets& budgets,
-                     const Heat& heat = {});
+                     const ExpertHeat& heat = {});
 
 std::string gib_text(int64_t bytes);  // "12.3 GiB", "4.5 MiB"
 

@@ -18,7 +18,7 @@ double used_by(double chance, double tokens) {
 
 }  // namespace
 
-std::vector<PlacedExpert> experts_by_heat(const ModelBytes& model, const Heat& heat) {
+std::vector<PlacedExpert> experts_by_heat(const ModelBytes& model, const ExpertHeat& heat) {
   std::vector<PlacedExpert> experts;
   for (size_t l = 0; l < model.layers.size(); ++l) {
     const std::vector<ClassSize>& layer = model.layers[l].experts;

@@ -17,7 +17,7 @@ struct PlacedExpert {
 };
 
 // Hottest first; where nothing tells them apart, the first expert of each layer, then the second, and so on.
-std::vector<PlacedExpert> experts_by_heat(const ModelBytes& model, const Heat& heat);
+std::vector<PlacedExpert> experts_by_heat(const ModelBytes& model, const ExpertHeat& heat);
 
 struct SpeedModel {
   const ModelBytes& model;

@@ -219,7 +219,7 @@ TEST(PlanModel, MissesOverlapWithHits) {
   EXPECT_NEAR(plan.decode.experts_s, expected, 1e-9);
   EXPECT_NEAR(plan.decode.seconds, 0.05 + 1e-7 + expected, 1e-9);
 
-  Heat heat(2);
+  ExpertHeat heat(2);
   heat[1].assign(16, 0);
   heat[1][13] = 3, heat[1][2] = 1;
   const ModelPlan hot = plan_model(m, speeds, b, heat);
@@ -428,7 +428,7 @@ TEST(PlanModel, MoreMemoryIsNeverSlower) {
     b.context = machines.whole(64, 40000), b.sequences = machines.whole(1, 8),
     b.prompt = machines.whole(1, 20000);
     b.adapter_bytes = seed % 3 == 0 ? machines.whole(1, 1e7) : 0;
-    Heat heat;
+    ExpertHeat heat;
     if (seed % 4 == 0) {
       heat.resize(m.layers.size());
       for (size_t l = 0; l < heat.size(); ++l) {

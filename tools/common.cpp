@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "tools/command.h"
+#include "tools/size_text.h"
 
 namespace moebius {
 
@@ -25,10 +26,8 @@ void add_engine_options(CLI::App& app, EngineOptions& options) {
   add_choice<DeviceKind>(app, "--device", options.device,
                          {{"host", DeviceKind::kHost}, {"sim", DeviceKind::kSim}},
                          "where the model runs (default host; sim: a simulated GPU with memory of its own)");
-  app.add_option("--gpu-memory", options.device_memory,
-                 "of the device, such as 6GiB; what does not fit stays on the host (default: all fits)")
-      ->transform(CLI::AsSizeValue(false))
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 44));
+  add_size(app, "--gpu-memory", options.device_memory,
+           "of the device, such as 6GiB; what does not fit stays on the host (default: all fits)");
   app.add_option("--link-gbs", options.link_GBs, "GB/s between host and simulated device (default: no limit)")
       ->check(CLI::PositiveNumber);
   app.add_flag("!--no-overlap", options.overlap,
