@@ -15,8 +15,7 @@
 #include <fmt/format.h>
 
 #include "tests/op_cases.h"
-#include "tests/op_cases_attention.h"
-#include "tests/op_cases_matrix.h"
+#include "tests/op_cases_experts.h"
 
 namespace moebius::test {
 namespace {
