@@ -69,7 +69,7 @@ void expect_one_error_line(const Finished& finished) {
 
 TEST(CommandLine, EveryCommandHasHelp) {
   for (const char* command : {"chat", "serve", "eval", "logits", "synth", "inspect", "tokenize", "template",
-                              "bench", "doctor", "corpus"}) {
+                              "bench", "doctor", "corpus", "train", "finetune", "merge", "plan"}) {
     const Finished help = run({command, "--help"});
     EXPECT_EQ(help.code, 0) << command;
     EXPECT_NE(help.out.find("--help"), std::string::npos) << command;
