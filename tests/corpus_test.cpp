@@ -206,7 +206,7 @@ TEST_F(Corpus, TheSameSeedWritesTheSameBytes) {
     EXPECT_NE(first, process::read_file(scratch_.file("c") + name));
   }
   // Any compiler and machine; changes only when what the families say changes.
-  EXPECT_EQ(fnv1a(process::read_file(scratch_.file("a/held_out.jsonl"))), 0xc783a9cb88c07b65u);
+  EXPECT_EQ(fnv1a(process::read_file(scratch_.file("a/held_out.jsonl"))), 0x16a08e440a5d6bdbu);
 }
 
 TEST_F(Corpus, NoHeldOutProblemIsTrainedWhateverTheSeeds) {

@@ -137,16 +137,23 @@ bool before(const std::string& a, const std::string& b, bool numbers) {
   return a < b;
 }
 
-// Insertion sort, one line a step, so that every step compares one item with its neighbours.
+// Insertion sort, one line an item. A comparison names both items before its outcome, and no item begins a
+// line, where its tokens would be others than after a space: so each word of a step follows from what is
+// before it.
 std::string sort_steps(const Items& items, bool numbers, bool up) {
-  std::string steps;
-  Items sorted;
-  for (const std::string& item : items) {
-    const auto at = std::find_if(sorted.begin(), sorted.end(), [&](const std::string& other) {
-      return up ? before(item, other, numbers) : before(other, item, numbers);
-    });
-    sorted.insert(at, item);
-    steps += join(sorted, ", ") + "\n";
+  const std::string_view less = numbers ? "less" : "earlier", more = numbers ? "more" : "later";
+  Items sorted = {items[0]};
+  std::string steps = fmt::format("First {}.\n", items[0]);
+  for (size_t i = 1; i < items.size(); ++i) {
+    Items compared;
+    size_t at = 0;
+    for (bool passed = true; passed && at < sorted.size(); at += passed ? 1 : 0) {
+      const bool is_less = before(sorted[at], items[i], numbers);
+      compared.push_back(fmt::format("{} {}", sorted[at], is_less ? less : more));
+      passed = is_less == up;
+    }
+    sorted.insert(sorted.begin() + static_cast<std::ptrdiff_t>(at), items[i]);
+    steps += fmt::format("Next {}: {}. So {}.\n", items[i], join(compared, ", "), join(sorted, ", "));
   }
   return steps;
 }
@@ -257,9 +264,9 @@ Example extreme(CorpusRandom& random) {
   std::string question = fill(largest ? random.pick(kLargest) : random.pick(kSmallest), {list});
   std::string answer = items.front(), steps;
   for (size_t i = 1; i < items.size(); ++i) {
-    const bool less = before(answer, items[i], true);
-    steps += fmt::format("{}{} {} {}", i == 1 ? "" : ", ", answer, less ? '<' : '>', items[i]);
-    if (less == largest) answer = items[i];
+    const std::string& better = before(answer, items[i], true) == largest ? items[i] : answer;
+    steps += fmt::format("{}{} or {}: {}", i == 1 ? "" : ", ", answer, items[i], better);
+    answer = better;
   }
   std::sort(items.begin(), items.end(), [](const auto& a, const auto& b) { return before(a, b, true); });
   return ask("lists.extreme", "extreme " + join(items, " "), std::move(question),

@@ -197,18 +197,19 @@ Question ask_path(CorpusRandom& random, const World& world) {
   return {"world.given", problem, question(random, world, path), found.reply, found.answer, found.facts};
 }
 
-// "Who lives in Oakfield?", where one person does.
+// "Who lives in Oakfield?", where one person does. The reply goes from what was asked to the name.
 Question ask_who(CorpusRandom& random, const World& world) {
   const size_t attribute = static_cast<size_t>(random.below(kAttributes));
   const Person& person = random.pick(world);
   const std::string& value = person.has[attribute];
   const std::string fact = say(kFact[attribute][0], person.name, value);
-  return {"world.who",
-          "who " + fact,
-          say(random.pick(kReverse[attribute]), value, value),
-          fmt::format("{}\nAnswer: {}", fact, person.name),
-          person.name,
-          {fact}};
+  return {
+      "world.who",
+      "who " + fact,
+      say(random.pick(kReverse[attribute]), value, value),
+      fmt::format("The {} {}: {}.\nAnswer: {}", kAttributeNames[attribute], value, person.name, person.name),
+      person.name,
+      {fact}};
 }
 
 // Facts, and up to three questions about them, one after the other.
@@ -236,17 +237,20 @@ Example given(CorpusRandom& random) {
   return example;
 }
 
-// "How many people live in Oakfield?"
+// "How many people live in Oakfield?" The reply says the facts again and counts along.
 Example given_count(CorpusRandom& random) {
   World world = make_world(random, static_cast<size_t>(random.between(3, 5)), false);
-  random.shuffle(world);  // nobody knows anybody here, so any order will do; the answer keeps it
+  random.shuffle(world);  // nobody knows anybody here, so any order will do
   const std::string town =
       random.chance(85) ? random.pick(world).has[kTown] : std::string(random.pick(kTowns));
-  std::vector<std::string> facts, there;
+  std::vector<std::string> facts, counted;
   std::string problem = "count " + town + ":";
+  size_t count = 0;
   for (const Person& person : world) {
     facts.push_back(say(random.pick(kFact[kTown]), person.name, person.has[kTown]));
-    if (person.has[kTown] == town) there.push_back(person.name);
+    counted.push_back(facts.back());
+    if (person.has[kTown] == town)
+      counted.back().insert(counted.back().size() - 1, fmt::format(" ({})", ++count));
   }
   std::vector<std::string> plain;
   for (const Person& person : world) plain.push_back(person.name + " " + person.has[kTown]);
@@ -254,12 +258,9 @@ Example given_count(CorpusRandom& random) {
   problem += join(plain, ",");
   constexpr std::string_view kAsk[] = {"How many people live in {0}?", "How many of them live in {0}?",
                                        "Count the people who live in {0}."};
-  const std::string answer = fmt::format_int(there.size()).str();
-  const std::string why = there.empty()       ? fmt::format("Nobody lives in {}.", town)
-                          : there.size() == 1 ? fmt::format("{} lives in {}.", there[0], town)
-                                              : fmt::format("{} live in {}.", join_and(there), town);
+  const std::string answer = fmt::format_int(count).str();
   return ask("world.count", problem, framed(random, join(facts, " "), fill(random.pick(kAsk), {town})),
-             fmt::format("{}\nAnswer: {}", why, answer), answer);
+             fmt::format("One by one: {}\nAnswer: {}", join(counted, " "), answer), answer);
 }
 
 Example known_path(CorpusRandom& random) {
