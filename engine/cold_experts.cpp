@@ -67,7 +67,7 @@ void ColdExperts::compute(const Job& job) {
   };
   const Tensor ids = on_host(job.mail.ids);
   host_->expert_ffn({on_host(job.mail.x), experts.data(), std::ssize(experts), ids, on_host(job.mail.slots)});
-  store_.count(job.layer, ids, std::chrono::duration<double>(Clock::now() - start).count());
+  store_.count(job.layer, ids, std::chrono::nanoseconds(Clock::now() - start).count());
 }
 
 void ColdExperts::work() {

@@ -99,7 +99,7 @@ class Engine {
   std::string describe() const;                   // one line: model, format, bytes, context, device
   const std::vector<std::string>& notes() const;  // lines to log at start: skipped tensors, random weights
   SamplingParams default_sampling() const;        // from generation_config.json
-  // [layer], when experts are both on the device and on the host; else empty. Between two steps.
+  // [layer], when experts are both on the device and on the host; else empty.
   std::vector<LayerUse> expert_use() const;
 
   Result<std::unique_ptr<Session>> new_session();

@@ -91,21 +91,24 @@ const std::vector<ExpertWeights>& ExpertStore::on_device(int64_t layer) const {
   return placed_.layers[static_cast<size_t>(layer)].experts;
 }
 
-void ExpertStore::count(int64_t layer, const Tensor& ids, double seconds) {
+void ExpertStore::count(int64_t layer, const Tensor& ids, int64_t host_ns) {
   Layer& l = at(layer);
   std::vector<double>& heat = heat_[static_cast<size_t>(layer)];
+  int64_t device = 0, host = 0;
   for (int64_t i = 0; i < ids.numel(); ++i) {
     const int32_t id = ids.i32()[i];
     if (id < 0) continue;
     heat[static_cast<size_t>(id)] += 1;
-    ++(l.host[static_cast<size_t>(id)].elsewhere() ? l.use.device_slots : l.use.host_slots);
+    ++(l.host[static_cast<size_t>(id)].elsewhere() ? device : host);
   }
-  l.use.host_s += seconds;
+  l.device_slots += device, l.host_slots += host, l.host_ns += host_ns;
 }
 
 std::vector<LayerUse> ExpertStore::use() const {
   std::vector<LayerUse> all;
-  for (const Layer& layer : layers_) all.push_back(layer.use);
+  for (const Layer& l : layers_)
+    all.push_back(
+        {l.device_slots, l.host_slots, 1e-9 * static_cast<double>(l.host_ns), l.moves, l.moved_bytes});
   return all;
 }
 
@@ -144,7 +147,7 @@ void ExpertStore::finish(const Arriving& arrived) {
   Layer& layer = layers_[l];
   layer.host[in] = ExpertWeights();
   --layer.on_host, ++resident_;
-  ++layer.use.moves, layer.use.moved_bytes += bytes_[l][in];
+  ++layer.moves, layer.moved_bytes += bytes_[l][in];
 }
 
 }  // namespace moebius

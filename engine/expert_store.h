@@ -6,6 +6,8 @@
 // is the business of engine/expert_moves.h.
 #pragma once
 
+#include <atomic>
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -37,10 +39,10 @@ class ExpertStore {
   int64_t resident() const { return resident_; }  // experts of all layers
   int64_t total() const { return total_; }
 
-  // What one pass of the layer used: I32 [n, k] on the host, each -1 or an expert; seconds of the host's
-  // part. From any one thread, while the others leave the store alone.
-  void count(int64_t layer, const Tensor& ids, double seconds);
-  std::vector<LayerUse> use() const;  // [layer]
+  // What one pass of the layer used: dense I32 [n, k] on the host, each -1 or an expert; nanoseconds of the
+  // host's part. From any one thread, while nothing else but use() is called.
+  void count(int64_t layer, const Tensor& ids, int64_t host_ns);
+  std::vector<LayerUse> use() const;  // [layer]; from any thread
 
   // Between steps: takes over experts that have arrived, and every kMoveSteps starts to move more.
   void next_step();
@@ -49,7 +51,7 @@ class ExpertStore {
   struct Layer {
     std::vector<ExpertWeights> host;
     int64_t on_host = 0;
-    LayerUse use;
+    std::atomic<int64_t> device_slots{0}, host_slots{0}, host_ns{0}, moves{0}, moved_bytes{0};
   };
   struct Arriving {
     ExpertMove move;
@@ -67,7 +69,7 @@ class ExpertStore {
   const Weights& host_;
   Weights& placed_;
   Backend& backend_;
-  std::vector<Layer> layers_;
+  std::deque<Layer> layers_;
   Residency residency_;  // with what is arriving
   ExpertHeat heat_;
   ExpertBytes bytes_;

@@ -10,6 +10,12 @@ struct LayerUse {
   int64_t device_slots = 0, host_slots = 0;  // slots of tokens that each side computed
   double host_s = 0;                         // that the host took
   int64_t moves = 0, moved_bytes = 0;        // experts brought to the device
+
+  // The device's share of the slots; 0 before the first.
+  double hit_rate() const {
+    const int64_t slots = device_slots + host_slots;
+    return slots == 0 ? 0 : static_cast<double>(device_slots) / static_cast<double>(slots);
+  }
 };
 
 }  // namespace moebius

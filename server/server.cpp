@@ -31,9 +31,10 @@ constexpr size_t kSpareThreads = 32;  // connections beside those that wait for 
 struct Route {
   std::string_view path, method;
 };
-constexpr std::array<Route, 5> kRoutes = {{{"/health", "GET"},
+constexpr std::array<Route, 6> kRoutes = {{{"/health", "GET"},
                                            {"/version", "GET"},
                                            {"/v1/models", "GET"},
+                                           {"/v1/experts", "GET"},
                                            {"/v1/chat/completions", "POST"},
                                            {"/v1/completions", "POST"}}};
 constexpr std::string_view kModelRoute = "/v1/models/";
@@ -44,6 +45,24 @@ std::string_view method_of(std::string_view path) {
     if (route.path == path) return route.method;
   }
   return path.size() > kModelRoute.size() && path.starts_with(kModelRoute) ? "GET" : "";
+}
+
+// Only layers with experts on both sides say something.
+Json experts_json(const Engine& engine) {
+  Json layers = Json::array();
+  const std::vector<LayerUse> all = engine.expert_use();
+  for (size_t l = 0; l < all.size(); ++l) {
+    const LayerUse& use = all[l];
+    if (use.device_slots + use.host_slots == 0) continue;
+    layers.push_back({{"layer", l},
+                      {"hit_rate", use.hit_rate()},
+                      {"device_slots", use.device_slots},
+                      {"host_slots", use.host_slots},
+                      {"host_ms", 1e3 * use.host_s},
+                      {"moves", use.moves},
+                      {"moved_bytes", use.moved_bytes}});
+  }
+  return {{"object", "experts"}, {"layers", layers}};
 }
 
 std::string random_id(std::string_view prefix) {
@@ -176,6 +195,8 @@ void Server::Impl::add_routes() {
   http.Get("/v1/models", [this](const Request&, Response& response) {
     send_json(response, 200, {{"object", "list"}, {"data", Json::array({model_json()})}});
   });
+  http.Get("/v1/experts",
+           [this](const Request&, Response& response) { send_json(response, 200, experts_json(engine)); });
   http.Get("/v1/models/.+",
            [this](const Request& request, Response& response) { get_model(request, response); });
   http.Post("/v1/chat/completions",

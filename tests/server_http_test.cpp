@@ -24,9 +24,8 @@ constexpr int64_t kContext = 512;
 
 class TestServer {
  public:
-  explicit TestServer(ServerOptions options = {})
+  explicit TestServer(ServerOptions options = {}, EngineOptions engine_options = {})
       : log_("test", std::make_shared<spdlog::sinks::null_sink_mt>()) {
-    EngineOptions engine_options;
     engine_options.model = kModel;
     engine_options.context = kContext;
     engine_options.threads = 1;
@@ -141,6 +140,31 @@ TEST(EndToEnd, ServesItsRoutes) {
   EXPECT_EQ(client.Get("/health", Headers{{"Origin", "http://localhost:3000"}})->status, 200);
   EXPECT_EQ(client.Get("/health", Headers{{"Range", "bytes=0-3"}})->body, R"({"status":"ok"})");
   EXPECT_TRUE(server.stop().ok());
+}
+
+TEST(EndToEnd, SaysWhoComputedTheExperts) {
+  EngineOptions options;
+  options.device = DeviceKind::kSim;
+  options.device_memory = 4000 << 10;
+  TestServer server({}, options), host;
+  const auto layers = [](const TestServer& from) {
+    const Json body = Json::parse(from.client().Get("/v1/experts")->body);
+    EXPECT_EQ(body["object"], "experts");
+    return body["layers"];
+  };
+  EXPECT_EQ(layers(server), Json::array()) << "before the first token";
+  const Json answer = server.ask("/v1/chat/completions", chat_request());
+  EXPECT_EQ(answer["choices"][0]["message"],
+            host.ask("/v1/chat/completions", chat_request())["choices"][0]["message"]);
+  const Json used = layers(server);
+  ASSERT_EQ(used.size(), 2u) << used;
+  const int64_t tokens = answer["usage"]["total_tokens"].get<int64_t>() - 1;  // the last is not run
+  for (const Json& layer : used) {
+    const int64_t device = layer["device_slots"], all = device + layer["host_slots"].get<int64_t>();
+    EXPECT_EQ(all, tokens * 3) << layer;  // three experts a token
+    EXPECT_DOUBLE_EQ(layer["hit_rate"], static_cast<double>(device) / static_cast<double>(all));
+  }
+  EXPECT_EQ(layers(host), Json::array());
 }
 
 TEST(EndToEnd, StreamsWhatItAnswersWhole) {

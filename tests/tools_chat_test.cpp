@@ -115,6 +115,18 @@ TEST(Chat, CommandsChangeWhatTheySay) {
   EXPECT_LT(shorter[1]["content"].get<std::string>().size(), longer[1]["content"].get<std::string>().size());
 }
 
+TEST(Chat, ExpertsShowsWhoComputed) {
+  const Args more = {"--device", "sim", "--gpu-memory", "4700KiB", "-c", "2048"};
+  const Finished shared = run(chat(more), "Hello\n/experts\n");
+  EXPECT_EQ(shared.code, 0) << shared.err;
+  EXPECT_EQ(shared.out, run(chat({}), "Hello\n").out);
+  for (const char* expected :
+       {"with 5 of 16 experts", "  layer  on device", "\n      1 ", "\n      2 ", "\n    all "})
+    EXPECT_NE(shared.err.find(expected), std::string::npos) << expected << "\n" << shared.err;
+  EXPECT_EQ(shared.err.find("\n      0 "), std::string::npos) << "layer 0 has no experts: " << shared.err;
+  EXPECT_NE(run(chat({}), "Hello\n/experts\n").err.find("all experts are in one place"), std::string::npos);
+}
+
 TEST(Chat, SavedConversationsContinue) {
   const Scratch scratch;
   const std::string file = scratch.file("chat.json");

@@ -51,6 +51,7 @@ CommandResult help() {
           "  /system TEXT         set the system message; without TEXT show it, with - remove it\n"
           "  /set NAME VALUE      change a sampling parameter; without arguments show them\n"
           "  /regen               answer the last question again\n"
+          "  /experts             which side computed the experts, layer by layer\n"
           "  /save FILE           write the conversation as JSON\n"
           "  /load FILE           continue a saved conversation\n"
           "  /quit                leave (also Ctrl-D)\n"
@@ -81,6 +82,27 @@ CommandResult set_command(Conversation& conversation, const std::string& argumen
   const Status status = set_parameter(settings, name, value, conversation.vocab());
   if (!status.ok()) return {CommandEffect::kDone, "", status};
   return {CommandEffect::kDone, fmt::format("{} is now {}\n", canonical(name), value), {}};
+}
+
+CommandResult experts_command(const Conversation& conversation) {
+  const std::vector<LayerUse> layers = conversation.expert_use();
+  if (layers.empty())
+    return {CommandEffect::kDone, "all experts are in one place; --gpu-memory shares them out\n", {}};
+  std::string text = "  layer  on device  host ms  moved\n";
+  LayerUse sum;
+  const auto row = [&](const std::string& name, const LayerUse& use) {
+    text += fmt::format("  {:>5}  {:>7.1f} %  {:>7.1f}  {:>5}\n", name, 100 * use.hit_rate(),
+                        1e3 * use.host_s, use.moves);
+  };
+  for (size_t l = 0; l < layers.size(); ++l) {
+    const LayerUse& use = layers[l];
+    if (use.device_slots + use.host_slots == 0) continue;
+    row(fmt::format_int(l).str(), use);
+    sum.device_slots += use.device_slots, sum.host_slots += use.host_slots, sum.host_s += use.host_s;
+    sum.moves += use.moves;
+  }
+  row("all", sum);
+  return {CommandEffect::kDone, text, {}};
 }
 
 CommandResult file_command(Conversation& conversation, bool save, const std::string& path) {
@@ -133,6 +155,7 @@ CommandResult run_command(Conversation& conversation, std::string_view line) {
   if (name == "/help" || name == "/?") return help();
   if (name == "/quit" || name == "/exit" || name == "/bye") return {CommandEffect::kQuit, "", {}};
   if (name == "/regen") return {CommandEffect::kRegenerate, "", {}};
+  if (name == "/experts") return experts_command(conversation);
   if (name == "/system") return system_command(conversation, argument);
   if (name == "/set") return set_command(conversation, argument);
   if (name == "/save" || name == "/load") return file_command(conversation, name == "/save", argument);

@@ -36,6 +36,7 @@ class Conversation {
   ChatSettings& settings() { return settings_; }
   const nlohmann::ordered_json& messages() const { return messages_; }
   int64_t vocab() const { return engine_.config().vocab; }
+  std::vector<LayerUse> expert_use() const { return engine_.expert_use(); }
   bool raw() const { return raw_; }  // the model has no chat template: texts are put one after the other
 
   std::string system() const;                // "" without one
