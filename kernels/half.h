@@ -7,15 +7,15 @@
 
 namespace moebius {
 
-inline float bf16_to_f32(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+constexpr float bf16_to_f32(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 
-inline uint16_t f32_to_bf16(float value) {
+constexpr uint16_t f32_to_bf16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40);  // quiet NaN
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
 }
 
-inline float f16_to_f32(uint16_t bits) {
+constexpr float f16_to_f32(uint16_t bits) {
   const uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16;
   const uint32_t exponent = (bits >> 10) & 0x1f, mantissa = bits & 0x3ff;
   if (exponent == 0x1f) return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13));
@@ -26,7 +26,7 @@ inline float f16_to_f32(uint16_t bits) {
   return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
 }
 
-inline uint16_t f32_to_f16(float value) {
+constexpr uint16_t f32_to_f16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000);
   const uint32_t magnitude = bits & 0x7fffffffu;
@@ -42,7 +42,7 @@ inline uint16_t f32_to_f16(float value) {
 
 // E4M3 (OCP FP8, "fn": no infinities): the byte's magnitude shifted into a half is the value times 2^-8,
 // exactly, for every finite code. 0x7f and 0xff are NaN.
-inline float f8e4m3_to_f32(uint8_t bits) {
+constexpr float f8e4m3_to_f32(uint8_t bits) {
   if ((bits & 0x7f) == 0x7f)
     return std::bit_cast<float>(0x7fc00000u | (static_cast<uint32_t>(bits & 0x80) << 24));
   const uint16_t half = static_cast<uint16_t>(((bits & 0x80) << 8) | ((bits & 0x7f) << 7));
