@@ -292,6 +292,10 @@ inline void attention_cases(Mode mode, const Add<AttentionArgs>& add) {
     at({dtype, 3, 600, 130, 1, 8, 8, 16});                    // more heads in a group than a unit takes
     at({dtype, 2, 300, 16, 1, 576, 512, 64, true, 0.0416f});  // DeepSeek's dims
     at({dtype, 17, 300, 2, 1, 64, 64, 16, false, 8.0f});      // one key takes nearly all the weight
+    at({dtype, 3, 280, 5, 1, 144, 136, 16, true, 0.1f});      // several chunks of columns
+    at({dtype, 40, 10, 4, 2, 72, 68, 5, false, 0.1f});
+    at({dtype, 1, 2300, 4, 4, 8, 8, 16});  // more splits than a device takes at once
+    at({dtype, 2, 70, 1, 1, 8, 520, 16}), at({dtype, 2, 70, 1, 1, 1300, 8, 16, false, 0.02f});  // long rows
   }
 }
 
@@ -413,6 +417,9 @@ inline void mla_prefill_cases(Mode mode, const Add<MlaPrefillArgs>& add) {
       at({Format::kBF16, n % 2 ? kBF16 : kF32, n, first, 3, 13, 6, 11, 32, 5});
   at({Format::kF32, kBF16, 40, 530, 2, 40, 8, 33, 24, 16});  // several waves, pieces with a rest
   at({Format::kInt4, kBF16, 2, 10, 1, 64, 0, 64, 512, 16});  // no rotary part
+  at({Format::kBF16, kBF16, 70, 0, 4, 12, 8, 12, 16, 16});   // whole blocks of tokens on a device
+  at({Format::kF32, kF32, 2, 2100, 1, 8, 4, 8, 8, 16});      // several waves on a device,
+  at({Format::kF32, kBF16, 2, 2100, 8, 4, 0, 4, 4, 16});     // also where it walks through them
 }
 
 // ---- swiglu ----
