@@ -74,6 +74,11 @@ void add_corpus(CLI::App& app, Run& run) {
       ->check(CLI::Range(int64_t{0}, kMaxExamples));
   command->add_option("--held-out", c.held_out, "held-out examples (default 4000)")
       ->check(CLI::Range(int64_t{0}, kMaxExamples));
+  command
+      ->add_option("--focus", c.focus,
+                   "tasks, separated by commas, that half of the training examples are of, for a model that "
+                   "has learned the rest (default: none)")
+      ->delimiter(',');
   command->add_flag("--json", options->json, "print the summary as JSON");
   command->footer(
       "\nA line is {\"task\", \"messages\", optional \"tools\", \"answer\"}. Tasks: questions about Moebius, "

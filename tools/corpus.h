@@ -96,6 +96,9 @@ struct CorpusOptions {
   std::string out;  // folder; made if missing
   uint64_t seed = 0;
   int64_t train = 400'000, held_out = 4'000;  // examples
+  // Every other training example is of one of these tasks, and there are no first lessons: for a model that
+  // has learned the rest. Empty: all as they come.
+  std::vector<std::string> focus;
 };
 
 struct CorpusReport {
@@ -104,7 +107,7 @@ struct CorpusReport {
 };
 
 // Writes train.jsonl and held_out.jsonl, each atomically. on_progress gets examples done and in total; false
-// cancels (kCancelled). Errors: those of AtomicFile.
+// cancels (kCancelled). kInvalid: a task in focus that does not exist. Errors: those of AtomicFile.
 Result<CorpusReport> write_corpus(const CorpusOptions& options,
                                   const std::function<bool(int64_t, int64_t)>& on_progress);
 

@@ -157,25 +157,43 @@ std::string path_name(const World& world, const Path& path) {
   return path.attribute ? fmt::format("{} {}", name, kAttributeNames[*path.attribute]) : name + " who";
 }
 
-// All facts that the answer needs, and some that it does not, shuffled and worded freely.
-std::string story_of(CorpusRandom& random, const World& world, std::vector<std::string> needed) {
+struct Told {
+  std::string plain, text;  // a fact as it identifies the problem, and as the prompt words it
+};
+
+// All facts that the answers need, and some that they do not, shuffled and worded freely.
+std::vector<Told> story_of(CorpusRandom& random, const World& world, const std::vector<std::string>& needed) {
+  std::vector<Told> story;
+  const auto tell = [&](const std::string& plain, int percent, const auto& word) {
+    const bool is_needed = std::find(needed.begin(), needed.end(), plain) != needed.end();
+    if (is_needed || random.chance(percent)) story.push_back({plain, word()});
+  };
   for (size_t i = 0; i < world.size(); ++i) {
-    for (size_t a = 0; a < kAttributes; ++a) {
-      const std::string plain = say(kFact[a][0], world[i].name, world[i].has[a]);
-      const auto found = std::find(needed.begin(), needed.end(), plain);
-      if (found == needed.end() && !random.chance(25)) continue;
-      const std::string text = say(random.pick(kFact[a]), world[i].name, world[i].has[a]);
-      found == needed.end() ? needed.push_back(text) : void(*found = text);
-    }
+    for (size_t a = 0; a < kAttributes; ++a)
+      tell(say(kFact[a][0], world[i].name, world[i].has[a]), 25,
+           [&] { return say(random.pick(kFact[a]), world[i].name, world[i].has[a]); });
     for (size_t link = 0; link < kLinks; ++link) {
       const std::string text = link_fact(world, i, static_cast<Link>(link));
-      if (std::find(needed.begin(), needed.end(), text) == needed.end() && random.chance(20)) {
-        needed.push_back(text);
-      }
+      tell(text, 20, [&] { return text; });
     }
   }
-  random.shuffle(needed);
-  return join(needed, " ");
+  random.shuffle(story);
+  return story;
+}
+
+std::string with_mark(std::string sentence, const std::string& mark) {
+  sentence.insert(sentence.size() - 1, mark);
+  return sentence;
+}
+
+// The story again, up to a fact, which gets a mark.
+std::string read_up_to(const std::vector<Told>& story, const std::string& plain) {
+  std::string text = "One by one:";
+  for (const Told& told : story) {
+    text += " " + (told.plain == plain ? with_mark(told.text, " (here)") : told.text);
+    if (told.plain == plain) break;
+  }
+  return text;
 }
 
 std::string framed(CorpusRandom& random, const std::string& facts, const std::string& asked) {
@@ -197,19 +215,14 @@ Question ask_path(CorpusRandom& random, const World& world) {
   return {"world.given", problem, question(random, world, path), found.reply, found.answer, found.facts};
 }
 
-// "Who lives in Oakfield?", where one person does. The reply goes from what was asked to the name.
+// "Who lives in Oakfield?", where one person does. The reply depends on the story.
 Question ask_who(CorpusRandom& random, const World& world) {
   const size_t attribute = static_cast<size_t>(random.below(kAttributes));
   const Person& person = random.pick(world);
   const std::string& value = person.has[attribute];
   const std::string fact = say(kFact[attribute][0], person.name, value);
-  return {
-      "world.who",
-      "who " + fact,
-      say(random.pick(kReverse[attribute]), value, value),
-      fmt::format("The {} {}: {}.\nAnswer: {}", kAttributeNames[attribute], value, person.name, person.name),
-      person.name,
-      {fact}};
+  return {"world.who", "who " + fact, say(random.pick(kReverse[attribute]), value, value),
+          "",          person.name,   {fact}};
 }
 
 // Facts, and up to three questions about them, one after the other.
@@ -222,13 +235,16 @@ Example given(CorpusRandom& random) {
     const bool new_one = std::none_of(questions.begin(), questions.end(),
                                       [&](const Question& other) { return other.problem == next.problem; });
     if (!new_one) continue;
-    for (const std::string& fact : next.facts)
-      if (std::find(needed.begin(), needed.end(), fact) == needed.end()) needed.push_back(fact);
+    needed.insert(needed.end(), next.facts.begin(), next.facts.end());
     questions.push_back(std::move(next));
   }
+  const std::vector<Told> story = story_of(random, world, needed);
+  for (Question& q : questions)
+    if (q.reply.empty()) q.reply = fmt::format("{}\nAnswer: {}", read_up_to(story, q.facts[0]), q.answer);
+  std::vector<std::string> sentences;
+  for (const Told& told : story) sentences.push_back(told.text);
   const Question& last = questions.back();
-  const std::string facts = story_of(random, world, needed);
-  Example example = ask(last.task, last.problem, framed(random, facts, questions.front().text),
+  Example example = ask(last.task, last.problem, framed(random, join(sentences, " "), questions.front().text),
                         questions.front().reply, last.answer);
   for (size_t i = 1; i < questions.size(); ++i) {
     example.earlier.push_back(questions[i - 1].problem);
@@ -248,9 +264,8 @@ Example given_count(CorpusRandom& random) {
   size_t count = 0;
   for (const Person& person : world) {
     facts.push_back(say(random.pick(kFact[kTown]), person.name, person.has[kTown]));
-    counted.push_back(facts.back());
-    if (person.has[kTown] == town)
-      counted.back().insert(counted.back().size() - 1, fmt::format(" ({})", ++count));
+    counted.push_back(person.has[kTown] == town ? with_mark(facts.back(), fmt::format(" ({})", ++count))
+                                                : facts.back());
   }
   std::vector<std::string> plain;
   for (const Person& person : world) plain.push_back(person.name + " " + person.has[kTown]);

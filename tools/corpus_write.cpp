@@ -2,11 +2,13 @@
 #include <cerrno>
 #include <map>
 #include <memory>
+#include <set>
 #include <unordered_map>
 
 #include <sys/stat.h>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "models/file_io.h"
 #include "tools/corpus.h"
@@ -36,6 +38,7 @@ constexpr int kFirstLessonsCopy = 85;  // per cent of these
 constexpr int64_t kTriesForNew = 12;  // draws before an example may repeat an earlier one all the same
 constexpr int kFactRepeats = 16;      // how often one may be told what can be known only from training
 constexpr size_t kBlockBytes = 1 << 20;
+constexpr int kDrawsForAllTasks = 20'000;  // after which every task has come up
 
 uint64_t mixed(uint64_t value) {
   value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -57,6 +60,24 @@ Example draw(CorpusRandom& random) {
     at -= share.percent;
   }
   return talk_example(random);
+}
+
+Example draw_of(const std::vector<std::string>& tasks, CorpusRandom& random) {
+  while (true) {
+    Example example = draw(random);
+    if (std::ranges::find(tasks, example.task) != tasks.end()) return example;
+  }
+}
+
+// So that draw_of comes to an end.
+Status check_focus(const std::vector<std::string>& tasks) {
+  std::set<std::string> known;
+  CorpusRandom random(0);
+  for (int i = 0; i < kDrawsForAllTasks; ++i) known.insert(draw(random).task);
+  for (const std::string& task : tasks)
+    if (!known.contains(task))
+      return invalid(fmt::format("no task is called {}; these are: {}", task, fmt::join(known, ", ")));
+  return Status();
 }
 
 // A file that grows by lines and appears under its name when complete.
@@ -110,8 +131,9 @@ bool belongs(const Example& example, bool to_held_out) {
 Example corpus_example(const CorpusOptions& options, bool of_held_out, int64_t index, int64_t tries) {
   const uint64_t place = mixed(static_cast<uint64_t>(index) * 2 + (of_held_out ? 1 : 0));
   CorpusRandom random(mixed(mixed(options.seed) ^ place) + static_cast<uint64_t>(tries));
-  const bool first_lesson = !of_held_out && index < options.train / kFirstLessons;
+  const bool first_lesson = !of_held_out && options.focus.empty() && index < options.train / kFirstLessons;
   const auto next = [&] {
+    if (!of_held_out && !options.focus.empty() && index % 2 == 0) return draw_of(options.focus, random);
     return first_lesson && random.chance(kFirstLessonsCopy) ? copy_example(random) : draw(random);
   };
   Example example = next();
@@ -130,6 +152,7 @@ std::string corpus_line(const Example& example) {
 
 Result<CorpusReport> write_corpus(const CorpusOptions& options,
                                   const std::function<bool(int64_t, int64_t)>& on_progress) {
+  MOEBIUS_TRY(check_focus(options.focus));
   MOEBIUS_TRY(make_folder(options.out));
   CorpusReport report;
   const int64_t total = options.train + options.held_out;
