@@ -1,8 +1,18 @@
 #include "engine/cold_experts.h"
 
+#include <algorithm>
 #include <chrono>
+#include <span>
 
 namespace moebius {
+namespace {
+
+bool all_experts(const Tensor& ids, int64_t experts) {
+  const std::span<const int32_t> all(ids.i32(), static_cast<size_t>(ids.numel()));
+  return std::ranges::all_of(all, [&](int32_t id) { return id >= -1 && id < experts; });
+}
+
+}  // namespace
 
 Result<std::unique_ptr<ColdExperts>> ColdExperts::create(const ModelConfig& config, int64_t max_tokens,
                                                          ExpertStore& store, const HostOptions& host,
@@ -31,13 +41,13 @@ ColdExperts::Mailbox ColdExperts::mailbox(int64_t n) const {
           arena.take(DType::kF32, {n, k, config_.hidden})};
 }
 
-void ColdExperts::ask(int64_t layer, const Workspace& ws) {
-  if (!store_.any_on_host(layer)) return;
-  const Job job{layer, ++ticket_, mailbox(ws.h.shape[0])};
-  device_.copy(ws.h, job.mail.x);
-  device_.copy(ws.expert_ids, job.mail.ids);
+void ColdExperts::ask(int64_t layer, const Tensor& h, const Tensor& ids,
+                      const std::vector<ExpertWeights>& on_host) {
+  const Job job{layer, ++ticket_, mailbox(h.shape[0]), on_host};
+  device_.copy(h, job.mail.x);
+  device_.copy(ids, job.mail.ids);
   if (!worker_.joinable()) {
-    const Status status = device_.sync();  // a device's error comes again with the step's own sync
+    const Status status = device_.sync();  // an error stays for the step's own sync
     if (status.ok()) compute(job);
     return;
   }
@@ -49,25 +59,26 @@ void ColdExperts::ask(int64_t layer, const Workspace& ws) {
   changed_.notify_all();
 }
 
-void ColdExperts::answer(int64_t layer, const Workspace& ws) {
-  if (!store_.any_on_host(layer)) return;
-  const std::vector<ExpertWeights>& experts = store_.on_device(layer);
+void ColdExperts::answer(const std::vector<ExpertWeights>& on_device, const Tensor& ids,
+                         const Tensor& slots) {
   if (worker_.joinable()) device_.await(answered_, ticket_);
-  device_.take_slots(
-      {mailbox(ws.h.shape[0]).slots, experts.data(), std::ssize(experts), ws.expert_ids, ws.slots});
+  device_.take_slots({mailbox(ids.shape[0]).slots, on_device.data(), std::ssize(on_device), ids, slots});
 }
 
 void ColdExperts::compute(const Job& job) {
   using Clock = std::chrono::steady_clock;
   const Clock::time_point start = Clock::now();
-  const std::vector<ExpertWeights>& experts = store_.on_host(job.layer);
+  const std::vector<ExpertWeights>& experts = job.experts;
   const auto on_host = [](Tensor t) {
     t.space = Space::kHost;
     return t;
   };
   const Tensor ids = on_host(job.mail.ids);
+  if (!all_experts(ids, std::ssize(experts))) return;  // the device has failed, and the step's sync says so
   host_->expert_ffn({on_host(job.mail.x), experts.data(), std::ssize(experts), ids, on_host(job.mail.slots)});
-  store_.count(job.layer, ids, std::chrono::nanoseconds(Clock::now() - start).count());
+  const Clock::time_point end = Clock::now();
+  store_.count(job.layer, ids, experts, std::chrono::nanoseconds(end - start).count());
+  if (tracer_) tracer_->add({Tracer::Row::kHostExperts, "experts", job.layer, start, end});
 }
 
 void ColdExperts::work() {

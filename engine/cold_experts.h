@@ -32,10 +32,22 @@ class ColdExperts {
 
   // At the start of a step, while the device is idle: experts may move.
   void next_step() { store_.next_step(); }
+  // After a device's error was cleared: what was on its way may not have arrived.
+  void start_again() { store_.load_again(); }
+  // Tells the tracer, which outlives this, what the host computes. Between steps.
+  void trace(Tracer* tracer) { tracer_ = tracer; }
   // Hands ws.h and ws.expert_ids over, when the layer has experts on the host.
-  void ask(int64_t layer, const Workspace& ws);
+  void ask(int64_t layer, const Workspace& ws) {
+    if (store_.any_on_host(layer)) ask(layer, ws.h, ws.expert_ids, store_.on_host(layer));
+  }
   // Puts their slots into ws.slots.
-  void answer(int64_t layer, const Workspace& ws);
+  void answer(int64_t layer, const Workspace& ws) {
+    if (store_.any_on_host(layer)) answer(store_.on_device(layer), ws.expert_ids, ws.slots);
+  }
+  // The same for h [n, hidden] and ids [n, top_k], n <= max_tokens, with other lists of who has which expert;
+  // both must stay as they are until a sync.
+  void ask(int64_t layer, const Tensor& h, const Tensor& ids, const std::vector<ExpertWeights>& on_host);
+  void answer(const std::vector<ExpertWeights>& on_device, const Tensor& ids, const Tensor& slots);
 
  private:
   struct Mailbox {
@@ -47,6 +59,7 @@ class ColdExperts {
     int64_t layer;
     uint64_t ticket;
     Mailbox mail;
+    const std::vector<ExpertWeights>& experts;
   };
   ColdExperts(const ModelConfig& config, ExpertStore& store, const HostOptions& host, Backend& device)
       : config_(config), store_(store), device_(device), host_(make_host_backend(host)) {}
@@ -60,6 +73,7 @@ class ColdExperts {
   std::unique_ptr<Backend> host_;
   Buffer memory_;
   uint64_t ticket_ = 0;
+  Tracer* tracer_ = nullptr;
   Flag asked_{0}, answered_{0};
 
   std::mutex mutex_;

@@ -10,15 +10,18 @@
 #include "engine/adapted_weights.h"
 #include "engine/cold_experts.h"
 #include "engine/device_weights.h"
+#include "engine/heat_file.h"
 #include "engine/placement.h"
 #include "engine/prompt.h"
+#include "engine/self_check.h"
 #include "engine/session.h"
+#include "engine/trace_file.h"
 
 namespace moebius {
 namespace {
 
 constexpr int64_t kDefaultContext = 16384;
-constexpr int64_t kDeviceSlack = 1 << 16;  // of a device's memory, for rounding of addresses
+constexpr int64_t kDeviceSlack = 1 << 20;  // of a device's memory, for rounding and for the self-check
 
 std::string format_of(const ModelConfig& config, const Weights& weights) {
   const Format linear = weights.layers.front().o.format;
@@ -68,13 +71,15 @@ bool has_tokenizer_files(const std::string& dir) {
 
 struct Engine::Impl {
   EngineOptions options;
+  std::unique_ptr<TraceFile> trace;  // null unless asked for; outlives the backend
   std::unique_ptr<ModelFiles> files;
   std::unique_ptr<AdaptedWeights> adapted;  // null without an adapter
   std::unique_ptr<Backend> backend;
-  std::unique_ptr<DeviceWeights> on_device;  // null on the host, as the two below
+  std::unique_ptr<DeviceWeights> on_device;  // null on the host, as the three below
   std::unique_ptr<ExpertStore> experts;
   std::unique_ptr<ColdExperts> cold;
-  Weights placed;  // what a step reads
+  std::unique_ptr<StreamedPrefill> prefill;  // null too where there is no room for it
+  Weights placed;                            // what a step reads
   RotaryTable rotary;
   GenerationConfig generation;
   std::unique_ptr<Tokenizer> tokenizer;
@@ -92,7 +97,29 @@ struct Engine::Impl {
   Status open_adapter();
   Status open_device();
   Status place(int64_t bytes_for_experts);
+  std::string heat_file() const {
+    return fmt::format("{}/{:016x}.safetensors", options.heat_dir, hash_of(fingerprint));
+  }
+  ExpertHeat known_heat();
+  ~Impl();
 };
+
+// Of earlier runs; a file that cannot be used costs nothing but a note.
+ExpertHeat Engine::Impl::known_heat() {
+  if (!options.heat_dir.empty()) {
+    Result<ExpertHeat> heat = read_heat(heat_file(), fingerprint, host_weights());
+    if (heat.ok()) return std::move(*heat);
+    if (heat.status().code() != Code::kNotFound) notes.push_back(heat.status().message());
+  }
+  return no_heat(host_weights());
+}
+
+// Nobody is left to hear that the file could not be written, and the next run only starts colder.
+Engine::Impl::~Impl() {
+  if (trace && backend && backend->sync().ok()) static_cast<void>(trace->write());
+  if (cold && !options.heat_dir.empty())
+    static_cast<void>(write_heat(heat_file(), fingerprint, experts->heat()));
+}
 
 Status Engine::Impl::open_adapter() {
   MOEBIUS_ASSIGN(Adapter adapter, read_adapter(options.adapter, files->config()));
@@ -107,6 +134,8 @@ Status Engine::Impl::open_adapter() {
 // What every step reads goes to the device first, then as many experts as are left room for.
 Status Engine::Impl::open_device() {
   if (options.device == DeviceKind::kHost) {
+    if (!options.trace.empty())
+      return invalid("--trace shows the streams of a device; give --device too, or leave --trace out");
     backend = make_host_backend(host_options());
     return Status();
   }
@@ -122,21 +151,34 @@ Status Engine::Impl::open_device() {
                     "bytes ({}), {} are "
                     "given; give at least as much, or lower --ctx-size",
                     tokens, needed, gib_text(needed), gib_text(options.device_memory)));
-  MOEBIUS_ASSIGN(
-      backend, make_sim_backend({options.device_memory, options.link_GBs, options.sim_seed, host_options()}));
-  return place(options.device_memory - needed);
+  MOEBIUS_ASSIGN(backend, make_sim_backend({options.device_memory, options.link_GBs, options.sim_seed,
+                                            options.sim_fail_work, options.sim_fail_alloc, host_options()}));
+  MOEBIUS_TRY(place(options.device_memory - needed));
+  MOEBIUS_TRY(self_check(config, host_weights(), placed, *backend));
+  if (options.trace.empty()) return Status();
+  MOEBIUS_ASSIGN(trace, TraceFile::create(options.trace));
+  backend->trace(&trace->tracer());
+  if (cold) cold->trace(&trace->tracer());
+  return Status();
 }
 
 Status Engine::Impl::place(int64_t bytes_for_experts) {
   const ModelConfig& config = files->config();
   MOEBIUS_ASSIGN(on_device, DeviceWeights::create(config, host_weights(), read_by_every_step, *backend));
   placed = on_device->weights();
-  MOEBIUS_ASSIGN(experts,
-                 ExpertStore::create(host_weights(), spread_evenly(config, host_weights(), bytes_for_experts),
-                                     placed, *backend));
+  const PrefillSizes sizes = StreamedPrefill::sizes(config, host_weights(), bytes_for_experts,
+                                                    options.prefill_chunk, options.context);
+  bytes_for_experts -= StreamedPrefill::bytes(config, host_weights(), sizes);
+  ExpertHeat heat = known_heat();
+  const Residency residency = hottest_first(host_weights(), heat, bytes_for_experts);
+  MOEBIUS_ASSIGN(experts, ExpertStore::create(host_weights(), residency, std::move(heat), placed, *backend));
   if (experts->resident() == experts->total()) return Status();
-  MOEBIUS_ASSIGN(cold, ColdExperts::create(config, options.prefill_chunk, *experts, host_options(), *backend,
-                                           options.overlap));
+  const int64_t most_tokens = std::max(options.prefill_chunk, sizes.pass_tokens);
+  MOEBIUS_ASSIGN(
+      cold, ColdExperts::create(config, most_tokens, *experts, host_options(), *backend, options.overlap));
+  if (sizes.pass_tokens == 0) return Status();
+  MOEBIUS_ASSIGN(prefill, StreamedPrefill::create(config, host_weights(), sizes, options.speeds,
+                                                  host_options(), *experts, *backend));
   return Status();
 }
 
@@ -227,7 +269,7 @@ Result<std::unique_ptr<Session>> Engine::new_session() {
   const Impl& e = *impl_;
   MOEBIUS_ASSIGN(KvCache cache, KvCache::create(config(), e.cache_type, e.options.context, *e.backend));
   auto session = std::make_unique<Session::Impl>(e.model(), std::move(cache), e.workspace, e.options.context,
-                                                 e.options.prefill_chunk, e.fingerprint);
+                                                 e.options.prefill_chunk, e.prefill.get(), e.fingerprint);
   return std::unique_ptr<Session>(new Session(std::move(session)));
 }
 

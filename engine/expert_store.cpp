@@ -1,6 +1,7 @@
 #include "engine/expert_store.h"
 
 #include <algorithm>
+#include <tuple>
 
 #include "engine/uploader.h"
 
@@ -11,13 +12,13 @@ constexpr int64_t kMoveSteps = 16;                 // between looks at who shoul
 constexpr int64_t kMoveBytes = int64_t{64} << 20;  // at such a look
 constexpr double kHeatKept = 0.9;                  // of earlier uses, at every look
 
-bool has_adapter(const ExpertWeights& e) { return e.gate.lora || e.up.lora || e.down.lora; }
-
 void put(Uploader& uploader, ExpertWeights& e) {
   uploader.put(e.gate), uploader.put(e.up), uploader.put(e.down);
 }
 
 }  // namespace
+
+bool has_adapter(const ExpertWeights& e) { return e.gate.lora || e.up.lora || e.down.lora; }
 
 int64_t expert_bytes(const ExpertWeights& expert) {
   ExpertWeights measured = expert;
@@ -33,31 +34,46 @@ int64_t expert_bytes(const Weights& host) {
   return bytes;
 }
 
-Residency spread_evenly(const ModelConfig& config, const Weights& host, int64_t bytes) {
+ExpertHeat no_heat(const Weights& host) {
+  ExpertHeat heat;
+  for (const LayerWeights& layer : host.layers) heat.emplace_back(layer.experts.size(), 0.0);
+  return heat;
+}
+
+Residency hottest_first(const Weights& host, const ExpertHeat& heat, int64_t bytes) {
+  struct Candidate {
+    double heat;
+    size_t expert, layer;
+  };
+  std::vector<Candidate> order;
   Residency residency(host.layers.size());
-  for (size_t l = 0; l < residency.size(); ++l) residency[l].resize(host.layers[l].experts.size());
-  for (int64_t e = 0; e < config.moe.n_experts; ++e) {
-    for (size_t l = 0; l < residency.size(); ++l) {
-      const auto& experts = host.layers[l].experts;
-      if (e >= std::ssize(experts) || has_adapter(experts[static_cast<size_t>(e)])) continue;
-      const int64_t needed = expert_bytes(experts[static_cast<size_t>(e)]);
-      if (needed > bytes) return residency;
-      bytes -= needed;
-      residency[l][static_cast<size_t>(e)] = true;
-    }
+  for (size_t l = 0; l < residency.size(); ++l) {
+    const std::vector<ExpertWeights>& experts = host.layers[l].experts;
+    residency[l].resize(experts.size());
+    for (size_t e = 0; e < experts.size(); ++e)
+      if (!has_adapter(experts[e])) order.push_back({heat[l][e], e, l});
+  }
+  std::ranges::sort(order, [](const Candidate& a, const Candidate& b) {
+    return std::tuple(-a.heat, a.expert, a.layer) < std::tuple(-b.heat, b.expert, b.layer);
+  });
+  for (const auto& [hot, e, l] : order) {
+    const int64_t needed = expert_bytes(host.layers[l].experts[e]);
+    if (needed > bytes) break;
+    bytes -= needed;
+    residency[l][e] = true;
   }
   return residency;
 }
 
 Result<std::unique_ptr<ExpertStore>> ExpertStore::create(const Weights& host, const Residency& residency,
-                                                         Weights& placed, Backend& backend) {
-  std::unique_ptr<ExpertStore> store(new ExpertStore(host, placed, backend));
+                                                         ExpertHeat heat, Weights& placed, Backend& backend) {
+  std::unique_ptr<ExpertStore> store(new ExpertStore(host, std::move(heat), placed, backend));
   MOEBIUS_TRY(store->place(residency));
   return store;
 }
 
 Status ExpertStore::place(const Residency& residency) {
-  MOEBIUS_CHECK(residency.size() == host_.layers.size());
+  MOEBIUS_CHECK(residency.size() == host_.layers.size() && heat_.size() == residency.size());
   residency_ = residency;
   int64_t needed = 0;
   for (size_t l = 0; l < residency.size(); ++l) {
@@ -67,7 +83,6 @@ Status ExpertStore::place(const Residency& residency) {
     layer.host = experts;
     std::vector<ExpertWeights>& device = placed_.layers[l].experts;
     device.assign(experts.size(), ExpertWeights());
-    heat_.emplace_back(experts.size(), 0.0);
     std::vector<int64_t>& sizes = bytes_.emplace_back();
     for (size_t e = 0; e < experts.size(); ++e) {
       sizes.push_back(expert_bytes(experts[e]));
@@ -91,7 +106,8 @@ const std::vector<ExpertWeights>& ExpertStore::on_device(int64_t layer) const {
   return placed_.layers[static_cast<size_t>(layer)].experts;
 }
 
-void ExpertStore::count(int64_t layer, const Tensor& ids, int64_t host_ns) {
+void ExpertStore::count(int64_t layer, const Tensor& ids, const std::vector<ExpertWeights>& on_host,
+                        int64_t host_ns) {
   Layer& l = at(layer);
   std::vector<double>& heat = heat_[static_cast<size_t>(layer)];
   int64_t device = 0, host = 0;
@@ -99,7 +115,7 @@ void ExpertStore::count(int64_t layer, const Tensor& ids, int64_t host_ns) {
     const int32_t id = ids.i32()[i];
     if (id < 0) continue;
     heat[static_cast<size_t>(id)] += 1;
-    ++(l.host[static_cast<size_t>(id)].elsewhere() ? device : host);
+    ++(on_host[static_cast<size_t>(id)].elsewhere() ? device : host);
   }
   l.device_slots += device, l.host_slots += host, l.host_ns += host_ns;
 }
@@ -107,8 +123,8 @@ void ExpertStore::count(int64_t layer, const Tensor& ids, int64_t host_ns) {
 std::vector<LayerUse> ExpertStore::use() const {
   std::vector<LayerUse> all;
   for (const Layer& l : layers_)
-    all.push_back(
-        {l.device_slots, l.host_slots, 1e-9 * static_cast<double>(l.host_ns), l.moves, l.moved_bytes});
+    all.push_back({l.device_slots, l.host_slots, 1e-9 * static_cast<double>(l.host_ns), l.moves,
+                   l.moved_bytes, l.streamed_bytes});
   return all;
 }
 
@@ -135,10 +151,19 @@ void ExpertStore::start(const ExpertMove& move) {
   layers_[l].host[out] = experts[out];
   ++layers_[l].on_host, --resident_;
   residency_[l][out] = false, residency_[l][in] = true;
-  Arriving& arriving = arriving_.emplace_back(Arriving{move, experts[in], {}});
+  load(arriving_.emplace_back(Arriving{move, {}}), place);
+}
+
+void ExpertStore::load(Arriving& arriving, char* place) {
+  const ExpertMove& move = arriving.move;
+  arriving.expert = host_.layers[static_cast<size_t>(move.layer)].experts[static_cast<size_t>(move.in)];
   Uploader uploader(place, &backend_);
   put(uploader, arriving.expert);
   arriving.event = backend_.record(Stream::kLoad);
+}
+
+void ExpertStore::load_again() {
+  for (Arriving& a : arriving_) load(a, static_cast<char*>(const_cast<void*>(a.expert.gate.data)));
 }
 
 void ExpertStore::finish(const Arriving& arrived) {

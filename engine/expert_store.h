@@ -18,32 +18,38 @@
 
 namespace moebius {
 
-// As many experts as fit `bytes`, the same number in every layer as far as they go, lowest ids first. Experts
-// with an adapter stay on the host.
-Residency spread_evenly(const ModelConfig& config, const Weights& host, int64_t bytes);
+// As many experts as fit `bytes`, the hottest first; of equal ones the lowest ids, layer by layer, so that
+// without heat (all zeros) every layer has the same number. Experts with an adapter stay on the host.
+Residency hottest_first(const Weights& host, const ExpertHeat& heat, int64_t bytes);
+ExpertHeat no_heat(const Weights& host);
 // What an expert takes of the device's memory.
 int64_t expert_bytes(const ExpertWeights& expert);
 int64_t expert_bytes(const Weights& host);  // all of them
+bool has_adapter(const ExpertWeights& expert);
 
 class ExpertStore {
  public:
   // host must outlive the store. placed: the weights of which steps run on the device; its experts become
   // those that are resident, and change with them. kNoMemory says what is missing. No
-  // resident expert may have an adapter.
+  // resident expert may have an adapter. heat: to begin with.
   static Result<std::unique_ptr<ExpertStore>> create(const Weights& host, const Residency& residency,
-                                                     Weights& placed, Backend& backend);
+                                                     ExpertHeat heat, Weights& placed, Backend& backend);
 
   const std::vector<ExpertWeights>& on_device(int64_t layer) const;
   const std::vector<ExpertWeights>& on_host(int64_t layer) const { return at(layer).host; }
   bool any_on_host(int64_t layer) const { return at(layer).on_host > 0; }
   int64_t resident() const { return resident_; }  // experts of all layers
   int64_t total() const { return total_; }
+  const ExpertHeat& heat() const { return heat_; }  // between steps
 
-  // What one pass of the layer used: dense I32 [n, k] on the host, each -1 or an expert; nanoseconds of the
-  // host's part. From any one thread, while nothing else but use() is called.
-  void count(int64_t layer, const Tensor& ids, int64_t host_ns);
+  // What one pass of the layer used: dense I32 [n, k] on the host, each -1 or an expert; the experts that the
+  // host computed, and in how many nanoseconds. From any one thread, while nothing else but use() is called.
+  void count(int64_t layer, const Tensor& ids, const std::vector<ExpertWeights>& on_host, int64_t host_ns);
+  void count_streamed(int64_t layer, int64_t bytes) { at(layer).streamed_bytes += bytes; }
   std::vector<LayerUse> use() const;  // [layer]; from any thread
 
+  // Brings what is on its way again, after an error of the device.
+  void load_again();
   // Between steps: takes over experts that have arrived, and every kMoveSteps starts to move more.
   void next_step();
 
@@ -51,19 +57,21 @@ class ExpertStore {
   struct Layer {
     std::vector<ExpertWeights> host;
     int64_t on_host = 0;
-    std::atomic<int64_t> device_slots{0}, host_slots{0}, host_ns{0}, moves{0}, moved_bytes{0};
+    std::atomic<int64_t> device_slots{0}, host_slots{0}, host_ns{0}, moves{0}, moved_bytes{0},
+        streamed_bytes{0};
   };
   struct Arriving {
     ExpertMove move;
     ExpertWeights expert;  // at its place on the device
-    Event event;
+    Event event = {};
   };
-  ExpertStore(const Weights& host, Weights& placed, Backend& backend)
-      : host_(host), placed_(placed), backend_(backend) {}
+  ExpertStore(const Weights& host, ExpertHeat heat, Weights& placed, Backend& backend)
+      : host_(host), placed_(placed), backend_(backend), heat_(std::move(heat)) {}
   Layer& at(int64_t layer) { return layers_[static_cast<size_t>(layer)]; }
   const Layer& at(int64_t layer) const { return layers_[static_cast<size_t>(layer)]; }
   Status place(const Residency& residency);
   void start(const ExpertMove& move);
+  void load(Arriving& arriving, char* place);
   void finish(const Arriving& arrived);
 
   const Weights& host_;

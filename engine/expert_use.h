@@ -9,7 +9,8 @@ namespace moebius {
 struct LayerUse {
   int64_t device_slots = 0, host_slots = 0;  // slots of tokens that each side computed
   double host_s = 0;                         // that the host took
-  int64_t moves = 0, moved_bytes = 0;        // experts brought to the device
+  int64_t moves = 0, moved_bytes = 0;        // experts brought to the device to stay
+  int64_t streamed_bytes = 0;                // of experts brought there for one pass of a prompt
 
   // The device's share of the slots; 0 before the first.
   double hit_rate() const {

@@ -87,13 +87,10 @@ void feed_forward(const Model& m, const FfnWeights& w, const Workspace& ws) {
 // x += the shared experts and the routed ones of each token, these in slot order. The host computes its
 // experts meanwhile.
 void moe(const Model& m, const LayerWeights& w, int64_t layer, const Workspace& ws) {
-  const MoeConfig& c = m.config.moe;
-  m.backend.router({ws.h, w.router, w.router_bias, c.scoring, c.group_score, c.n_experts, c.n_group,
-                    c.topk_group, c.normalize, static_cast<float>(c.scale), ws.expert_ids, ws.expert_weights,
-                    ws.expert_chosen});
+  route_forward(m, layer, ws);
   if (m.cold) m.cold->ask(layer, ws);
-  if (!w.ffn.gate.empty()) feed_forward(m, w.ffn, ws);
-  m.backend.expert_ffn({ws.h, w.experts.data(), c.n_experts, ws.expert_ids, ws.slots});
+  shared_forward(m, layer, ws);
+  m.backend.expert_ffn({ws.h, w.experts.data(), m.config.moe.n_experts, ws.expert_ids, ws.slots});
   if (m.cold) m.cold->answer(layer, ws);
   m.backend.combine({ws.slots, ws.expert_ids, ws.expert_weights, ws.x});
 }
@@ -135,9 +132,23 @@ void attention_forward(const Model& m, int64_t layer, const Batch& batch, const 
 
 void ffn_forward(const Model& m, int64_t layer, const Workspace& ws) {
   const LayerWeights& w = m.weights.layers[static_cast<size_t>(layer)];
-  m.backend.rms_norm({ws.x, w.ffn_norm, m.config.norm_eps, ws.h});
   if (!w.experts.empty()) return moe(m, w, layer, ws);
+  m.backend.rms_norm({ws.x, w.ffn_norm, m.config.norm_eps, ws.h});
   feed_forward(m, w.ffn, ws);
+}
+
+void route_forward(const Model& m, int64_t layer, const Workspace& ws) {
+  const LayerWeights& w = m.weights.layers[static_cast<size_t>(layer)];
+  const MoeConfig& c = m.config.moe;
+  m.backend.rms_norm({ws.x, w.ffn_norm, m.config.norm_eps, ws.h});
+  m.backend.router({ws.h, w.router, w.router_bias, c.scoring, c.group_score, c.n_experts, c.n_group,
+                    c.topk_group, c.normalize, static_cast<float>(c.scale), ws.expert_ids, ws.expert_weights,
+                    ws.expert_chosen});
+}
+
+void shared_forward(const Model& m, int64_t layer, const Workspace& ws) {
+  const LayerWeights& w = m.weights.layers[static_cast<size_t>(layer)];
+  if (!w.ffn.gate.empty()) feed_forward(m, w.ffn, ws);
 }
 
 void start_forward(const Model& m, const Batch& batch, const Workspace& ws) {

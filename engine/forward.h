@@ -46,6 +46,11 @@ void attention_forward(const Model& model, int64_t layer, const Batch& batch, co
                        const Workspace& ws);
 void ffn_forward(const Model& model, int64_t layer, const Workspace& ws);
 
+// What ffn_forward does in a MoE layer before and beside the routed experts: norm and router, ws.x in, ws.h,
+// ws.expert_ids and ws.expert_weights out; and ws.x += the shared experts of ws.h.
+void route_forward(const Model& model, int64_t layer, const Workspace& ws);
+void shared_forward(const Model& model, int64_t layer, const Workspace& ws);
+
 // Final norm and head of rows [begin, begin + count) of ws.x, count <= kLogitRows; overwrites ws.h. Returns
 // [count, vocab] on the host, when the device is done; the first error of all that was queued.
 Result<Tensor> head_forward(const Model& model, const Workspace& ws, int64_t begin, int64_t count);

@@ -44,6 +44,11 @@ std::string user_data_dir() {
   return home.empty() ? "" : home + "/.local/share/moebius";
 }
 
+EngineOptions remembering_experts(EngineOptions options) {
+  if (const std::string dir = user_data_dir(); !dir.empty()) options.heat_dir = dir + "/experts";
+  return options;
+}
+
 bool no_color() { return !environment("NO_COLOR").empty(); }
 
 Result<std::string> default_model_dir() {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "engine/plan_layer.h"
 #include "kernels/backend.h"
 
 namespace moebius {
@@ -22,8 +23,12 @@ struct EngineOptions {
   int64_t device_memory = 0;  // bytes that may be taken there; 0: as much as the whole model needs
   double link_GBs = 0;        // kSim: of the link to the host; 0: as fast as memory
   uint64_t sim_seed = 0;      // kSim: of random delays; 0: none
-  bool overlap = true;        // the host computes its experts while the device goes on
-  int64_t sessions = 1;       // whose caches are set aside on the device
+  uint64_t sim_fail_work = 0, sim_fail_alloc = 0;  // kSim: as SimOptions
+  MachineSpeeds speeds;  // that a prompt's experts are shared out by; link_GBs 0: measured at the start
+  std::string trace;     // file for what the device's streams did, written when the engine ends; "": none
+  std::string heat_dir;  // folder for what is known of the use of models' experts; "": forget it
+  bool overlap = true;   // the host computes its experts while the device goes on
+  int64_t sessions = 1;  // whose caches are set aside on the device
   CacheType cache = CacheType::kAuto;
   CpuGemm gemm = CpuGemm::kAuto;
   bool exact_activations = false;  // integer formats on unrounded activations (for comparison)
@@ -35,6 +40,8 @@ std::string hub_cache_dir();
 // A folder for small files kept between runs: $XDG_DATA_HOME/moebius or ~/.local/share/moebius; "" without a
 // home.
 std::string user_data_dir();
+// The same options with a heat_dir in user_data_dir(): for programs that people talk to.
+EngineOptions remembering_experts(EngineOptions options);
 // True when $NO_COLOR is set and not empty.
 bool no_color();
 // The folder of the model that ships with the program; kNotFound says where it was looked for.

@@ -37,18 +37,21 @@ void Session::Impl::truncate(int64_t count) {
   tokens.resize(static_cast<size_t>(count));
 }
 
-// Waits for the device. After an error the timeline is empty, for its cache may be half written.
-Status Session::Impl::settle() {
-  Status status = model.backend.sync();
-  if (!status.ok()) truncate(0);
+Status Session::Impl::give_up(Status status) {
+  model.backend.clear_error();
+  if (model.cold) model.cold->start_again();
+  truncate(0);
   return status;
 }
 
+// Waits for the device.
+Status Session::Impl::settle() {
+  Status status = model.backend.sync();
+  return status.ok() ? status : give_up(std::move(status));
+}
+
 Status Session::Impl::keep_logits(const Result<Tensor>& row) {
-  if (!row.ok()) {
-    truncate(0);
-    return row.status();
-  }
+  if (!row.ok()) return give_up(row.status());
   logits.assign(row->f32(), row->f32() + model.config.vocab);
   return Status();
 }
@@ -79,6 +82,24 @@ Result<Workspace> Session::Impl::advance(std::span<const int32_t> part) {
   return ws;
 }
 
+Result<Workspace> Session::Impl::advance_streamed(std::span<const int32_t> ids, const Progress& progress) {
+  const int64_t done = std::ssize(tokens), total = std::ssize(ids);
+  const int64_t n = std::min(total - done, prefill->pass_tokens());
+  const std::span<const int32_t> part = ids.subspan(tokens.size(), static_cast<size_t>(n));
+  MOEBIUS_TRY(settle());
+  MOEBIUS_TRY(cache.reserve(pages, done + n));
+  prefill->begin(model, cache, pages, workspace, part, done);
+  while (!prefill->done()) {
+    if (Status status = prefill->step(); !status.ok()) return give_up(std::move(status));
+    const int64_t so_far = done + static_cast<int64_t>(static_cast<double>(n) * prefill->part_done());
+    if (progress && !prefill->done() && !progress(std::min(so_far, total - 1), total))
+      return Status(Code::kCancelled, "cancelled");
+  }
+  logits.clear();
+  tokens.insert(tokens.end(), part.begin(), part.end());
+  return prefill->last_slice();
+}
+
 Status Session::sync(std::span<const int32_t> ids, const Progress& progress) {
   MOEBIUS_TRY(impl_->check_ids(ids));
   const std::vector<int32_t>& have = impl_->tokens;
@@ -91,7 +112,9 @@ Status Session::sync(std::span<const int32_t> ids, const Progress& progress) {
   while (static_cast<int64_t>(have.size()) < total) {
     if (progress && !progress(static_cast<int64_t>(have.size()), total))
       return {Code::kCancelled, "cancelled"};
-    MOEBIUS_ASSIGN(const Workspace ws, impl_->advance(impl_->next_part(ids)));
+    const bool streamed = impl_->prefill && impl_->prefill->pays(total - std::ssize(have));
+    MOEBIUS_ASSIGN(const Workspace ws,
+                   streamed ? impl_->advance_streamed(ids, progress) : impl_->advance(impl_->next_part(ids)));
     if (static_cast<int64_t>(have.size()) == total) {
       MOEBIUS_TRY(impl_->keep_logits(head_forward(impl_->model, ws, ws.x.shape[0] - 1, 1)));
     }
@@ -119,9 +142,10 @@ Status Session::sync_all(std::span<const int32_t> ids, const Rows& rows) {
     const int64_t n = ws.x.shape[0];
     for (int64_t begin = 0; begin < n; begin += kLogitRows) {
       const int64_t count = std::min(kLogitRows, n - begin);
-      MOEBIUS_ASSIGN(const Tensor logits, head_forward(impl_->model, ws, begin, count));
-      if (begin + count == n) MOEBIUS_TRY(impl_->keep_logits(logits.rows(count - 1, 1)));
-      MOEBIUS_TRY(rows(first + begin, {logits.f32(), static_cast<size_t>(logits.numel())}));
+      const Result<Tensor> logits = head_forward(impl_->model, ws, begin, count);
+      if (!logits.ok()) return impl_->give_up(logits.status());
+      if (begin + count == n) MOEBIUS_TRY(impl_->keep_logits(logits->rows(count - 1, 1)));
+      MOEBIUS_TRY(rows(first + begin, {logits->f32(), static_cast<size_t>(logits->numel())}));
     }
   }
   return Status();

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "kernels/grad_ops.h"
+#include "kernels/trace.h"
 
 namespace moebius {
 
@@ -61,8 +62,13 @@ class Backend {
   // kCompute raises a flag, or goes on when the flag has reached the value.
   virtual void raise(Flag& flag, uint64_t value) { flag.store(value, std::memory_order_release); }
   virtual void await(Flag& flag, uint64_t value);
-  // Returns when all streams are idle; the first error of anything queued.
+  // Returns when all streams are idle; the first error of anything queued. After an error nothing queued is
+  // done, but flags are raised and waited for; clear_error() ends that where the device can go on.
   virtual Status sync() { return Status(); }
+  virtual void clear_error() {}
+  // From now on what the streams do is told to the tracer, which outlives the backend; on the host nothing
+  // is.
+  virtual void trace(Tracer*) {}
 #define X(name, Args) virtual void name(const Args& args) = 0;
   MOEBIUS_OPS(X)
   MOEBIUS_GRAD_OPS(X)
@@ -75,9 +81,10 @@ std::unique_ptr<Backend> make_host_backend(const HostOptions& options);
 // streams of its own with delays that follow from a seed.
 struct SimOptions {
   int64_t memory_bytes = int64_t{1} << 30;
-  double link_GBs = 0;  // between host and device, each way; 0: as fast as memory
-  uint64_t seed = 0;    // of random delays before each piece of work; 0: none
-  HostOptions host;     // of the maths
+  double link_GBs = 0;                     // between host and device, each way; 0: as fast as memory
+  uint64_t seed = 0;                       // of random delays before each piece of work; 0: none
+  uint64_t fail_work = 0, fail_alloc = 0;  // the piece of work, or allocation, that fails, from 1; 0: none
+  HostOptions host;                        // of the maths
 };
 Result<std::unique_ptr<Backend>> make_sim_backend(const SimOptions& options);
 

@@ -3,19 +3,26 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <map>
 #include <random>
+#include <set>
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
+#include "engine/device_weights.h"
 #include "engine/engine.h"
 #include "engine/expert_store.h"
+#include "engine/heat_file.h"
+#include "engine/self_check.h"
 #include "kernels/sim/arena.h"
 
 namespace moebius {
 namespace {
 
 std::unique_ptr<Backend> sim(int64_t bytes, uint64_t seed = 0, double link_GBs = 0) {
-  auto backend = make_sim_backend({bytes, link_GBs, seed, {.threads = 1}});
+  auto backend =
+      make_sim_backend({.memory_bytes = bytes, .link_GBs = link_GBs, .seed = seed, .host = {.threads = 1}});
   MOEBIUS_CHECK(backend.ok(), backend.status().message());
   return std::move(*backend);
 }
@@ -155,9 +162,9 @@ EngineOptions options_for(const std::string& model) {
 }
 
 // The least budget a model runs with, read from the refusal of none.
-int64_t least_budget(const std::string& model, int64_t context = 64) {
+int64_t least_budget(const std::string& model, int64_t context = 64, int64_t chunk = 20) {
   EngineOptions options = options_for(model);
-  options.context = context;
+  options.context = context, options.prefill_chunk = chunk;
   options.device = DeviceKind::kSim, options.device_memory = 1;
   const auto refused = Engine::open(options);
   MOEBIUS_CHECK(!refused.ok() && refused.status().code() == Code::kNoMemory);
@@ -192,6 +199,85 @@ TEST_P(OnDevice, GivesTheHostsBitsAtAnyBudget) {
 std::string name_of(const testing::TestParamInfo<std::string>& model) { return model.param; }
 INSTANTIATE_TEST_SUITE_P(Models, OnDevice, testing::ValuesIn(golden_models()), name_of);
 
+// ---- long prompts ----
+
+MachineSpeeds speeds(double link_GBs, double cpu_GFLOPs) {
+  return {100, 1000, link_GBs, 10, cpu_GFLOPs, 1, 0};
+}
+
+// The logits after a prompt of 60 tokens, taken in two parts, and after each of some decoded ones.
+std::vector<float> prompt_logits(Engine& engine) {
+  std::mt19937 random(11);
+  std::vector<int32_t> ids(60);
+  for (int32_t& id : ids) id = static_cast<int32_t>(random() % static_cast<uint32_t>(engine.config().vocab));
+  std::vector<float> all;
+  auto session = engine.new_session();
+  const auto keep = [&](const Status& status) {
+    MOEBIUS_CHECK(status.ok(), status.message());
+    all.insert(all.end(), (*session)->logits().begin(), (*session)->logits().end());
+  };
+  keep((*session)->sync(std::span(ids).first(5)));
+  keep((*session)->sync(ids));
+  for (int i = 0; i < 3; ++i) keep((*session)->append(ids[static_cast<size_t>(i)]));
+  return all;
+}
+
+// The same prompt, up to the first error.
+Status try_prompt(Engine& engine) {
+  MOEBIUS_ASSIGN(const std::unique_ptr<Session> session, engine.new_session());
+  std::vector<int32_t> ids(60);
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i * 11 % 120);
+  MOEBIUS_TRY(session->sync(std::span(ids).first(5)));
+  MOEBIUS_TRY(session->sync(ids));
+  MOEBIUS_TRY(session->append(1));
+  return session->append(2);
+}
+
+int64_t streamed_bytes(const Engine& engine) {
+  int64_t bytes = 0;
+  for (const LayerUse& layer : engine.expert_use()) bytes += layer.streamed_bytes;
+  return bytes;
+}
+
+int64_t all_expert_bytes(const std::string& model) {
+  const auto files = ModelFiles::open("tests/golden/models/" + model);
+  MOEBIUS_CHECK(files.ok());
+  return expert_bytes((*files)->weights());
+}
+
+// Integer formats give the same bits however tokens come together; of float formats only sums are in another
+// order, as an expert has more tokens at a time.
+TEST_P(OnDevice, StreamsAPrompt) {
+  const std::string& model = GetParam();
+  EngineOptions options = options_for(model);
+  options.prefill_chunk = 4;
+  const std::vector<float> want = prompt_logits(*open(options));
+  const bool exact = model.find("int") != std::string::npos;
+  options.device = DeviceKind::kSim;
+  options.device_memory = least_budget(model, 64, 4) + all_expert_bytes(model) - 1;
+  uint64_t seed = 0;
+  std::vector<int64_t> streamed;
+  for (const MachineSpeeds& machine : {speeds(1000, 0.001), speeds(1, 1), speeds(0.001, 1000)}) {
+    options.speeds = machine;
+    options.sim_seed = ++seed;
+    options.overlap = seed % 2 != 0;
+    const auto engine = open(options);
+    const std::vector<float> got = prompt_logits(*engine);
+    streamed.push_back(streamed_bytes(*engine));
+    ASSERT_EQ(got.size(), want.size());
+    float largest = 0, error = 0;
+    for (size_t i = 0; i < got.size(); ++i)
+      largest = std::max(largest, std::fabs(want[i])), error = std::max(error, std::fabs(got[i] - want[i]));
+    EXPECT_LE(error, exact ? 0 : 1e-4f * largest) << "seed " << seed;
+  }
+  const std::set<std::string> too_few = {
+      "deepseek_v3_fp8", "glm4_moe_fp8", "glm4_moe_lite_int4_g64",
+      "qwen3_moe_ragged"};  // experts, for half of their bytes to hold a ring
+  EXPECT_EQ(streamed[0] > 0, !too_few.contains(model));
+  EXPECT_GE(streamed[0], streamed[1]);
+  EXPECT_EQ(streamed[2], 0);
+}
+
 TEST(OnDeviceAlone, OneByteLessThanTheLeastIsRefused) {
   EngineOptions options = options_for("deepseek_v3_tiny");
   options.device = DeviceKind::kSim;
@@ -201,6 +287,34 @@ TEST(OnDeviceAlone, OneByteLessThanTheLeastIsRefused) {
   const auto refused = Engine::open(options);
   ASSERT_FALSE(refused.ok());
   EXPECT_NE(refused.status().message().find("--gpu-memory"), std::string::npos);
+}
+
+TEST(OnDeviceAlone, ACancelledPromptKeepsWhatWasComputed) {
+  EngineOptions options = options_for("deepseek_v3_int4");
+  options.device = DeviceKind::kSim;
+  options.speeds = speeds(1000, 0.001), options.prefill_chunk = 10;
+  options.device_memory = least_budget("deepseek_v3_int4", 64, 10) + all_expert_bytes("deepseek_v3_int4") - 1;
+  const auto engine = open(options);
+  auto session = engine->new_session(), other = engine->new_session();
+  std::vector<int32_t> ids(50, 3);
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i * 7 % 120);
+  for (int steps = 1; steps < 6; ++steps) {
+    ASSERT_TRUE((*session)->sync(std::span(ids).first(6)).ok());
+    int left = steps;
+    const Status status = (*session)->sync(ids, [&](int64_t done, int64_t total) {
+      EXPECT_GE(done, 6);
+      EXPECT_LT(done, total);
+      return --left > 0;
+    });
+    ASSERT_EQ(status.code(), Code::kCancelled);
+    const std::span<const int32_t> kept = (*session)->tokens();
+    EXPECT_GE(kept.size(), 6u);
+    EXPECT_TRUE(std::equal(kept.begin(), kept.end(), ids.begin()));
+  }
+  ASSERT_TRUE((*session)->sync(ids).ok());
+  ASSERT_TRUE((*other)->sync(ids).ok());
+  EXPECT_EQ(std::vector<float>((*session)->logits().begin(), (*session)->logits().end()),
+            std::vector<float>((*other)->logits().begin(), (*other)->logits().end()));
 }
 
 // Greedy decoding wears the same experts: they come to the device, and no bit changes.
@@ -236,6 +350,170 @@ TEST(OnDeviceAlone, ExpertsMoveToWhereTheyAreUsed) {
     EXPECT_GT(device, 0);
     EXPECT_GT(host, 0);
   }
+}
+
+// What was used comes to the device at the next start, and no bit changes.
+TEST(OnDeviceAlone, ExpertsInUseAreKnownAtTheNextStart) {
+  const std::string model = "deepseek_v3_int8", dir = testing::TempDir() + "heat_of_experts";
+  std::filesystem::remove_all(dir);
+  EngineOptions options = options_for(model);
+  options.device = DeviceKind::kSim, options.heat_dir = dir;
+  options.device_memory = least_budget(model) + 60'000;
+  const auto hits = [&](std::string* note = nullptr) {
+    const auto engine = open(options);
+    EXPECT_EQ(logits_of(*engine), logits_of(*open(options_for(model))));
+    if (note) *note = engine->notes().empty() ? "" : engine->notes().back();
+    double device = 0, all = 0;
+    for (const LayerUse& layer : engine->expert_use()) {
+      device += static_cast<double>(layer.device_slots);
+      all += static_cast<double>(layer.device_slots + layer.host_slots);
+    }
+    return device / all;
+  };
+  const double first = hits(), second = hits();
+  EXPECT_GT(second, first);
+  ASSERT_EQ(std::distance(std::filesystem::directory_iterator(dir), {}), 1);
+  const std::filesystem::path file = std::filesystem::directory_iterator(dir)->path();
+  std::string note;
+  std::filesystem::resize_file(file, 100);
+  EXPECT_EQ(hits(&note), first);
+  EXPECT_NE(note.find(file.string()), std::string::npos) << note;
+  EXPECT_EQ(hits(&note), second) << "written anew";
+  EXPECT_EQ(note.find(file.string()), std::string::npos) << note;
+}
+
+TEST(HeatFile, ForeignNumbersAreRefused) {
+  const auto files = ModelFiles::open("tests/golden/models/deepseek_v3_tiny");
+  ASSERT_TRUE(files.ok());
+  const Weights& weights = (*files)->weights();
+  const std::string path = testing::TempDir() + "heat/file.safetensors";
+  ExpertHeat heat = no_heat(weights);
+  heat.back()[3] = 7;
+  ASSERT_TRUE(write_heat(path, "a", heat).ok());
+  const Result<ExpertHeat> again = read_heat(path, "a", weights);
+  ASSERT_TRUE(again.ok()) << again.status().message();
+  EXPECT_EQ(*again, heat);
+  EXPECT_EQ(read_heat(path, "b", weights).status().code(), Code::kInvalid);
+  EXPECT_EQ(read_heat(path + "x", "a", weights).status().code(), Code::kNotFound);
+  for (const double wrong : {-1.0, static_cast<double>(INFINITY), static_cast<double>(NAN)}) {
+    heat.back()[3] = wrong;
+    ASSERT_TRUE(write_heat(path, "a", heat).ok());
+    EXPECT_EQ(read_heat(path, "a", weights).status().code(), Code::kInvalid) << wrong;
+  }
+  heat.back() = {1, 2};
+  ASSERT_TRUE(write_heat(path, "a", heat).ok());
+  EXPECT_EQ(read_heat(path, "a", weights).status().code(), Code::kInvalid);
+}
+
+// A span of a trace that is not waiting, by its row.
+struct Span {
+  int row;
+  std::string name;
+  double begin, end;
+};
+
+std::vector<Span> spans_of(const std::string& path) {
+  const Result<std::string> text = read_text_file(path, 64 << 20);
+  EXPECT_TRUE(text.ok()) << text.status().message();
+  std::vector<Span> spans;
+  if (!text.ok()) return spans;
+  const nlohmann::json trace = nlohmann::json::parse(*text);
+  for (const nlohmann::json& event : trace["traceEvents"]) {
+    if (event["ph"] != "X" || event["name"].get<std::string>().starts_with("wait")) continue;
+    const double begin = event["ts"], duration = event["dur"];
+    EXPECT_GE(duration, 0);
+    spans.push_back({event["tid"], event["name"], begin, begin + duration});
+  }
+  return spans;
+}
+
+TEST(OnDeviceAlone, ATraceShowsTheOverlap) {
+  EngineOptions options = options_for("deepseek_v3_tiny");
+  options.trace = testing::TempDir() + "trace.json";
+  EXPECT_EQ(Engine::open(options).status().code(), Code::kInvalid) << "there is no device";
+  options.device = DeviceKind::kSim;
+  options.device_memory = least_budget("deepseek_v3_tiny") + 60'000;
+  int64_t overlaps = 0;  // which of so short spans meet is chance
+  for (options.sim_seed = 1; options.sim_seed < 20 && overlaps == 0; ++options.sim_seed) {
+    logits_of(*open(options));
+    const std::vector<Span> spans = spans_of(options.trace);
+    for (const char* name : {"linear", "router", "expert_ffn", "take_slots", "experts"})
+      EXPECT_TRUE(std::ranges::count(spans, name, &Span::name)) << name;
+    for (const Span& a : spans)
+      for (const Span& b : spans) overlaps += a.row == 0 && b.row == 2 && a.begin < b.end && b.begin < a.end;
+  }
+  EXPECT_GT(overlaps, 0) << "the CPU's experts beside the device's work";
+  options.trace = "/nowhere/trace.json";
+  EXPECT_FALSE(Engine::open(options).ok());
+}
+
+// A device that computes something else is found out before the first token.
+TEST(SelfCheck, NamesTheOperationThatDiffers) {
+  const auto files = ModelFiles::open("tests/golden/models/deepseek_v3_tiny");
+  ASSERT_TRUE(files.ok());
+  const ModelConfig& config = (*files)->config();
+  const Weights& host = (*files)->weights();
+  const auto device = sim(16 << 20);
+  Weights placed;
+  const auto all = [](Role role) { return role != Role::kExpert; };
+  const auto there = DeviceWeights::create(config, host, all, *device);
+  ASSERT_TRUE(there.ok());
+  placed = (*there)->weights();
+  const auto store =
+      ExpertStore::create(host, hottest_first(host, no_heat(host), 1 << 20), no_heat(host), placed, *device);
+  ASSERT_TRUE(store.ok());
+  EXPECT_TRUE(self_check(config, host, placed, *device).ok());
+  Weights wrong = placed;
+  std::swap(wrong.layers.back().experts[0].gate, wrong.layers.back().experts[0].up);
+  const Status expert = self_check(config, host, wrong, *device);
+  EXPECT_EQ(expert.code(), Code::kIo);
+  EXPECT_NE(expert.message().find("expert_ffn, expert 0 of layer"), std::string::npos) << expert.message();
+  EXPECT_NE(expert.message().find("differs by"), std::string::npos) << expert.message();
+}
+
+// ---- faults ----
+
+// Any piece of work may fail, at any point: the request says so, and the same engine then answers it as ever.
+TEST(OnDeviceAlone, AfterAFaultTheEngineGoesOn) {
+  const std::string model = "deepseek_v3_int4";
+  EngineOptions options = options_for(model);
+  options.prefill_chunk = 10;
+  const std::vector<float> want = prompt_logits(*open(options));
+  options.device = DeviceKind::kSim;
+  options.speeds = speeds(1, 1);
+  options.device_memory = least_budget(model, 64, 10) + all_expert_bytes(model) - 1;
+  int faults = 0;
+  for (uint64_t piece = 1, step = 1; step != 0; piece += step) {
+    options.sim_fail_work = piece, options.overlap = piece % 4 != 0, options.sim_seed = piece % 3;
+    auto engine = Engine::open(options);
+    if (!engine.ok()) {
+      EXPECT_EQ(engine.status().code(), Code::kIo) << engine.status().message();
+      continue;
+    }
+    const Status failed = try_prompt(**engine);
+    if (failed.ok()) break;  // it came to the end before that piece
+    ++faults, step = 11;
+    EXPECT_EQ(failed.code(), Code::kIo) << failed.message();
+    EXPECT_EQ(prompt_logits(**engine), want) << "after a fault in piece " << piece;
+  }
+  EXPECT_GT(faults, 20);
+}
+
+TEST(OnDeviceAlone, AnyAllocationMayFail) {
+  EngineOptions options = options_for("deepseek_v3_tiny");
+  options.device = DeviceKind::kSim;
+  options.device_memory = least_budget("deepseek_v3_tiny") + 300'000;
+  int refused = 0;
+  for (bool fails = true; fails;) {
+    options.sim_fail_alloc = static_cast<uint64_t>(++refused);
+    const auto engine = Engine::open(options);
+    const Status status = engine.ok() ? (*engine)->new_session().status() : engine.status();
+    fails = !status.ok();
+    if (fails) {
+      EXPECT_EQ(status.code(), Code::kNoMemory) << status.message();
+    }
+  }
+  EXPECT_GT(refused, 5);
 }
 
 // Adapters of attention go to the device, adapted experts stay on the host.
@@ -346,7 +624,7 @@ TEST(ExpertStore, SpreadsExpertsEvenlyOverTheLayers) {
     for (const ExpertWeights& e : layer.experts) total += expert_bytes(e);
   }
   for (const int64_t bytes : {int64_t{0}, total / 3, total / 2, total - 1, total}) {
-    const Residency residency = spread_evenly(config, weights, bytes);
+    const Residency residency = hottest_first(weights, no_heat(weights), bytes);
     int64_t used = 0, most = 0, least = config.moe.n_experts;
     for (size_t l = 0; l < residency.size(); ++l) {
       if (residency[l].empty()) continue;

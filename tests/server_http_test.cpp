@@ -145,7 +145,7 @@ TEST(EndToEnd, ServesItsRoutes) {
 TEST(EndToEnd, SaysWhoComputedTheExperts) {
   EngineOptions options;
   options.device = DeviceKind::kSim;
-  options.device_memory = 4000 << 10;
+  options.device_memory = 4960 << 10;
   TestServer server({}, options), host;
   const auto layers = [](const TestServer& from) {
     const Json body = Json::parse(from.client().Get("/v1/experts")->body);

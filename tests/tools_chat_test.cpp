@@ -116,8 +116,9 @@ TEST(Chat, CommandsChangeWhatTheySay) {
 }
 
 TEST(Chat, ExpertsShowsWhoComputed) {
-  const Args more = {"--device", "sim", "--gpu-memory", "4700KiB", "-c", "2048"};
-  const Finished shared = run(chat(more), "Hello\n/experts\n");
+  const Args more = {"--device", "sim", "--gpu-memory", "5660KiB", "-c", "2048"};
+  const Scratch home;  // where the use of experts is remembered
+  const Finished shared = run(chat(more), "Hello\n/experts\n", {{"XDG_DATA_HOME", home.file("data")}});
   EXPECT_EQ(shared.code, 0) << shared.err;
   EXPECT_EQ(shared.out, run(chat({}), "Hello\n").out);
   for (const char* expected :

@@ -150,7 +150,7 @@ struct Opened {
 Result<Opened> open_conversation(const Options& options, const Interrupts& interrupts) {
   const ExitOnInterrupt guard(interrupts);
   Opened out;
-  MOEBIUS_ASSIGN(out.engine, Engine::open(options.engine));
+  MOEBIUS_ASSIGN(out.engine, Engine::open(remembering_experts(options.engine)));
   MOEBIUS_ASSIGN(ChatSettings settings, settings_of(options, *out.engine));
   MOEBIUS_ASSIGN(out.conversation, Conversation::open(*out.engine, std::move(settings)));
   out.conversation->set_system(valid_utf8(options.system));

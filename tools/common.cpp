@@ -32,6 +32,9 @@ void add_engine_options(CLI::App& app, EngineOptions& options) {
       ->check(CLI::PositiveNumber);
   app.add_flag("!--no-overlap", options.overlap,
                "the host computes its experts while the device waits (slow; for comparison)");
+  app.add_option(
+      "--trace", options.trace,
+      "write what the device's streams and the CPU did to this file at the end, for chrome://tracing");
   app.add_option("--prefill-chunk", options.prefill_chunk, "prompt tokens per forward pass (default 512)")
       ->check(CLI::Range(1, 65536));
   app.add_flag("--exact-activations", options.exact_activations,

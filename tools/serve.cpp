@@ -108,7 +108,7 @@ int serve(ServeOptions& options) {
     for (std::string& key : *keys) options.server.api_keys.push_back(std::move(key));
   }
   options.engine.sessions = options.server.sessions;
-  Result<std::unique_ptr<Engine>> engine = Engine::open(options.engine);
+  Result<std::unique_ptr<Engine>> engine = Engine::open(remembering_experts(options.engine));
   if (!engine.ok()) return fail(engine.status());
   if (options.server.models.empty()) options.server.models = {model_name((*engine)->options().model)};
   options.server.timeout = milliseconds_of(options.timeout_s);

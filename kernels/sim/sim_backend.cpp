@@ -86,6 +86,7 @@ class SimBackend final : public Backend {
   Space space() const override { return Space::kDevice; }
 
   Result<Buffer> alloc(size_t bytes) override {
+    MOEBIUS_TRY(allocate());
     MOEBIUS_ASSIGN(void* const at, arena_->take(static_cast<int64_t>(bytes)));
     const auto release = [](void* data, size_t, void* owner) {
       auto* backend = static_cast<SimBackend*>(owner);
@@ -95,6 +96,7 @@ class SimBackend final : public Backend {
     return Buffer(at, bytes, Space::kDevice, release, this);
   }
   Result<Buffer> alloc_pinned(size_t bytes) override {
+    MOEBIUS_TRY(allocate());
     MOEBIUS_ASSIGN(Buffer host, Buffer::host(bytes));
     struct Pinned {
       SimBackend* backend;
@@ -110,12 +112,12 @@ class SimBackend final : public Backend {
   }
 
   void zero(const Tensor& to) override {
-    push([this, to = aliased(to)] { host_->zero(to); });
+    push("zero", [this, to = aliased(to)] { host_->zero(to); });
   }
   void copy(const Tensor& from, const Tensor& to) override {
     const bool crosses = (from.space == Space::kDevice) != (to.space == Space::kDevice);
     const double bytes = static_cast<double>(from.numel()) * static_cast<double>(dtype_bytes(from.dtype));
-    push([this, from = aliased(from), to = aliased(to), crosses, bytes] {
+    push("copy", [this, from = aliased(from), to = aliased(to), crosses, bytes] {
       const Clock::time_point start = Clock::now();
       host_->copy(from, to);
       if (crosses) cross(start, bytes);
@@ -126,7 +128,7 @@ class SimBackend final : public Backend {
     const bool from_device = arena_->owns(from, size), to_device = arena_->owns(to, size);
     if (from_device) from = arena_->alias(from);
     if (to_device) to = arena_->alias(to);
-    on(stream).push([this, from, to, bytes, crosses = from_device != to_device] {
+    push_to(stream, "copy", [this, from, to, bytes, crosses = from_device != to_device] {
       const Clock::time_point start = Clock::now();
       std::memcpy(to, from, bytes);
       if (crosses) cross(start, static_cast<double>(bytes));
@@ -137,29 +139,41 @@ class SimBackend final : public Backend {
   bool done(Event event) override { return on(event.stream).done() >= event.ticket; }
   void wait(Stream stream, Event event) override {
     if (event.stream == stream) return;  // in order already
-    on(stream).push([this, event] { on(event.stream).wait_for(event.ticket); });
+    on(stream).push([this, stream, event] {
+      traced(stream, "wait for the other stream", [&] { on(event.stream).wait_for(event.ticket); });
+    });
   }
   void raise(Flag& flag, uint64_t value) override {
-    push([&flag, value] {
+    on(Stream::kCompute).push([&flag, value] {
       flag.store(value, std::memory_order_release);
       flag.notify_all();
     });
   }
   void await(Flag& flag, uint64_t value) override {
-    push([&flag, value] {
-      for (uint64_t now; (now = flag.load(std::memory_order_acquire)) < value;) flag.wait(now);
+    on(Stream::kCompute).push([this, &flag, value] {
+      traced(Stream::kCompute, "wait for the CPU", [&] {
+        for (uint64_t now; (now = flag.load(std::memory_order_acquire)) < value;) flag.wait(now);
+      });
     });
   }
   Status sync() override {
     drain();
-    return Status();
+    return failed_ ? io_error("the simulated device failed, as it was told to") : Status();
+  }
+  void trace(Tracer* tracer) override {
+    drain();
+    tracer_ = tracer;
+  }
+  void clear_error() override {
+    drain();
+    failed_ = false;
   }
 
 #define X(op, Args)                                               \
   void op(const Args& args) override {                            \
     check(args);                                                  \
     auto call = std::make_shared<Call<Args>>(args, *arena_, #op); \
-    push([this, call] { host_->op(call->args); });                \
+    push(#op, [this, call] { host_->op(call->args); });           \
   }
   MOEBIUS_OPS(X)
 #undef X
@@ -171,8 +185,28 @@ class SimBackend final : public Backend {
  private:
   SimStream& on(Stream stream) { return streams_[static_cast<size_t>(stream)]; }
   template <class Work>
-  void push(Work work) {
-    on(Stream::kCompute).push(std::move(work));
+  void push(const char* name, Work work) {
+    push_to(Stream::kCompute, name, std::move(work));
+  }
+  template <class Work>
+  void push_to(Stream stream, const char* name, Work work) {
+    on(stream).push([this, stream, name, fails = ++pieces_ == options_.fail_work, work = std::move(work)] {
+      if (fails) failed_ = true;
+      if (!failed_) traced(stream, name, work);
+    });
+  }
+  template <class Work>
+  void traced(Stream stream, const char* name, const Work& work) const {
+    const Clock::time_point begin = Clock::now();
+    work();
+    if (!tracer_) return;
+    const Tracer::Row row = stream == Stream::kCompute ? Tracer::Row::kCompute : Tracer::Row::kLoad;
+    tracer_->add({row, name, -1, begin, Clock::now()});
+  }
+  Status allocate() {
+    return ++allocations_ == options_.fail_alloc
+               ? no_memory("the simulated device has no memory, as it was told")
+               : Status();
   }
   void drain() {
     for (SimStream& stream : streams_) stream.wait_for(stream.pushed());
@@ -194,7 +228,10 @@ class SimBackend final : public Backend {
   const SimOptions options_;
   const std::unique_ptr<SimArena> arena_;
   const std::unique_ptr<Backend> host_;  // used by the compute stream alone
-  std::deque<SimStream> streams_;        // the last to be made, the first to end
+  uint64_t pieces_ = 0, allocations_ = 0;
+  std::atomic<bool> failed_{false};
+  Tracer* tracer_ = nullptr;
+  std::deque<SimStream> streams_;  // the last to be made, the first to end
 };
 
 }  // namespace

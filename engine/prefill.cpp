@@ -1,0 +1,284 @@
+#include "engine/prefill.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "engine/placement.h"
+
+namespace moebius {
+namespace {
+
+constexpr int64_t kProbeTokens = 64;
+constexpr int kProbeRuns = 3;
+
+int64_t largest_expert(const Weights& host) {
+  int64_t bytes = 0;
+  for (const LayerWeights& layer : host.layers)
+    for (const ExpertWeights& e : layer.experts) bytes = std::max(bytes, expert_bytes(e));
+  return bytes;
+}
+
+double weights_of(const ExpertWeights& e) {
+  return static_cast<double>(e.gate.rows * e.gate.cols + e.up.rows * e.up.cols + e.down.rows * e.down.cols);
+}
+
+// The best of some runs, so that what else the machine does counts less.
+template <class Run>
+double seconds_of(const Run& run) {
+  using Clock = std::chrono::steady_clock;
+  double best = 1e9;
+  for (int i = 0; i < kProbeRuns; ++i) {
+    const Clock::time_point start = Clock::now();
+    run();
+    best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
+  }
+  return std::max(best, 1e-9);
+}
+
+}  // namespace
+
+StreamedPrefill::Tokens StreamedPrefill::lay_out(const ModelConfig& c, int64_t n, Arena& arena) {
+  const DType f32 = DType::kF32;
+  Tokens t;
+  t.cos = arena.take(f32, {n, c.rotary.dim / 2}), t.sin = arena.take(f32, {n, c.rotary.dim / 2});
+  t.x = arena.take(f32, {n, c.hidden}), t.h = arena.take(f32, {n, c.hidden});
+  t.expert_ids = arena.take(DType::kI32, {n, c.moe.top_k});
+  t.expert_weights = arena.take(f32, {n, c.moe.top_k});
+  t.slots = arena.take(f32, {n, c.moe.top_k, c.hidden});
+  return t;
+}
+
+PrefillSizes StreamedPrefill::sizes(const ModelConfig& config, const Weights& host, int64_t room,
+                                    int64_t slice, int64_t context) {
+  const int64_t place = largest_expert(host);
+  if (place == 0 || expert_bytes(host) <= room) return {};
+  Arena measured(nullptr);
+  lay_out(config, kPassTokens, measured);
+  const int64_t per_token = measured.used() / kPassTokens + 1;
+  PrefillSizes sizes;
+  int64_t left = room / 2 - 2 * place;
+  sizes.pass_tokens = std::min({context, kPassTokens, left / per_token});
+  if (left < 0 || sizes.pass_tokens < slice) return {};
+  left -= sizes.pass_tokens * per_token;
+  sizes.places = std::min(kRingSlots, 2 + left / place);
+  return sizes;
+}
+
+int64_t StreamedPrefill::bytes(const ModelConfig& config, const Weights& host, const PrefillSizes& sizes) {
+  if (sizes.pass_tokens == 0) return 0;
+  Arena measured(nullptr);
+  lay_out(config, sizes.pass_tokens, measured);
+  return measured.used() + sizes.places * largest_expert(host);
+}
+
+Result<std::unique_ptr<StreamedPrefill>> StreamedPrefill::create(
+    const ModelConfig& config, const Weights& host, const PrefillSizes& sizes, MachineSpeeds speeds,
+    const HostOptions& host_options, ExpertStore& store, Backend& device) {
+  std::unique_ptr<StreamedPrefill> p(new StreamedPrefill(config, host, sizes, store, device));
+  Arena measured(nullptr);
+  lay_out(config, sizes.pass_tokens, measured);
+  MOEBIUS_ASSIGN(p->memory_, device.alloc(static_cast<size_t>(measured.used())));
+  MOEBIUS_ASSIGN(p->pinned_,
+                 device.alloc_pinned(static_cast<size_t>(sizes.pass_tokens * config.moe.top_k * 4)));
+  MOEBIUS_ASSIGN(p->ring_, ExpertRing::create(sizes.places, largest_expert(host), device));
+  p->speeds_ = speeds;
+  if (speeds.link_GBs == 0) MOEBIUS_TRY(p->measure(host_options));
+  const auto moe = std::ranges::find_if(host.layers, [](const auto& l) { return !l.experts.empty(); });
+  const ExpertWeights& first = moe->experts.front();
+  p->break_even_ =
+      break_even_tokens(static_cast<double>(expert_bytes(first)) / weights_of(first), p->speeds_);
+  return p;
+}
+
+// How fast link, device and CPU are, by an expert of the model itself: brought to the device, and computed on
+// both sides for one token and for many.
+Status StreamedPrefill::measure(const HostOptions& host_options) {
+  const auto moe = std::ranges::find_if(host_.layers, [](const auto& l) { return !l.experts.empty(); });
+  const std::vector<ExpertWeights>& experts = moe->experts;
+  std::vector<ExpertWeights> there(experts.size());
+  const int64_t many = std::min(kProbeTokens, sizes_.pass_tokens), count = std::ssize(experts);
+  const double bytes = static_cast<double>(expert_bytes(experts[0])), weights = weights_of(experts[0]);
+  ExpertWeights plain = experts[0];
+  plain.gate.lora = plain.up.lora = plain.down.lora = nullptr;
+  Status status;
+  const auto wait = [&] {
+    if (status.ok()) status = device_.sync();
+  };
+  const double link_s = seconds_of([&] {
+    there[0] = ring_->load(plain);
+    ring_->used();
+    wait();
+  });
+  const Tokens t = tokens();
+  const auto on_device = [&](int64_t n) {
+    return seconds_of([&] {
+      device_.expert_ffn({t.h.rows(0, n), there.data(), count, t.expert_ids.rows(0, n), t.slots.rows(0, n)});
+      wait();
+    });
+  };
+  const std::unique_ptr<Backend> cpu = make_host_backend(host_options);
+  Arena measured(nullptr);
+  lay_out(config_, many, measured);
+  MOEBIUS_ASSIGN(const Buffer memory, Buffer::host(static_cast<size_t>(measured.used())));
+  Arena arena(memory);
+  const Tokens h = lay_out(config_, many, arena);  // all zeros: every slot is expert 0's
+  const auto on_cpu = [&](int64_t n) {
+    return seconds_of([&] {
+      cpu->expert_ffn({h.h.rows(0, n), experts.data(), count, h.expert_ids.rows(0, n), h.slots.rows(0, n)});
+    });
+  };
+  const double k = static_cast<double>(config_.moe.top_k), work = 2e-9 * weights * k;
+  const double n = static_cast<double>(many);
+  speeds_ = {1e-9 * bytes / on_device(1),
+             work * n / on_device(many),
+             1e-9 * bytes / link_s,
+             1e-9 * bytes / on_cpu(1),
+             work * n / on_cpu(many),
+             1,
+             0};
+  return status;
+}
+
+StreamedPrefill::Tokens StreamedPrefill::tokens() const {
+  Arena arena(memory_);
+  return lay_out(config_, pass_ ? std::ssize(pass_->ids) : sizes_.pass_tokens, arena);
+}
+
+// A slice is a workspace whose lasting tensors are rows of the pass.
+Workspace StreamedPrefill::slice(int64_t index) const {
+  const int64_t begin = index * slice_tokens();
+  const int64_t n = std::min(slice_tokens(), std::ssize(pass_->ids) - begin);
+  const Tokens t = tokens();
+  Workspace ws = pass_->workspace.view(n);
+  ws.cos = t.cos.rows(begin, n), ws.sin = t.sin.rows(begin, n);
+  ws.x = t.x.rows(begin, n), ws.h = t.h.rows(begin, n);
+  ws.expert_ids = t.expert_ids.rows(begin, n), ws.expert_weights = t.expert_weights.rows(begin, n);
+  ws.slots = t.slots.rows(begin, n);
+  return ws;
+}
+
+void StreamedPrefill::begin(const Model& model, const KvCache& cache, const PageTable& table,
+                            const WorkspaceMemory& workspace, std::span<const int32_t> ids,
+                            int64_t position) {
+  MOEBIUS_CHECK(!ids.empty() && std::ssize(ids) <= sizes_.pass_tokens);
+  pass_.emplace(Pass{model, cache, table, workspace, {ids.begin(), ids.end()}, position});
+  pass_->slices = (std::ssize(ids) + slice_tokens() - 1) / slice_tokens();
+}
+
+double StreamedPrefill::part_done() const {
+  const double slices = static_cast<double>(pass_->slices), layers = static_cast<double>(config_.layers);
+  return (static_cast<double>(pass_->layer + 1) + static_cast<double>(pass_->slice) / slices) / (layers + 1);
+}
+
+Status StreamedPrefill::step() {
+  Pass& p = *pass_;
+  if (p.routed) {
+    MOEBIUS_TRY(run_experts());
+    p.routed = false, ++p.layer;
+    return done() ? device_.sync() : Status();
+  }
+  run_slice();
+  MOEBIUS_TRY(device_.sync());  // so that no more than a slice is ever queued
+  if (++p.slice < p.slices) return Status();
+  p.slice = 0;
+  p.routed = p.layer >= 0 && !p.model.weights.layers[static_cast<size_t>(p.layer)].experts.empty();
+  if (!p.routed) ++p.layer;
+  return Status();
+}
+
+void StreamedPrefill::run_slice() {
+  const Pass& p = *pass_;
+  const Workspace ws = slice(p.slice);
+  const int64_t begin = p.slice * slice_tokens(), n = ws.x.shape[0];
+  const Segment segment{&p.table, 0, n, p.position + begin};
+  const Batch batch{std::span(p.ids).subspan(static_cast<size_t>(begin), static_cast<size_t>(n)),
+                    {&segment, 1}};
+  if (p.layer < 0) return start_forward(p.model, batch, ws);
+  attention_forward(p.model, p.layer, batch, p.cache, ws);
+  if (p.model.weights.layers[static_cast<size_t>(p.layer)].experts.empty()) {
+    ffn_forward(p.model, p.layer, ws);
+  } else {
+    route_forward(p.model, p.layer, ws);
+  }
+}
+
+// Waits for the router.
+Result<std::vector<ExpertLoad>> StreamedPrefill::count_tokens() {
+  const Tokens t = tokens();
+  const Tensor ids(pinned_.data(), DType::kI32, {t.expert_ids.shape[0], t.expert_ids.shape[1]},
+                   Space::kPinned);
+  routed_ = ids;
+  device_.copy(t.expert_ids, ids);
+  MOEBIUS_TRY(device_.sync());
+  const size_t l = static_cast<size_t>(pass_->layer);
+  const std::vector<ExpertWeights>& experts = host_.layers[l].experts;
+  std::vector<ExpertLoad> loads(experts.size());
+  for (size_t e = 0; e < experts.size(); ++e) {
+    loads[e].bytes = static_cast<double>(expert_bytes(experts[e])), loads[e].weights = weights_of(experts[e]);
+    loads[e].resident = !store_.on_device(pass_->layer)[e].elsewhere();
+  }
+  for (int64_t i = 0; i < ids.numel(); ++i)
+    if (const int32_t id = ids.i32()[i]; id >= 0) ++loads[static_cast<size_t>(id)].tokens;
+  return loads;
+}
+
+LayerPlan StreamedPrefill::plan(const std::vector<ExpertLoad>& loads) const {
+  LayerPlan plan = plan_layer(loads, speeds_);
+  const std::vector<ExpertWeights>& experts = host_.layers[static_cast<size_t>(pass_->layer)].experts;
+  for (size_t e = 0; e < loads.size(); ++e)
+    if (plan.where[e] == Where::kStreamed && has_adapter(experts[e])) plan.where[e] = Where::kCpu;
+  return plan;
+}
+
+Status StreamedPrefill::run_experts() {
+  const Pass& p = *pass_;
+  MOEBIUS_ASSIGN(const std::vector<ExpertLoad> loads, count_tokens());
+  lists_.clear();  // the device is idle
+  const LayerPlan plan = this->plan(loads);
+  const std::vector<ExpertWeights>& experts = host_.layers[static_cast<size_t>(p.layer)].experts;
+  std::vector<ExpertWeights>& on_host = lists_.emplace_back(experts.size());
+  std::vector<ExpertWeights>& on_device = lists_.emplace_back(store_.on_device(p.layer));
+  int64_t streamed_bytes = 0;
+  for (size_t e = 0; e < experts.size(); ++e) {
+    if (plan.where[e] == Where::kCpu) on_host[e] = experts[e], on_device[e] = ExpertWeights();
+    if (plan.where[e] == Where::kStreamed) streamed_bytes += expert_bytes(experts[e]);
+  }
+  store_.count_streamed(p.layer, streamed_bytes);
+  const Tokens t = tokens();
+  const bool any_on_host =
+      std::ranges::any_of(on_host, [](const ExpertWeights& e) { return !e.elsewhere(); });
+  if (any_on_host) {
+    p.model.cold->ask(p.layer, t.h, t.expert_ids, on_host);
+  } else {
+    store_.count(p.layer, routed_, on_host, 0);
+  }
+  for (int64_t i = 0; i < p.slices; ++i) shared_forward(p.model, p.layer, slice(i));
+  device_.expert_ffn({t.h, on_device.data(), std::ssize(on_device), t.expert_ids, t.slots});
+  // What the CPU computes is all that is elsewhere once the streamed experts have been here.
+  std::vector<ExpertWeights>& been_here = lists_.emplace_back(on_device);
+  stream(plan, been_here);
+  if (any_on_host) p.model.cold->answer(been_here, t.expert_ids, t.slots);
+  device_.combine({t.slots, t.expert_ids, t.expert_weights, t.x});
+  return Status();
+}
+
+void StreamedPrefill::stream(const LayerPlan& plan, std::vector<ExpertWeights>& been_here) {
+  const std::vector<ExpertWeights>& experts = host_.layers[static_cast<size_t>(pass_->layer)].experts;
+  const Tokens t = tokens();
+  std::vector<ExpertWeights>* group = nullptr;
+  int64_t in_group = 0;
+  const auto compute = [&] {
+    device_.expert_ffn({t.h, group->data(), std::ssize(*group), t.expert_ids, t.slots});
+    ring_->used();
+    group = nullptr, in_group = 0;
+  };
+  for (size_t e = 0; e < experts.size(); ++e) {
+    if (plan.where[e] != Where::kStreamed) continue;
+    if (!group) group = &lists_.emplace_back(experts.size());
+    (*group)[e] = been_here[e] = ring_->load(experts[e]);
+    if (++in_group == ring_->group()) compute();
+  }
+  if (group) compute();
+}
+
+}  // namespace moebius

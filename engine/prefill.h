@@ -1,0 +1,102 @@
+// StreamedPrefill: a long prompt through a model whose routed experts are partly on the host, layer by layer:
+// all tokens of a pass go through one layer before any goes through the next, so that an expert crosses the
+// link once for all of them (stream-loading prefill, arXiv 2606.10493).
+//
+//   attention and router   of the pass in slices, as forward() does it; then the experts of every token are
+//   known plan_layer             which experts are computed where they are, streamed, or left to the CPU CPU
+//   its tail, through the mailbox of ColdExperts, from the start of the layer device                 shared
+//   and resident experts, then the streamed ones, group by group link                   the next group into
+//   the ring (engine/expert_ring.h) meanwhile
+//
+// Every slot is computed by the same operation wherever its expert is, and all slots are added in slot order,
+// so the result is that of forward() with the whole pass as one batch.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <optional>
+
+#include "engine/expert_ring.h"
+#include "engine/forward.h"
+#include "engine/plan_layer.h"
+
+namespace moebius {
+
+struct PrefillSizes {
+  int64_t pass_tokens = 0;  // 0: no room, or no need
+  int64_t places = 0;       // of the ring
+};
+
+class StreamedPrefill {
+ public:
+  // Of a device that has `room` bytes beside what every step needs, at most half is for passes; slices are of
+  // `slice` tokens.
+  static PrefillSizes sizes(const ModelConfig& config, const Weights& host, int64_t room, int64_t slice,
+                            int64_t context);
+  static int64_t bytes(const ModelConfig& config, const Weights& host, const PrefillSizes& sizes);
+
+  // All that is referred to must outlive it. speeds with link_GBs 0 are measured first.
+  static Result<std::unique_ptr<StreamedPrefill>> create(const ModelConfig& config, const Weights& host,
+                                                         const PrefillSizes& sizes, MachineSpeeds speeds,
+                                                         const HostOptions& host_options, ExpertStore& store,
+                                                         Backend& device);
+
+  // True if streaming can beat the CPU for an expert that every one of so many tokens is routed to.
+  bool pays(int64_t tokens) const { return tokens >= 2 && static_cast<double>(tokens) > break_even_; }
+  int64_t pass_tokens() const { return sizes_.pass_tokens; }
+
+  // Starts a pass of at most pass_tokens() ids, which continue a sequence at `position`, whose table covers
+  // them. A pass that was not done is given up. The device must be idle.
+  void begin(const Model& model, const KvCache& cache, const PageTable& table,
+             const WorkspaceMemory& workspace, std::span<const int32_t> ids, int64_t position);
+  // Queues the next piece of work: a slice of a layer's attention, or a layer's experts, and waits for what
+  // it must know. An error ends the pass.
+  Status step();
+  bool done() const { return pass_->layer == pass_->model.config.layers; }
+  double part_done() const;                                          // 0 to 1
+  Workspace last_slice() const { return slice(pass_->slices - 1); }  // x after the last layer
+
+ private:
+  struct Tokens {  // of a pass, on the device
+    Tensor cos, sin, x, h, expert_ids, expert_weights, slots;
+  };
+  struct Pass {
+    Model model;
+    const KvCache& cache;
+    const PageTable& table;
+    const WorkspaceMemory& workspace;
+    std::vector<int32_t> ids;
+    int64_t position = 0, slices = 0;
+    int64_t layer = -1, slice = 0;  // next; layer -1: the embeddings
+    bool routed = false;            // the layer's experts are next
+  };
+  StreamedPrefill(const ModelConfig& config, const Weights& host, const PrefillSizes& sizes,
+                  ExpertStore& store, Backend& device)
+      : config_(config), host_(host), sizes_(sizes), store_(store), device_(device) {}
+  static Tokens lay_out(const ModelConfig& config, int64_t n, class Arena& arena);
+
+  Tokens tokens() const;
+  Workspace slice(int64_t index) const;
+  int64_t slice_tokens() const { return pass_->workspace.max_tokens(); }
+  void run_slice();
+  Status run_experts();
+  Status measure(const HostOptions& host_options);
+  Result<std::vector<ExpertLoad>> count_tokens();
+  LayerPlan plan(const std::vector<ExpertLoad>& loads) const;
+  void stream(const LayerPlan& plan, std::vector<ExpertWeights>& on_device);
+
+  const ModelConfig& config_;
+  const Weights& host_;
+  const PrefillSizes sizes_;
+  ExpertStore& store_;
+  Backend& device_;
+  MachineSpeeds speeds_;
+  double break_even_ = 0;
+  std::optional<ExpertRing> ring_;
+  Buffer memory_, pinned_;  // Tokens; I32 [pass_tokens, top_k] on the host
+  Tensor routed_;           // I32 [n, top_k]: the experts of the layer's tokens, on the host
+  std::optional<Pass> pass_;
+  std::deque<std::vector<ExpertWeights>> lists_;  // that queued work reads, until the next sync
+};
+
+}  // namespace moebius
