@@ -197,6 +197,20 @@ TEST_F(TrainingRun, KilledAndResumedFinetuningLeavesTheSameBytes) {
   EXPECT_LT(rows->back().loss, 0.9 * rows->front().loss);
 }
 
+// A second run from the weights of the first; with a rate of next to nothing it leaves them as they were,
+// whatever their format.
+TEST_F(TrainingRun, GoesOnFromTheWeightsOfACheckpoint) {
+  ASSERT_EQ(run(train(file("first"))).code, 0);
+  const Args again = {"--recipe", file("first"), "--keep-weights", "--steps", "2"};
+  Args still = train(file("still"), again), on = train(file("on"), again);
+  still.insert(still.end(), {"--lr", "1e-30", "--balance", "0"});
+  ASSERT_EQ(run(still).code, 0);
+  EXPECT_TRUE(read_file(file("still/model.safetensors")) == read_file(file("first/model.safetensors")));
+  ASSERT_EQ(run(on).code, 0);
+  EXPECT_FALSE(read_file(file("on/model.safetensors")) == read_file(file("first/model.safetensors")));
+  expect_error(run(train(file("none"), {"--keep-weights"})), "model.safetensors");
+}
+
 TEST_F(TrainingRun, ThreadsDoNotChangeABit) {
   ASSERT_EQ(run(train(file("one"), {"-t", "1"})).code, 0);
   ASSERT_EQ(run(train(file("two"), {"-t", "2"})).code, 0);

@@ -38,7 +38,7 @@ int train(Options options) {
 void add_train(CLI::App& app, Run& run) {
   auto options = std::make_shared<Options>();
   TrainingOptions& t = options->training;
-  CLI::App* command = app.add_subcommand("train", "train a small model from scratch with Muon");
+  CLI::App* command = app.add_subcommand("train", "train every weight of a small model with Muon");
   command->option_defaults()->take_last();
   command
       ->add_option(
@@ -46,6 +46,8 @@ void add_train(CLI::App& app, Run& run) {
           "folder with config.json, chat_template.jinja, generation_config.json, and tokenizer files "
           "unless one is to be trained on the data")
       ->required();
+  command->add_flag("--keep-weights", t.keep_weights,
+                    "start from the weights of the recipe's folder, a checkpoint, and not from random ones");
   command->add_option("--data", t.data, "training examples, JSONL")->required();
   command->add_option("--eval-data", t.eval_data, "held-out examples, JSONL");
   command->add_option("-o,--out", t.out, "folder for the model, its log and its checkpoints")->required();

@@ -93,6 +93,22 @@ void FullModel::initialise() {
   }
 }
 
+Status FullModel::start_from(const Weights& weights) {
+  size_t next = 0;
+  WeightVisitor visitor;
+  visitor.matrix = [&](const std::string&, Role, int64_t rows, int64_t cols, Matrix& from) {
+    const optim::MatrixView& to = entries_[next++].weight;
+    best_kernels(from.format, cpu_features().avx2).dequantize_rows(from, 0, rows, to.values().data(), cols);
+    return Status();
+  };
+  visitor.vector = [&](const std::string&, int64_t size, Tensor& from) {
+    std::copy_n(from.f32(), size, entries_[next++].weight.values().begin());
+    return Status();
+  };
+  Weights views = weights;
+  return visit_weights(config_, views, visitor);
+}
+
 const optim::Recipe& FullModel::recipe(optim::Rule rule) const {
   if (rule == optim::Rule::kMuon) return options_.matrices;
   return rule == optim::Rule::kAdamW ? options_.embeddings : options_.vectors;

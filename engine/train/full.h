@@ -26,6 +26,9 @@ class FullModel final : public Trained {
   static Result<std::unique_ptr<FullModel>> random(const ModelConfig& config, const FullOptions& options,
                                                    Backend& backend);
 
+  // In place of the initial weights: those of a checkpoint of the same configuration, in any format.
+  Status start_from(const Weights& weights);
+
   const Weights& weights() const override { return weights_; }
   const Gradients& gradients() const override { return gradients_; }
   std::span<const optim::NamedGradient> named_gradients() const override { return named_; }

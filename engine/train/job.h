@@ -32,6 +32,7 @@ struct TrainingOptions {
   // A folder with config.json, and chat_template.jinja, generation_config.json and tokenizer files if they
   // are not to be made: without a tokenizer one is trained on the data.
   std::string recipe;
+  bool keep_weights = false;    // start from the weights of that folder, a checkpoint, not from random ones
   std::string data, eval_data;  // JSONL, see dataset.h; eval_data may be empty
   std::string out;              // becomes a checkpoint folder that transformers reads
   TrainerOptions trainer;

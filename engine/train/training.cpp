@@ -88,6 +88,10 @@ class ScratchTraining final : public TrainingJob {
     rotary_ = rotary_table(config_.rotary);
     options_.full.seed = options_.trainer.seed;
     MOEBIUS_ASSIGN(model_, FullModel::random(config_, options_.full, *backend_));
+    if (options_.keep_weights && !resumed_) {
+      MOEBIUS_ASSIGN(const std::unique_ptr<ModelFiles> files, ModelFiles::open(options_.recipe));
+      MOEBIUS_TRY(model_->start_from(files->weights()));
+    }
     const Model model{config_, model_->weights(), rotary_, *backend_};
     MOEBIUS_ASSIGN(trainer_,
                    Trainer::create(model, *model_, all_of(data_), options_.trainer, threads, settings()));
@@ -166,11 +170,11 @@ class ScratchTraining final : public TrainingJob {
         "{}\n"
         "floor {}\nclip {}\nseed {}\nin order {}\nmatrices {}\nembeddings {}\nvectors {}\nbalance "
         "{}\nbalance loss {}\nqk "
-        "clip {}\n",
+        "clip {}\nkeep weights {}\n",
         data_.fingerprint(), t.steps, t.micro_tokens, t.accumulation, t.lr, static_cast<int>(t.shape),
         t.warmup, t.decay_part, t.floor, t.clip, t.seed, t.in_order, optim::describe(f.matrices),
-        optim::describe(f.embeddings), optim::describe(f.vectors), f.balance_gamma, t.balance_loss,
-        f.qk_clip);
+        optim::describe(f.embeddings), optim::describe(f.vectors), f.balance_gamma, t.balance_loss, f.qk_clip,
+        options_.keep_weights);
   }
 
   TrainingOptions options_;
