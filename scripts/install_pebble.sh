@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Copies a trained pebble into place, with its model card. Usage: install_pebble.sh TRAINED_DIR TO_DIR
+# Copies a trained pebble into place, with its model card. Usage: install_pebble.sh FIRST_DIR TRAINED_DIR TO_DIR, where
+# FIRST_DIR is the first part of its training and TRAINED_DIR the second, which went on from there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-from=$1
-to=$2
+first=$1
+from=$2
+to=$3
 mkdir -p "$to"
 for file in config.json generation_config.json chat_template.jinja tokenizer.model tokenizer.json \
   tokenizer_config.json model.safetensors scores.json loss.svg; do
@@ -17,8 +19,8 @@ table() { sed 's/.*"per_task":{//; s/}}.*//; s/},/\n/g' "$to/scores.json" |
   awk -F'|' '{ printf "|%s| %.1f %% |%s|\n", $2, 100 * $3, $4 }'; }
 accuracy() { sed 's/{"accuracy":\([0-9.]*\).*/\1/' "$to/scores.json" | awk '{ printf "%.1f %%", 100 * $1 }'; }
 count() { sed 's/.*}},"n":\([0-9]*\).*/\1/' "$to/scores.json"; }
-last=$(tail -n 1 "$from/log.csv")
-column() { echo "$last" | cut -d, -f"$1"; }
+# The sum of a column of the last lines of both logs.
+column() { tail -qn 1 "$first/log.csv" "$from/log.csv" | cut -d, -f"$1" | awk '{ sum += $1 } END { print sum }'; }
 cat > "$to/README.md" <<CARD
 # pebble
 
@@ -29,7 +31,7 @@ invented people, short stories, calls of a calculator, small talk. Outside of th
 
 - **Made by** \`make pebble\`: \`moebius corpus\` (seeded, generated; no text by others), a sentencepiece tokenizer trained on it,
   \`moebius train\` with Muon on two CPU cores.
-- **Trained for** $(column 1) steps on $(column 2) tokens in $(column 3) s of computing, from random weights.
+- **Trained for** $(column 1) steps on $(column 2) tokens in $(column 3) s of computing, from random weights, in two parts.
 - **Weights** BF16, deepseek_v3 architecture; \`transformers\` loads the folder.
 - **Score** $(accuracy) on $(count) held-out tasks, none of whose problems is in the training data, answered greedily and
   checked by program (\`moebius eval --tasks\`):

@@ -1,0 +1,87 @@
+// The model that ships: its folder is complete and small enough, transformers' logits are ours, and it solves
+// tasks.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+
+#include <nlohmann/json.hpp>
+
+#include "engine/engine.h"
+#include "models/file_io.h"
+#include "models/safetensors.h"
+
+namespace moebius {
+namespace {
+
+const std::string kPebble = "models/pebble";
+
+std::unique_ptr<Engine> open_pebble() {
+  EngineOptions options;
+  options.model = kPebble;
+  options.threads = 2;
+  options.cache = CacheType::kF32;  // as the reference computes
+  auto engine = Engine::open(options);
+  EXPECT_TRUE(engine.ok()) << engine.status().message();
+  return engine.ok() ? std::move(*engine) : nullptr;
+}
+
+TEST(Pebble, IsSmallAndTrained) {
+  uintmax_t bytes = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(kPebble)) bytes += entry.file_size();
+  EXPECT_LE(bytes, uintmax_t{16} << 20);
+  const auto engine = open_pebble();
+  ASSERT_TRUE(engine);
+  EXPECT_FALSE(engine->config().random_weights);
+  EXPECT_GE(engine->config().moe.n_experts, 16);
+  EXPECT_GE(engine->config().moe.top_k, 4);
+}
+
+// tests/golden/pebble.safetensors: input_ids and float64 logits by transformers (make_pebble_golden.py).
+TEST(Pebble, GivesTheLogitsOfTransformers) {
+  const auto engine = open_pebble();
+  ASSERT_TRUE(engine);
+  const auto file = SafetensorsFile::open("tests/golden/pebble.safetensors");
+  ASSERT_TRUE(file.ok()) << file.status().message();
+  std::vector<int32_t> ids;
+  const float* expected = nullptr;
+  for (const TensorEntry& t : (*file)->tensors()) {
+    if (t.name == "logits") expected = static_cast<const float*>(t.data);
+    if (t.name != "input_ids") continue;
+    ids.resize(static_cast<size_t>(t.shape[0]));
+    std::memcpy(ids.data(), t.data, static_cast<size_t>(t.bytes));
+  }
+  ASSERT_TRUE(expected && !ids.empty());
+  auto session = engine->new_session();
+  ASSERT_TRUE(session.ok());
+  double worst = 0, size = 0;
+  const Status status = (*session)->sync_all(ids, [&](int64_t first, std::span<const float> logits) {
+    for (size_t i = 0; i < logits.size(); ++i) {
+      const double want =
+          load_unaligned<float>(expected, first * engine->config().vocab + static_cast<int64_t>(i));
+      worst = std::max(worst, std::abs(want - static_cast<double>(logits[i])));
+      size = std::max(size, std::abs(want));
+    }
+    return Status();
+  });
+  ASSERT_TRUE(status.ok()) << status.message();
+  // Float32 through six layers, as golden_models_test bounds it.
+  EXPECT_LE(worst, 1e-4 * size);
+}
+
+TEST(Pebble, SolvesItsTasks) {
+  const std::string scores = testing::TempDir() + "pebble_scores.json";
+  const std::string command = std::string(MOEBIUS_BINARY) + " eval -m " + kPebble +
+                              " --tasks tests/golden/pebble_tasks.jsonl -t 2 --json > " + scores;
+  ASSERT_EQ(std::system(command.c_str()), 0);
+  const auto text = read_text_file(scores, 1 << 20);
+  ASSERT_TRUE(text.ok());
+  const nlohmann::json result = nlohmann::json::parse(*text);
+  EXPECT_GE(result["n"].get<int64_t>(), 100);
+  EXPECT_GE(result["accuracy"].get<double>(),
+            0.9);  // the card's figure, less what so few examples leave open
+}
+
+}  // namespace
+}  // namespace moebius
