@@ -22,6 +22,13 @@ struct Product {
   bool accumulate = false;
 };
 
+__device__ inline void finish_product(const Product& p, int64_t h, int64_t r, int64_t t, float value) {
+  value += adapter_part(p.adapter, r, t);
+  if (p.bias) value += p.bias[r];
+  float* y = p.y + h * p.head_y + t * p.ldy + r;
+  *y = p.accumulate ? *y + value : value;
+}
+
 template <Format F, bool kRounded, int R, int T>
 __global__ void product_rows(Product p) {
   const Shared<float> shared = dynamic_shared<float>(0, kTileFloats<F, kRounded, R, T>);
@@ -35,13 +42,10 @@ __global__ void product_rows(Product p) {
   for (int t = 0; t < T; ++t) tile.token[t] = t < tile.count ? first_token + t : first_token;
   Inputs in = p.in;
   in.x += h * p.head_x;
-  float value = tile_product<F, kRounded, R, T>(p.w, tile, in, shared);
+  const float value = tile_product<F, kRounded, R, T>(p.w, tile, in, shared);
   const int64_t r = first_row + thread() % R, t = first_token + thread() / R;
   if (thread() >= R * tile.count || r >= p.rows) return;
-  value += adapter_part(p.adapter, r, t);
-  if (p.bias) value += p.bias[r];
-  float* y = p.y + h * p.head_y + t * p.ldy + r;
-  *y = p.accumulate ? *y + value : value;
+  finish_product(p, h, r, t, value);
 }
 
 template <Format F, bool kRounded, int R, int T>

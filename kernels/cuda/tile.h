@@ -21,6 +21,7 @@ struct Inputs {
   int64_t ld = 0;
   bool wide = false;  // rows of x start at multiples of 16 bytes
   Tokens plain, even_odd;
+  SplitTokens split;
 };
 inline Inputs inputs_of(const float* x, int64_t ld) {
   Inputs in;
@@ -43,24 +44,27 @@ struct TileOf {
   int count = 0;  // of tokens
 };
 
+template <int Half, int Mask, int N>
+__device__ void sum_lanes_step(float (&v)[N]) {
+  if constexpr (Mask > 0) {
+    if constexpr (Half == 0) {
+      v[0] += shuffle_xor(v[0], Mask);
+    } else {
+      const bool upper = (lane() & Mask) != 0;
+      MOEBIUS_UNROLL
+      for (int i = 0; i < Half; ++i) {
+        const float sent = upper ? v[i] : v[i + Half], kept = upper ? v[i + Half] : v[i];
+        v[i] = kept + shuffle_xor(sent, Mask);
+      }
+    }
+    sum_lanes_step<Half / 2, Mask / 2>(v);
+  }
+}
 // Adds v[i] over the lanes of a warp, always in the same order: lane l gets the sum of v[l / (32 / N)] in
 // v[0].
 template <int N>
 __device__ void sum_lanes(float (&v)[N]) {
-  MOEBIUS_UNROLL
-  for (int step = 0; step < 5; ++step) {
-    const int mask = kWarp / 2 >> step, half = N >> (step + 1);
-    if (half == 0) {
-      v[0] += shuffle_xor(v[0], mask);
-      continue;
-    }
-    const bool upper = (lane() & mask) != 0;
-    MOEBIUS_UNROLL
-    for (int i = 0; i < half; ++i) {
-      const float sent = upper ? v[i] : v[i + half], kept = upper ? v[i + half] : v[i];
-      v[i] = kept + shuffle_xor(sent, mask);
-    }
-  }
+  sum_lanes_step<N / 2, kWarp / 2>(v);
 }
 
 // Elements of shared memory that a tile works in.
@@ -176,9 +180,8 @@ __device__ float int_tile(const Weight& w, const TileOf<T>& tile, const Tokens& 
   const auto load = [&](int group) {
     MOEBIUS_UNROLL
     for (int j = 0; j < kRows; ++j) {
-      if (group >= groups) continue;
       codes[j].load(w, r[j], group);
-      scale[j] = scale_at<F>(w, r[j], group * static_cast<int>(kActivationGroup));
+      scale[j] = group < groups ? scale_at<F>(w, r[j], group * static_cast<int>(kActivationGroup)) : 0.0f;
     }
   };
   MOEBIUS_UNROLL
@@ -247,14 +250,14 @@ __device__ inline float warp_dot(const float* a, const float* b, int64_t n) {
 // What an adapter adds to (row, token): the row of b times scale * a x, made before.
 struct Adapter {
   const float* b = nullptr;    // [rows, rank], null for none
-  const float* mid = nullptr;  // [n, rank]
-  int32_t rank = 0;
+  const float* mid = nullptr;  // [n, rank], rows ld apart
+  int32_t rank = 0, ld = 0;
 };
 __device__ inline float adapter_part(const Adapter& adapter, int64_t row, int64_t token) {
   if (!adapter.b) return 0;
   float sum = 0;
   for (int32_t i = 0; i < adapter.rank; ++i)
-    sum = fmaf(adapter.b[row * adapter.rank + i], adapter.mid[token * adapter.rank + i], sum);
+    sum = fmaf(adapter.b[row * adapter.rank + i], adapter.mid[token * adapter.ld + i], sum);
   return sum;
 }
 

@@ -1,5 +1,8 @@
-// Activations rounded to int8 on the device: the bits of quantize_activations (kernels/quant.h).
+// Activations as products read them: rounded to int8, to the bits of quantize_activations (kernels/quant.h),
+// or split into BF16 numbers for the matrix units.
 #pragma once
+
+#include <bit>
 
 #include "kernels/cuda/context.h"
 
@@ -22,6 +25,26 @@ struct Tokens {
 Tokens take_tokens(Context& context, int64_t n, int64_t cols);
 // x [n, cols], rows ldx apart, rounded into memory from the scratch; q is null when there is none left.
 Tokens round_tokens(Context& context, const float* x, int64_t n, int64_t cols, int64_t ldx, Order order);
+
+// Rows of float32 numbers as sums of three BF16 numbers each, exactly; padded with zeros to 16 bytes.
+inline constexpr int kSplitParts = 3;
+struct SplitTokens {
+  uint16_t* at = nullptr;  // [kSplitParts, n, ld], at a multiple of 16 bytes
+  int64_t ld = 0, part_stride = 0;
+  __host__ __device__ uint16_t* part(int i) const { return at + i * part_stride; }
+};
+// Memory from the scratch; `at` is null when there is none left.
+SplitTokens split_tokens(Context& context, const float* x, int64_t n, int64_t cols, int64_t ldx);
+
+// The bits of the first BF16 part of a number, of which the rest is left: the next eight bits of its
+// mantissa.
+__device__ inline uint32_t split_off(float& left) {
+  const uint32_t bits = std::bit_cast<uint32_t>(left), magnitude = bits & 0x7fffffffu;
+  // Of NaN, a quiet one must stay; nothing is left of it and of infinity.
+  const uint32_t part = bits >> 16 | (magnitude > 0x7f800000u ? 0x40u : 0u);
+  left = magnitude < 0x7f800000u ? left - std::bit_cast<float>(bits & 0xffff0000u) : 0.0f;
+  return part;
+}
 
 // A warp rounds one group, a column to a lane; `value` of columns past the end of the row is 0. Lane i has
 // column i.
