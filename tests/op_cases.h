@@ -48,6 +48,7 @@ class Arena {
     t.stride[0] = d + gap;
     return t;
   }
+  const std::vector<Buffer>& buffers() const { return buffers_; }
 
  private:
   std::mt19937 random_;

@@ -1,11 +1,13 @@
-// Every candidate of every operation against the scalar reference:
+// Every implementation of every operation against the scalar reference:
 //
-//   op_test [test|perf|list] [--filter TEXT] [--threads N]
+//   op_test [test|perf|list] [--device all|host|emulated|cuda] [--filter TEXT] [--threads N]
 //
 // test: each case runs on the host with 1, 2 and 3 threads, with and without AVX2, through every candidate
-// that takes it; results must lie within the case's derived bound of the reference and must be bit-equal
-// between thread counts and, where the contract says so, between a token alone and in company. perf: time per
-// candidate on N threads, one per core unless given. list: what there is. TEXT selects by "<op> <shape>".
+// that takes it, and on every device: the CUDA kernels on the emulator, and on a GPU where there is one.
+// Results must lie within the case's derived bound of the reference and must be bit-equal between thread
+// counts, from run to run and, where the contract says so, between a token alone and in company. perf: time
+// per candidate on N threads, one per core unless given, and on the GPU. list: what there is. TEXT selects by
+// "<op> <shape>". With --device cuda and no GPU it says so and ends with 77.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -14,77 +16,21 @@
 
 #include <fmt/format.h>
 
-#include "tests/op_cases.h"
+#include "kernels/gpu.h"
 #include "tests/op_cases_experts.h"
+#include "tests/op_device.h"
+#ifdef MOEBIUS_EMULATE_CUDA
+#include "tests/cuda_emulator/backend.h"
+#endif
 
 namespace moebius::test {
 namespace {
 
 struct Options {
-  std::string mode = "test", filter;
+  std::string mode = "test", device = "all", filter;
   int threads = 0;  // perf: 0 for one per core
+  bool wants(std::string_view name) const { return device == "all" || device == name; }
 };
-
-struct Tally {
-  int passed = 0, failed = 0;
-};
-
-using Snapshot = std::vector<std::vector<char>>;
-
-Snapshot snapshot(const std::vector<Output>& outputs) {
-  Snapshot copy;
-  for (const Output& out : outputs) {
-    const char* data = static_cast<const char*>(out.data);
-    copy.emplace_back(data, data + out.count * static_cast<int64_t>(dtype_bytes(out.dtype)));
-  }
-  return copy;
-}
-
-void restore(const std::vector<Output>& outputs, const Snapshot& from) {
-  for (size_t i = 0; i < outputs.size(); ++i) std::memcpy(outputs[i].data, from[i].data(), from[i].size());
-}
-
-double number_at(const char* data, DType dtype, int64_t i) {
-  if (dtype == DType::kBF16) return bf16_to_f32(load_unaligned<uint16_t>(data, i));
-  if (dtype == DType::kI32) return load_unaligned<int32_t>(data, i);
-  return load_unaligned<float>(data, i);
-}
-
-double allowance(const Output& out, int64_t i, double want) {
-  return (out.bound.empty() ? 0.0 : out.bound[static_cast<size_t>(i)]) + out.relative * std::fabs(want);
-}
-
-// What stands furthest over its bound, or "" when all is within. exact ignores the bounds: bits must be
-// equal.
-std::string difference(const std::vector<Output>& outputs, const Snapshot& got, const Snapshot& want,
-                       bool exact) {
-  for (size_t o = 0; o < outputs.size(); ++o) {
-    const Output& out = outputs[o];
-    const bool bits = exact || (out.bound.empty() && out.relative == 0);
-    if (bits && got[o] == want[o]) continue;
-    const int64_t width = static_cast<int64_t>(dtype_bytes(out.dtype));
-    int64_t worst = -1, wrong = 0;
-    double excess = 0;
-    for (int64_t i = 0; i < out.count; ++i) {
-      if (std::memcmp(&got[o][i * width], &want[o][i * width], width) == 0) continue;
-      const double g = number_at(got[o].data(), out.dtype, i), w = number_at(want[o].data(), out.dtype, i);
-      if (!bits && std::isnan(g) && std::isnan(w)) continue;
-      const double allowed = bits ? 0.0 : allowance(out, i, w), error = std::fabs(g - w);
-      if (!bits && error <= allowed) continue;
-      ++wrong;
-      const double over = std::isnan(error) ? INFINITY : error / std::max(allowed, 1e-300);
-      if (worst < 0 || over > excess) worst = i, excess = over;
-    }
-    if (worst < 0) continue;
-    const double g = number_at(got[o].data(), out.dtype, worst),
-                 w = number_at(want[o].data(), out.dtype, worst);
-    return fmt::format(
-        "{} of {} elements of {} wrong; worst [{}]: got {:.9g}, want {:.9g}, error {:.3g}, {}", wrong,
-        out.count, out.name, worst, g, w, std::fabs(g - w),
-        bits ? std::string("bits must be equal") : fmt::format("bound {:.3g}", allowance(out, worst, w)));
-  }
-  return "";
-}
 
 template <class Args>
 struct Op {
@@ -117,10 +63,18 @@ class CaseTest {
         tally_(tally),
         before_(snapshot(case_.outputs)) {}
 
-  void test() {
+  void test(bool host, const std::vector<Device>& devices, std::vector<Device::Count>& counts) {
     check(case_.args);
     op_.reference(case_.args, case_.exact_activations);
     reference_ = snapshot(case_.outputs);
+    if (host) test_host();
+    for (size_t i = 0; i < devices.size(); ++i)
+      if (!devices[i].has || devices[i].has(op_.name))
+        DeviceTest<Args>(op_.name, shape_, case_, before_, reference_).test(devices[i], counts[i]);
+  }
+
+ private:
+  void test_host() {
     for (const bool avx2 : {false, true}) {
       if (avx2 && !cpu_features().avx2) continue;
       for (const Candidate<Args>& candidate : op_.candidates) test_candidate(candidate, avx2);
@@ -128,7 +82,6 @@ class CaseTest {
     }
   }
 
- private:
   void test_candidate(const Candidate<Args>& candidate, bool avx2) {
     const bool is_reference = &candidate == &op_.candidates.back();  // against itself: once will do
     Snapshot first;
@@ -218,35 +171,108 @@ void time_case(const Op<Args>& op, const std::string& shape, const Case<Args>& c
   }
 }
 
+// One run of an operation on a device, without the wait for it: runs are queued in one go.
 template <class Args>
-void run_op(const Op<Args>& op, const Options& options, Tally& total) {
+void time_on_device(const char* op, const std::string& shape, const Case<Args>& c, const Device& device) {
+  using Clock = std::chrono::steady_clock;
+  if (c.exact_activations) return;
+  Backend& backend = *device.backends[0];
+  Mirror mirror(backend, c.arena);
+  const Args args = mirror(c.args);
+  double best = INFINITY, spent = 0;
+  for (int runs = 1; spent < 0.5; runs = std::min(2 * runs, 1000)) {
+    const Clock::time_point start = Clock::now();
+    for (int i = 0; i < runs; ++i) call(backend, args);
+    const Status status = backend.sync();
+    MOEBIUS_CHECK(status.ok(), status.message());
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    best = std::min(best, seconds / runs), spent += seconds;
+  }
+  fmt::print("{:<11} {:<70} {:<22} {:>10.1f} us {:>8.2f} GB/s {:>8.1f} GFLOP/s\n", op, shape, device.name,
+             best * 1e6, c.bytes / best * 1e-9, c.flops / best * 1e-9);
+}
+
+template <class Args>
+void print_counts(const Op<Args>& op, const Device& device, const Device::Count& count) {
+  std::string line = fmt::format("{:<12} {:>4} cases, {} passed, {} failed on {}", op.name, count.cases,
+                                 count.tally.passed, count.tally.failed, device.name);
+  if (device.has && !device.has(op.name)) line = fmt::format("{:<12} no kernel on {}", op.name, device.name);
+  if (count.large > 0) line += fmt::format("; {} skipped (too large)", count.large);
+  if (count.exact > 0) line += fmt::format("; {} skipped (exact activations are the host's)", count.exact);
+  fmt::print("{}\n", line);
+}
+
+template <class Args>
+void run_op(const Op<Args>& op, const Options& options, const std::vector<Device>& devices, Tally& total) {
   Tally tally;
+  std::vector<Device::Count> counts(devices.size());
+  const bool host = options.wants("host");
   int cases = 0;
   op.cases(options.mode == "perf" ? Mode::kPerf : Mode::kTest,
            [&](const std::string& shape, const auto& make) {
              if ((std::string(op.name) + " " + shape).find(options.filter) == std::string::npos) return;
              ++cases;
-             if (options.mode == "test") CaseTest<Args>(op, shape, make(), tally).test();
-             if (options.mode == "perf")
-               time_case(op, shape, make(), options.threads > 0 ? options.threads : physical_cores());
+             if (options.mode == "test") CaseTest<Args>(op, shape, make(), tally).test(host, devices, counts);
+             if (options.mode != "perf") return;
+             const Case<Args> c = make();
+             if (host) time_case(op, shape, c, options.threads > 0 ? options.threads : physical_cores());
+             for (const Device& device : devices) time_on_device(op.name, shape, c, device);
            });
-  if (options.mode == "test" && cases > 0)
-    fmt::print("{:<12} {:>4} cases, {} passed, {} failed\n", op.name, cases, tally.passed, tally.failed);
+  if (options.mode == "test" && cases > 0) {
+    if (host)
+      fmt::print("{:<12} {:>4} cases, {} passed, {} failed\n", op.name, cases, tally.passed, tally.failed);
+    for (size_t i = 0; i < devices.size(); ++i) print_counts(op, devices[i], counts[i]);
+  }
   if (options.mode == "list") {
     std::string names;
     for (const Candidate<Args>& candidate : op.candidates) names += fmt::format(" {}", candidate.name);
     fmt::print("{:<12} {:>4} cases, candidates:{}\n", op.name, cases, names);
   }
   total.passed += tally.passed, total.failed += tally.failed;
+  for (const Device::Count& count : counts)
+    total.passed += count.tally.passed, total.failed += count.tally.failed;
   std::fflush(stdout);
 }
 
+// Emulation runs every thread of a grid on one core.
+[[maybe_unused]] constexpr double kMostEmulatedFlops = 3e6;
+
+std::vector<Device> open_devices(const Options& options) {
+  std::vector<Device> devices;
+  if (options.wants("emulated") && options.mode != "perf") {
+#ifdef MOEBIUS_EMULATE_CUDA
+    namespace emulator = cuda::emulator;
+    Device device{"cuda emulated", {}, emulator::has_kernel, kMostEmulatedFlops};
+    device.backends.push_back(emulator::make_emulated_backend(1, emulator::Fit::kStart));
+    device.backends.push_back(emulator::make_emulated_backend(2, emulator::Fit::kEnd));
+    devices.push_back(std::move(device));
+#else
+    fmt::print("cuda emulated: skipped (not in a build for this sanitizer)\n");
+#endif
+  }
+  if (options.wants("cuda")) {
+    Result<std::unique_ptr<Backend>> cuda = make_cuda_backend({});
+    if (cuda.ok()) {
+      fmt::print("{}\n", (*cuda)->name());
+      Device device{"cuda", {}};
+      device.backends.push_back(std::move(*cuda));
+      devices.push_back(std::move(device));
+    } else {
+      fmt::print("cuda: skipped ({})\n", cuda.status().message());
+    }
+  }
+  return devices;
+}
+
 int main_of(const Options& options) {
+  constexpr int kSkipped = 77;  // as CMakeLists.txt tells ctest
   Tally total;
-#define X(name, Args) run_op(Op<Args>{#name, host_##name(), ref::name, name##_cases}, options, total);
+  const std::vector<Device> devices = open_devices(options);
+  if (options.device == "cuda" && devices.empty()) return kSkipped;
+#define X(name, Args) \
+  run_op(Op<Args>{#name, host_##name(), ref::name, name##_cases}, options, devices, total);
   MOEBIUS_OPS(X)
 #undef X
-  fmt::print("device: skipped (no device)\n");
   if (options.mode != "test") return 0;
   fmt::print("{} passed, {} failed\n", total.passed, total.failed);
   return total.failed > 0 || total.passed == 0;
@@ -261,12 +287,16 @@ int main(int argc, char** argv) {
     const std::string_view argument = argv[i];
     if (argument == "--filter" && i + 1 < argc) {
       options.filter = argv[++i];
+    } else if (argument == "--device" && i + 1 < argc) {
+      options.device = argv[++i];
     } else if (argument == "--threads" && i + 1 < argc) {
       options.threads = std::atoi(argv[++i]);
     } else if (argument == "test" || argument == "perf" || argument == "list") {
       options.mode = argument;
     } else {
-      fmt::print(stderr, "usage: op_test [test|perf|list] [--filter TEXT] [--threads N]\n");
+      fmt::print(stderr,
+                 "usage: op_test [test|perf|list] [--device all|host|emulated|cuda] [--filter TEXT] "
+                 "[--threads N]\n");
       return 2;
     }
   }

@@ -1,0 +1,66 @@
+// The operations of a CUDA device, real or emulated: each call is checked and handed to its launcher.
+#pragma once
+
+#include <string>
+
+#include <fmt/format.h>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/context.h"
+
+namespace moebius::cuda {
+
+// visit()s arguments and aborts when a tensor lies where kernels cannot reach it.
+struct OnDevice {
+  const char* op;
+
+  void need(bool reachable) const {
+    MOEBIUS_CHECK(reachable, fmt::format("{}: an argument is not in the device's memory", op));
+  }
+  void operator()(const Tensor& t) const { need(t.empty() || t.space != Space::kHost); }
+  void operator()(const Matrix& m) const {
+    need(m.empty() || m.space == Space::kDevice);
+    if (m.adapted()) (*this)(m.lora->a), (*this)(m.lora->b);
+  }
+  void operator()(const CacheView& cache) const { need(cache.space == Space::kDevice); }
+  void operator()(const ExpertWeights* experts, int64_t count) const {
+    for (int64_t e = 0; e < count; ++e)
+      (*this)(experts[e].gate), (*this)(experts[e].up), (*this)(experts[e].down);
+  }
+};
+
+// The first operation that this build has no kernel for, or null.
+inline const char* missing_kernel() {
+#define X(op, Args) \
+  if (static_cast<void (*)(Context&, const Args&)>(cuda::op) == nullptr) return #op;
+  MOEBIUS_OPS(X)
+#undef X
+  return nullptr;
+}
+
+class CudaOperations : public Backend {
+ public:
+#define X(op, Args)                                                                              \
+  void op(const Args& args) override {                                                           \
+    MOEBIUS_CHECK(static_cast<void (*)(Context&, const Args&)>(cuda::op), "no kernel for " #op); \
+    check(args);                                                                                 \
+    Args(args).visit(OnDevice{#op});                                                             \
+    if (!begin()) return;                                                                        \
+    cuda::op(context(), args);                                                                   \
+    end(#op);                                                                                    \
+  }
+  MOEBIUS_OPS(X)
+#undef X
+#define X(op, Args) \
+  void op(const Args&) override { MOEBIUS_CHECK(false, #op ": backward operations run on the host"); }
+  MOEBIUS_GRAD_OPS(X)
+#undef X
+
+ protected:
+  virtual Context& context() = 0;
+  // Around each launcher. At begin() the scratch of the last one is free again; false: the device has failed.
+  virtual bool begin() = 0;
+  virtual void end(const char* op) = 0;
+};
+
+}  // namespace moebius::cuda

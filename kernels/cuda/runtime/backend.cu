@@ -1,0 +1,239 @@
+// A CUDA device as a Backend: its streams, memory and the Context of its launchers.
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <optional>
+
+#include "kernels/cuda/abi.h"
+#include "kernels/cuda/dispatch.h"
+#include "kernels/cuda/runtime/events.h"
+#include "kernels/cuda/runtime/flags.h"
+#include "kernels/cuda/runtime/product.h"
+#include "kernels/cuda/runtime/scratch.h"
+
+namespace moebius::cuda {
+namespace {
+
+class CudaContext final : public Context {
+ public:
+  explicit CudaContext(Failure& failure)
+      : failure_(failure), scratch_(failure), uploads_(failure), products_(failure) {}
+
+  Status create(cudaStream_t compute, int multiprocessors) {
+    compute_ = compute, multiprocessors_ = multiprocessors;
+    MOEBIUS_TRY(uploads_.create());
+    return products_.create();
+  }
+  void reset() { scratch_.reset(); }
+
+  StreamHandle compute() override { return compute_; }
+  int multiprocessors() const override { return multiprocessors_; }
+  void* scratch(int64_t bytes) override { return scratch_.take(bytes); }
+  const void* upload(const void* from, int64_t bytes) override {
+    void* to = scratch_.take(bytes);
+    if (to) uploads_.copy(from, to, bytes, compute_);
+    return to;
+  }
+  void gemm(DType type, int64_t n, int64_t rows, int64_t cols, const void* x, int64_t ldx, const void* w,
+            int64_t ldw, float* y, int64_t ldy, bool accumulate) override {
+    products_.run(type, n, rows, cols, x, ldx, w, ldw, y, ldy, accumulate, compute_);
+  }
+
+ private:
+  Failure& failure_;
+  cudaStream_t compute_ = nullptr;
+  int multiprocessors_ = 1;
+  DeviceScratch scratch_;
+  UploadRing uploads_;
+  Products products_;
+};
+
+class CudaBackend final : public CudaOperations {
+ public:
+  CudaBackend(int device, int64_t memory_bytes)
+      : device_(device),
+        memory_bytes_(memory_bytes),
+        events_{StreamEvents(failure_), StreamEvents(failure_)},
+        flags_(failure_) {}
+
+  ~CudaBackend() override {
+    use();
+    cudaDeviceSynchronize();
+    context_.reset();
+    for (cudaStream_t stream : streams_)
+      if (stream) cudaStreamDestroy(stream);
+    if (setup_) cudaStreamDestroy(setup_);
+  }
+
+  Status create() {
+    cudaDeviceProp properties;
+    if (!use() || !failure_.ok(cudaGetDeviceProperties(&properties, device_), "looking at it"))
+      return failure_.first();
+    if (properties.major < 8)
+      return unsupported(fmt::format("GPU {} ({}) is of compute capability {}.{}; 8.0 is needed", device_,
+                                     properties.name, properties.major, properties.minor));
+    name_ = fmt::format("cuda ({}, {:.1f} GiB)", properties.name,
+                        static_cast<double>(properties.totalGlobalMem) / (1 << 30));
+    for (cudaStream_t* stream : {&streams_[0], &streams_[1], &setup_})
+      failure_.ok(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "making a stream");
+    MOEBIUS_TRY(failure_.first());
+    flags_.create();
+    context_.emplace(failure_);
+    return context_->create(streams_[0], properties.multiProcessorCount);
+  }
+
+  std::string name() const override { return name_; }
+  Space space() const override { return Space::kDevice; }
+
+  Result<Buffer> alloc(size_t bytes) override {
+    if (!use()) return failure_.first();
+    size_t free = 0, total = 0;
+    cudaMemGetInfo(&free, &total);
+    const int64_t left = memory_bytes_ > 0 ? memory_bytes_ - allocated_ : static_cast<int64_t>(free);
+    void* at = nullptr;
+    if (static_cast<int64_t>(bytes) < 0 || static_cast<int64_t>(bytes) > left ||
+        cudaMalloc(&at, std::max<size_t>(1, bytes)) != cudaSuccess) {
+      (void)cudaGetLastError();
+      return no_memory(fmt::format("the GPU has {} bytes left, {} are needed; {}", left, bytes,
+                                   memory_bytes_ > 0 ? "raise --gpu-memory" : "lower --gpu-memory"));
+    }
+    if (!failure_.ok(cudaMemsetAsync(at, 0, bytes, setup_), "clearing memory") ||
+        !failure_.ok(cudaStreamSynchronize(setup_), "clearing memory")) {
+      cudaFree(at);
+      return failure_.first();
+    }
+    allocated_ += static_cast<int64_t>(bytes);
+    const auto release = [](void* data, size_t size, void* owner) {
+      auto* backend = static_cast<CudaBackend*>(owner);
+      backend->use();
+      cudaFree(data);  // waits for the device
+      backend->allocated_ -= static_cast<int64_t>(size);
+    };
+    return Buffer(at, bytes, Space::kDevice, release, this);
+  }
+  Result<Buffer> alloc_pinned(size_t bytes) override {
+    if (!use()) return failure_.first();
+    void* at = nullptr;
+    if (cudaHostAlloc(&at, std::max<size_t>(1, bytes), cudaHostAllocPortable | cudaHostAllocMapped) !=
+        cudaSuccess) {
+      (void)cudaGetLastError();
+      return no_memory(
+          fmt::format("no {} bytes of memory can be pinned for the GPU; free some memory", bytes));
+    }
+    std::memset(at, 0, bytes);
+    flags_.pin(at, bytes);
+    const auto release = [](void* data, size_t, void* owner) {
+      auto* backend = static_cast<CudaBackend*>(owner);
+      backend->use();
+      cudaDeviceSynchronize();
+      backend->flags_.unpin(data);
+      cudaFreeHost(data);
+    };
+    return Buffer(at, bytes, Space::kPinned, release, this);
+  }
+
+  void zero(const Tensor& to) override {
+    if (to.numel() == 0 || !begin()) return;
+    failure_.ok(
+        cudaMemset2DAsync(to.f32(), static_cast<size_t>(std::max(to.stride[0], to.shape[1])) * sizeof(float),
+                          0, static_cast<size_t>(to.shape[1]) * sizeof(float),
+                          static_cast<size_t>(to.shape[0]), streams_[0]),
+        "zero");
+  }
+  void copy(const Tensor& from, const Tensor& to) override {
+    if (from.numel() == 0 || !begin()) return;
+    const size_t width = dtype_bytes(from.dtype);
+    const auto bytes = [&](int64_t count) { return static_cast<size_t>(count) * width; };
+    if (from.contiguous() && to.contiguous()) {
+      failure_.ok(cudaMemcpyAsync(to.data, from.data, bytes(from.numel()), cudaMemcpyDefault, streams_[0]),
+                  "copy");
+      return;
+    }
+    const int64_t rows = from.shape[0], row = from.numel() / rows;
+    failure_.ok(cudaMemcpy2DAsync(to.data, bytes(std::max(row, to.stride[0])), from.data,
+                                  bytes(std::max(row, from.stride[0])), bytes(row), static_cast<size_t>(rows),
+                                  cudaMemcpyDefault, streams_[0]),
+                "copy");
+  }
+  void copy_bytes(Stream stream, const void* from, void* to, size_t bytes) override {
+    if (bytes == 0 || !begin()) return;
+    failure_.ok(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, on(stream)), "copy");
+  }
+
+  Event record(Stream stream) override {
+    use();
+    return {stream, events_[static_cast<size_t>(stream)].record(on(stream))};
+  }
+  bool done(Event event) override {
+    use();
+    return events_[static_cast<size_t>(event.stream)].done(event.ticket);
+  }
+  void wait(Stream stream, Event event) override {
+    if (event.stream == stream || !use()) return;  // in order already
+    events_[static_cast<size_t>(event.stream)].wait(on(stream), event.ticket);
+  }
+  void raise(Flag& flag, uint64_t value) override {
+    use();
+    flags_.raise(flag, value, streams_[0]);
+  }
+  void await(Flag& flag, uint64_t value) override {
+    use();
+    flags_.await(flag, value, streams_[0]);
+  }
+  Status sync() override {
+    use();
+    const bool failed = !failure_.first().ok();
+    if (failed) flags_.settle();  // so that streams that wait for them come to an end
+    for (cudaStream_t stream : streams_) failure_.ok(cudaStreamSynchronize(stream), "a kernel");
+    failure_.first().ok() ? flags_.forget() : flags_.settle();
+    return failure_.first();
+  }
+  // After a fault of a kernel the device gives the same error again at the next call.
+  void clear_error() override { failure_.clear(); }
+
+ private:
+  bool use() { return failure_.ok(cudaSetDevice(device_), "choosing it"); }
+  Context& context() override { return *context_; }
+  bool begin() override {
+    if (!use() || !failure_.first().ok()) return false;
+    context_->reset();
+    return true;
+  }
+  void end(const char* op) override { failure_.ok(cudaGetLastError(), op); }
+  cudaStream_t on(Stream stream) const { return streams_[static_cast<size_t>(stream)]; }
+
+  const int device_;
+  const int64_t memory_bytes_;
+  std::string name_;
+  Failure failure_;
+  int64_t allocated_ = 0;
+  std::array<cudaStream_t, kStreams> streams_{};
+  cudaStream_t setup_ = nullptr;
+  std::array<StreamEvents, kStreams> events_;
+  StreamFlags flags_;
+  std::optional<CudaContext> context_;
+};
+
+}  // namespace
+}  // namespace moebius::cuda
+
+void* moebius_cuda_backend(uint64_t layout_checksum, int device, int64_t memory_bytes, char* error) {
+  using moebius::Status;
+  using moebius::unsupported;
+  namespace cuda = moebius::cuda;
+  const auto create = [&]() -> moebius::Result<cuda::CudaBackend*> {
+    if (layout_checksum != cuda::layout_checksum())
+      return unsupported("libmoebius_cuda.so is of another version; build again");
+    if (const char* op = cuda::missing_kernel())
+      return unsupported(fmt::format("this version has no CUDA kernel for {}; use --device host", op));
+    auto backend = std::make_unique<cuda::CudaBackend>(device, memory_bytes);
+    MOEBIUS_TRY(backend->create());
+    return backend.release();
+  };
+  moebius::Result<cuda::CudaBackend*> backend = create();
+  if (backend.ok()) return static_cast<moebius::Backend*>(*backend);
+  std::snprintf(error, kMoebiusCudaErrorBytes, "%s", backend.status().message().c_str());
+  return nullptr;
+}
