@@ -16,6 +16,7 @@
 #include "engine/self_check.h"
 #include "engine/session.h"
 #include "engine/trace_file.h"
+#include "kernels/gpu.h"
 
 namespace moebius {
 namespace {
@@ -95,7 +96,8 @@ struct Engine::Impl {
   }
   HostOptions host_options() const;
   Status open_adapter();
-  Status open_device();
+  // device: empty on the host.
+  Status open_device(const MakeDevice& device);
   Status place(int64_t bytes_for_experts);
   std::string heat_file() const {
     return fmt::format("{}/{:016x}.safetensors", options.heat_dir, hash_of(fingerprint));
@@ -132,8 +134,8 @@ Status Engine::Impl::open_adapter() {
 }
 
 // What every step reads goes to the device first, then as many experts as are left room for.
-Status Engine::Impl::open_device() {
-  if (options.device == DeviceKind::kHost) {
+Status Engine::Impl::open_device(const MakeDevice& device) {
+  if (!device) {
     if (!options.trace.empty())
       return invalid("--trace shows the streams of a device; give --device too, or leave --trace out");
     backend = make_host_backend(host_options());
@@ -151,8 +153,7 @@ Status Engine::Impl::open_device() {
                     "bytes ({}), {} are "
                     "given; give at least as much, or lower --ctx-size",
                     tokens, needed, gib_text(needed), gib_text(options.device_memory)));
-  MOEBIUS_ASSIGN(backend, make_sim_backend({options.device_memory, options.link_GBs, options.sim_seed,
-                                            options.sim_fail_work, options.sim_fail_alloc, host_options()}));
+  MOEBIUS_ASSIGN(backend, device(options.device_memory));
   MOEBIUS_TRY(place(options.device_memory - needed));
   MOEBIUS_TRY(self_check(config, host_weights(), placed, *backend));
   if (options.trace.empty()) return Status();
@@ -190,6 +191,30 @@ Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
 
 Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked) {
+  EngineOptions options = asked;
+  if (options.device == DeviceKind::kAuto) {
+    const Result<std::vector<GpuInfo>> gpus = gpu_devices();
+    options.device = gpus.ok() && !gpus->empty() ? DeviceKind::kCuda : DeviceKind::kHost;
+  }
+  if (options.device == DeviceKind::kHost) return open(options, MakeDevice());
+  if (options.device == DeviceKind::kSim) {
+    return open(options, [&](int64_t bytes) {
+      return make_sim_backend({bytes,
+                               options.link_GBs,
+                               options.device_GBs,
+                               options.sim_seed,
+                               options.sim_fail_work,
+                               options.sim_fail_alloc,
+                               {options.threads, options.exact_activations, true, options.gemm}});
+    });
+  }
+  MOEBIUS_ASSIGN(const std::vector<GpuInfo> gpus, gpu_devices());
+  if (gpus.empty()) return not_found("--device cuda: the driver lists no GPU; use --device host");
+  if (options.device_memory == 0) options.device_memory = gpus[0].memory_bytes / 10 * 9;
+  return open(options, [](int64_t bytes) { return make_cuda_backend({0, bytes}); });
+}
+
+Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked, const MakeDevice& device) {
   auto impl = std::make_unique<Impl>();
   EngineOptions& options = impl->options;
   options = asked;
@@ -220,7 +245,7 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked) {
   impl->fingerprint = fingerprint_of(*impl->files, config_text);
   impl->notes = impl->files->notes();
   if (!options.adapter.empty()) MOEBIUS_TRY(impl->open_adapter());
-  MOEBIUS_TRY(impl->open_device());
+  MOEBIUS_TRY(impl->open_device(device));
   MOEBIUS_ASSIGN(impl->workspace, WorkspaceMemory::create(config, options.prefill_chunk, *impl->backend));
   if (config.random_weights)
     impl->notes.push_back("the weights of this model are random: its answers are noise");

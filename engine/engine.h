@@ -89,6 +89,9 @@ struct GenerateStats {
 class Engine {
  public:
   static Result<std::unique_ptr<Engine>> open(const EngineOptions& options);
+  // On another device in place of options.device, which makes a backend with so many bytes of memory.
+  using MakeDevice = std::function<Result<std::unique_ptr<Backend>>(int64_t bytes)>;
+  static Result<std::unique_ptr<Engine>> open(const EngineOptions& options, const MakeDevice& device);
   ~Engine();
 
   const ModelConfig& config() const;

@@ -12,7 +12,7 @@ namespace moebius {
 
 enum class CacheType : uint8_t { kAuto, kF32, kBF16 };  // kAuto: float32 for float32 models, else BF16
 
-enum class DeviceKind : uint8_t { kHost, kSim };
+enum class DeviceKind : uint8_t { kAuto, kHost, kSim, kCuda };  // kAuto: the first GPU, else the host
 
 struct EngineOptions {
   std::string model;    // folder, or Hugging Face cache id; "": the model that ships with the program
@@ -22,6 +22,7 @@ struct EngineOptions {
   DeviceKind device = DeviceKind::kHost;
   int64_t device_memory = 0;  // bytes that may be taken there; 0: as much as the whole model needs
   double link_GBs = 0;        // kSim: of the link to the host; 0: as fast as memory
+  double device_GBs = 0;      // kSim: of the device's memory; 0: no limit
   uint64_t sim_seed = 0;      // kSim: of random delays; 0: none
   uint64_t sim_fail_work = 0, sim_fail_alloc = 0;  // kSim: as SimOptions
   MachineSpeeds speeds;  // that a prompt's experts are shared out by; link_GBs 0: measured at the start

@@ -81,8 +81,9 @@ std::unique_ptr<Backend> make_host_backend(const HostOptions& options);
 // streams of its own with delays that follow from a seed.
 struct SimOptions {
   int64_t memory_bytes = int64_t{1} << 30;
-  double link_GBs = 0;                     // between host and device, each way; 0: as fast as memory
-  uint64_t seed = 0;                       // of random delays before each piece of work; 0: none
+  double link_GBs = 0;    // between host and device, each way; 0: as fast as memory
+  double device_GBs = 0;  // of the device: an operation lasts as long as its bytes; 0: no limit
+  uint64_t seed = 0;      // of random delays before each piece of work; 0: none
   uint64_t fail_work = 0, fail_alloc = 0;  // the piece of work, or allocation, that fails, from 1; 0: none
   HostOptions host;                        // of the maths
 };

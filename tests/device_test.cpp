@@ -15,6 +15,7 @@
 #include "engine/expert_store.h"
 #include "engine/heat_file.h"
 #include "engine/self_check.h"
+#include "kernels/gpu.h"
 #include "kernels/sim/arena.h"
 
 namespace moebius {
@@ -276,6 +277,20 @@ TEST_P(OnDevice, StreamsAPrompt) {
   EXPECT_EQ(streamed[0] > 0, !too_few.contains(model));
   EXPECT_GE(streamed[0], streamed[1]);
   EXPECT_EQ(streamed[2], 0);
+}
+
+TEST(OnDeviceAlone, AGpuThatIsNotThereIsRefused) {
+  const Result<std::vector<GpuInfo>> gpus = gpu_devices();
+  if (gpus.ok() && !gpus->empty()) GTEST_SKIP() << "skipped: this machine has a GPU";
+  EngineOptions options = options_for("deepseek_v3_tiny");
+  options.device = DeviceKind::kCuda;
+  const Status refused = Engine::open(options).status();
+  EXPECT_FALSE(refused.ok());
+  EXPECT_TRUE(refused.message().find("nvcc") != std::string::npos ||
+              refused.message().find("driver") != std::string::npos)
+      << refused.message();
+  options.device = DeviceKind::kAuto;
+  EXPECT_EQ(logits_of(*open(options)), logits_of(*open(options_for("deepseek_v3_tiny"))));
 }
 
 TEST(OnDeviceAlone, OneByteLessThanTheLeastIsRefused) {

@@ -23,12 +23,20 @@ void add_engine_options(CLI::App& app, EngineOptions& options) {
   add_choice<CpuGemm>(app, "--cpu-gemm", options.gemm,
                       {{"auto", CpuGemm::kAuto}, {"onednn", CpuGemm::kOneDnn}, {"own", CpuGemm::kOwn}},
                       "who multiplies large batches on the CPU (default auto)");
-  add_choice<DeviceKind>(app, "--device", options.device,
-                         {{"host", DeviceKind::kHost}, {"sim", DeviceKind::kSim}},
-                         "where the model runs (default host; sim: a simulated GPU with memory of its own)");
+  add_choice<DeviceKind>(
+      app, "--device", options.device,
+      {{"auto", DeviceKind::kAuto},
+       {"host", DeviceKind::kHost},
+       {"sim", DeviceKind::kSim},
+       {"cuda", DeviceKind::kCuda}},
+      "where the model runs (default host; auto: the first GPU, if there is one; sim: a simulated "
+      "GPU with memory of its own)");
   add_size(app, "--gpu-memory", options.device_memory,
            "of the device, such as 6GiB; what does not fit stays on the host (default: all fits)");
   app.add_option("--link-gbs", options.link_GBs, "GB/s between host and simulated device (default: no limit)")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--device-gbs", options.device_GBs,
+                 "GB/s of the simulated device's memory, by which its operations last (default: no limit)")
       ->check(CLI::PositiveNumber);
   app.add_flag("!--no-overlap", options.overlap,
                "the host computes its experts while the device waits (slow; for comparison)");

@@ -12,6 +12,7 @@
 #include "kernels/backend.h"
 #include "kernels/sim/arena.h"
 #include "kernels/sim/stream.h"
+#include "kernels/sim/traffic.h"
 
 namespace moebius {
 namespace {
@@ -169,11 +170,11 @@ class SimBackend final : public Backend {
     failed_ = false;
   }
 
-#define X(op, Args)                                               \
-  void op(const Args& args) override {                            \
-    check(args);                                                  \
-    auto call = std::make_shared<Call<Args>>(args, *arena_, #op); \
-    push(#op, [this, call] { host_->op(call->args); });           \
+#define X(op, Args)                                                               \
+  void op(const Args& args) override {                                            \
+    check(args);                                                                  \
+    auto call = std::make_shared<Call<Args>>(args, *arena_, #op);                 \
+    push(#op, [this, call] { run(call->args, [&] { host_->op(call->args); }); }); \
   }
   MOEBIUS_OPS(X)
 #undef X
@@ -220,9 +221,17 @@ class SimBackend final : public Backend {
   }
   // A copy over the link takes its time, counted from its start.
   void cross(Clock::time_point start, double bytes) const {
-    if (options_.link_GBs > 0)
-      std::this_thread::sleep_until(
-          start + std::chrono::nanoseconds(static_cast<int64_t>(bytes / options_.link_GBs)));
+    if (options_.link_GBs > 0) last(start, bytes / options_.link_GBs);
+  }
+  // An operation takes the time of its bytes, if its maths takes no longer.
+  template <class Args, class Work>
+  void run(const Args& args, const Work& work) const {
+    const Clock::time_point start = Clock::now();
+    work();
+    if (options_.device_GBs > 0) last(start, Traffic::bytes(args) / options_.device_GBs);
+  }
+  static void last(Clock::time_point start, double ns) {
+    std::this_thread::sleep_until(start + std::chrono::nanoseconds(static_cast<int64_t>(ns)));
   }
 
   const SimOptions options_;

@@ -1,0 +1,55 @@
+// What an operation must move at least: each of its tensors and matrices once, of routed experts those in
+// use. A simulated device of a given speed takes so long for it.
+#pragma once
+
+#include <type_traits>
+#include <vector>
+
+#include "kernels/ops.h"
+
+namespace moebius {
+
+class Traffic {
+ public:
+  // args with addresses that the host may read, when the operation's inputs are there.
+  template <class Args>
+  static double bytes(Args args) {
+    // Of the table only rows are read, and of experts whether they are there.
+    if constexpr (std::is_same_v<Args, EmbedArgs>) return 2.0 * dense_bytes(args.out);
+    if constexpr (std::is_same_v<Args, TakeSlotsArgs>) return 2.0 * dense_bytes(args.slots);
+    Traffic traffic;
+    if constexpr (requires { args.ids; }) traffic.ids_ = args.ids;
+    args.visit(traffic);
+    return traffic.bytes_;
+  }
+
+  void operator()(const Tensor& t) {
+    if (!t.empty()) bytes_ += dense_bytes(t);
+  }
+  void operator()(const Matrix& w) {
+    if (!w.empty()) bytes_ += static_cast<double>(w.bytes());
+  }
+  // An upper bound, as attention reads what was written so far; the pages are what the sequence has.
+  void operator()(const CacheView& c) {
+    bytes_ += static_cast<double>(c.capacity * c.width) * static_cast<double>(dtype_bytes(c.dtype));
+  }
+  void operator()(const ExpertWeights* experts, int64_t count) {
+    std::vector<bool> seen(static_cast<size_t>(count));
+    for (int64_t i = 0; i < ids_.numel(); ++i) {
+      const int32_t id = ids_.i32()[i];
+      if (id < 0 || seen[static_cast<size_t>(id)]) continue;
+      seen[static_cast<size_t>(id)] = true;
+      (*this)(experts[id].gate), (*this)(experts[id].up), (*this)(experts[id].down);
+    }
+  }
+
+ private:
+  static double dense_bytes(const Tensor& t) {
+    return static_cast<double>(t.numel()) * static_cast<double>(dtype_bytes(t.dtype));
+  }
+
+  double bytes_ = 0;
+  Tensor ids_;
+};
+
+}  // namespace moebius
