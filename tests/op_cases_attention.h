@@ -31,7 +31,7 @@ inline Case<RmsNormArgs> rms_norm_case(int64_t n, int64_t d, int64_t gap, bool i
   c.args.x = c.arena.matrix(n, d, gap, -3, 3);
   c.args.weight = f32_tensor(c.arena.floats(d), {d});
   c.args.eps = 1e-6f;
-  c.args.y = in_place ? c.args.x : c.arena.matrix(n, d, gap + 1);
+  c.args.y = in_place ? c.args.x : c.arena.matrix(n, d, gap == 4 ? 8 : gap + 1);
   c.outputs = {output_of("y", c.args.y)};
   c.outputs[0].relative = gamma(static_cast<double>(d) / 2 + 8);
   c.part = part_of<RmsNormArgs>({&RmsNormArgs::x, &RmsNormArgs::y});
@@ -48,18 +48,20 @@ inline void rms_norm_cases(Mode mode, const Add<RmsNormArgs>& add) {
   if (mode == Mode::kPerf) return at(1, 7168, 0, false), at(256, 7168, 0, false);
   for (const int64_t n : kTokenCounts)
     for (const int64_t d : {1, 7, 8, 31, 64, 129, 2048}) at(n, d, d % 3, n == 3 || d == 64);
+  for (const int64_t d : {4, 12, 64, 2048}) at(3, d, 4, false), at(2, d, 4, true);
 }
 
 // ---- rotary ----
 
 // Two products and a sum on either side: gamma(2) of the magnitudes each.
-inline Case<RotaryArgs> rotary_case(int64_t n, int64_t heads, int64_t dim, int64_t half, bool interleaved) {
+inline Case<RotaryArgs> rotary_case(int64_t n, int64_t heads, int64_t dim, int64_t half, bool interleaved,
+                                    bool aligned) {
   Case<RotaryArgs> c;
-  const int64_t head_stride = dim + 3;
-  const Tensor rows = c.arena.matrix(n, heads * head_stride, 5);
+  const int64_t head_stride = dim + (aligned ? 4 : 3);
+  const Tensor rows = c.arena.matrix(n, heads * head_stride, aligned ? 8 : 5);
   c.args.x = f32_tensor(rows.f32(), {n, heads, dim});
   c.args.x.stride[0] = rows.stride[0], c.args.x.stride[1] = head_stride;
-  c.args.cos = c.arena.matrix(n, half), c.args.sin = c.arena.matrix(n, half, 1);
+  c.args.cos = c.arena.matrix(n, half), c.args.sin = c.arena.matrix(n, half, aligned ? 4 : 1);
   c.args.interleaved = interleaved;
   const RotaryArgs a = c.args;
   c.outputs = {output_of("x", rows, [&](int64_t t, int64_t column) {
@@ -81,13 +83,14 @@ inline Case<RotaryArgs> rotary_case(int64_t n, int64_t heads, int64_t dim, int64
 }
 
 inline void rotary_cases(Mode mode, const Add<RotaryArgs>& add) {
-  const auto at = [&](int64_t n, int64_t heads, int64_t dim, int64_t half) {
+  const auto at = [&](int64_t n, int64_t heads, int64_t dim, int64_t half, bool aligned = false) {
     for (const bool interleaved : {false, true})
-      add(fmt::format("n={} heads={} dim={} half={}{}", n, heads, dim, half,
-                      interleaved ? " interleaved" : ""),
-          [=] { return rotary_case(n, heads, dim, half, interleaved); });
+      add(fmt::format("n={} heads={} dim={} half={}{}{}", n, heads, dim, half,
+                      interleaved ? " interleaved" : "", aligned ? " aligned" : ""),
+          [=] { return rotary_case(n, heads, dim, half, interleaved, aligned); });
   };
-  if (mode == Mode::kPerf) return at(1, 64, 64, 32), at(256, 64, 64, 32);
+  if (mode == Mode::kPerf) return at(1, 64, 64, 32, true), at(256, 64, 64, 32, true);
+  for (const int64_t half : {4, 12, 32}) at(3, 5, 2 * half + 4, half, true);
   for (const int64_t n : kTokenCounts)
     for (const int64_t half : {1, 3, 4, 8, 13, 32}) at(n, n == 64 ? 2 : 5, 2 * half + half % 2, half);
 }
@@ -131,16 +134,17 @@ inline std::vector<double> cached_rows(const CacheView& cache, int64_t positions
 }
 
 inline Case<CacheWriteArgs> cache_write_case(DType dtype, int64_t n, int64_t width, int64_t page,
-                                             int64_t first) {
+                                             int64_t first, bool aligned) {
   Case<CacheWriteArgs> c;
-  c.args.x = c.arena.matrix(n, width, 2, -100, 100);
+  const int64_t cache_width = width + (aligned ? 8 : 4);
+  c.args.x = c.arena.matrix(n, width, aligned ? 4 : 2, -100, 100);
   float* x = c.args.x.f32();
   x[0] = std::bit_cast<float>(0x3f808000u);  // a tie
   if (width > 2) x[1] = NAN, x[2] = std::bit_cast<float>(0x7f7fffffu);
-  c.args.column = 3, c.args.first = first;
-  c.args.cache = random_cache(c.arena, dtype, width + 4, page, first + n);
+  c.args.column = aligned ? 4 : 3, c.args.first = first;
+  c.args.cache = random_cache(c.arena, dtype, cache_width, page, first + n);
   const int64_t rows = c.args.cache.capacity + 2 * page;
-  c.outputs = {{"cache", c.args.cache.base, dtype, rows * (width + 4), {}}};
+  c.outputs = {{"cache", c.args.cache.base, dtype, rows * cache_width, {}}};
   c.part = [](const CacheWriteArgs& args, int64_t begin, int64_t count) {
     CacheWriteArgs part = args;
     part.x = args.x.rows(begin, count), part.first = args.first + begin;
@@ -152,12 +156,15 @@ inline Case<CacheWriteArgs> cache_write_case(DType dtype, int64_t n, int64_t wid
 }
 
 inline void cache_write_cases(Mode mode, const Add<CacheWriteArgs>& add) {
-  const auto at = [&](int64_t n, int64_t width, int64_t page, int64_t first) {
+  const auto at = [&](int64_t n, int64_t width, int64_t page, int64_t first, bool aligned = false) {
     for (const DType dtype : {DType::kF32, DType::kBF16})
-      add(fmt::format("{} n={} width={} page={} first={}", dtype_name(dtype), n, width, page, first),
-          [=] { return cache_write_case(dtype, n, width, page, first); });
+      add(fmt::format("{} n={} width={} page={} first={}{}", dtype_name(dtype), n, width, page, first,
+                      aligned ? " aligned" : ""),
+          [=] { return cache_write_case(dtype, n, width, page, first, aligned); });
   };
-  if (mode == Mode::kPerf) return at(256, 576, 64, 0);
+  if (mode == Mode::kPerf) return at(256, 576, 64, 0, true);
+  for (const int64_t width : {4, 64, 576}) at(7, width, 4, 6, true);
+  at(530, 4, 1, 3);  // more pages than one launch takes
   for (const int64_t n : kTokenCounts)
     for (const int64_t width : {1, 8, 19, 64}) at(n, width, width == 8 ? 1 : 5, n % 3 * 4);
 }
@@ -295,6 +302,7 @@ inline void attention_cases(Mode mode, const Add<AttentionArgs>& add) {
     at({dtype, 3, 280, 5, 1, 144, 136, 16, true, 0.1f});      // several chunks of columns
     at({dtype, 40, 10, 4, 2, 72, 68, 5, false, 0.1f});
     at({dtype, 1, 2300, 4, 4, 8, 8, 16});  // more splits than a device takes at once
+    at({dtype, 65, 200, 4, 4, 8, 8, 16});  // walks through splits; a token alone takes them side by side
     at({dtype, 2, 70, 1, 1, 8, 520, 16}), at({dtype, 2, 70, 1, 1, 1300, 8, 16, false, 0.02f});  // long rows
   }
 }
@@ -426,14 +434,14 @@ inline void mla_prefill_cases(Mode mode, const Add<MlaPrefillArgs>& add) {
 
 // On either side an exponential (2 units in the last place), a sum, a quotient and a product: 8 roundings;
 // where exp(-gate) overflows on one side only, the other's quotient is below 90 / 2^127.
-inline Case<SwigluArgs> swiglu_case(int64_t n, int64_t d, int in_place) {
+inline Case<SwigluArgs> swiglu_case(int64_t n, int64_t d, int in_place, bool aligned) {
   Case<SwigluArgs> c;
-  c.args.gate = c.arena.matrix(n, d, 1, -20, 20);
-  c.args.up = c.arena.matrix(n, d, 2, -5, 5);
+  c.args.gate = c.arena.matrix(n, d, aligned ? 4 : 1, -20, 20);
+  c.args.up = c.arena.matrix(n, d, aligned ? 8 : 2, -5, 5);
   const float extremes[] = {0.0f,  -0.0f,   87.0f, -87.0f, -88.7f, -88.8f,
                             89.0f, -200.0f, 1e30f, -1e30f, 1e-40f};
   for (int64_t i = 0; i < std::min<int64_t>(d, 11); ++i) c.args.gate.f32()[i] = extremes[i];
-  c.args.y = in_place == 1 ? c.args.gate : in_place == 2 ? c.args.up : c.arena.matrix(n, d, 3);
+  c.args.y = in_place == 1 ? c.args.gate : in_place == 2 ? c.args.up : c.arena.matrix(n, d, aligned ? 4 : 3);
   const SwigluArgs a = c.args;
   c.outputs = {output_of("y", a.y, [&](int64_t t, int64_t i) {
     return 0x1p-120 * std::fabs(a.up.f32()[t * a.up.stride[0] + i]);
@@ -446,10 +454,13 @@ inline Case<SwigluArgs> swiglu_case(int64_t n, int64_t d, int in_place) {
 }
 
 inline void swiglu_cases(Mode mode, const Add<SwigluArgs>& add) {
-  const auto at = [&](int64_t n, int64_t d, int in_place) {
-    add(fmt::format("n={} d={} in place {}", n, d, in_place), [=] { return swiglu_case(n, d, in_place); });
+  const auto at = [&](int64_t n, int64_t d, int in_place, bool aligned = false) {
+    add(fmt::format("n={} d={} in place {}{}", n, d, in_place, aligned ? " aligned" : ""),
+        [=] { return swiglu_case(n, d, in_place, aligned); });
   };
-  if (mode == Mode::kPerf) return at(1, 18432, 0), at(256, 2048, 0);
+  if (mode == Mode::kPerf) return at(1, 18432, 0, true), at(256, 2048, 0, true);
+  for (const int64_t d : {4, 100, 2052})
+    for (const int in_place : {0, 1, 2}) at(3, d, in_place, true);
   for (const int64_t n : kTokenCounts)
     for (const int64_t d : {1, 8, 13, 100, 5000})
       for (const int in_place : {0, 1, 2}) at(n, d, in_place);

@@ -252,20 +252,21 @@ inline void router_cases(Mode mode, const Add<RouterArgs>& add) {
 
 // ---- combine ----
 
-inline Case<CombineArgs> combine_case(int64_t n, int64_t k, int64_t hidden) {
+inline Case<CombineArgs> combine_case(int64_t n, int64_t k, int64_t hidden, bool aligned) {
   Case<CombineArgs> c;
-  const Tensor slots = c.arena.matrix(n, k * (hidden + 1), 2);
+  const int64_t slot = hidden + (aligned ? 4 : 1);
+  const Tensor slots = c.arena.matrix(n, k * slot, aligned ? 8 : 2);
   c.args.slots = f32_tensor(slots.f32(), {n, k, hidden});
-  c.args.slots.stride[0] = slots.stride[0], c.args.slots.stride[1] = hidden + 1;
+  c.args.slots.stride[0] = slots.stride[0], c.args.slots.stride[1] = slot;
   int32_t* ids = c.arena.take<int32_t>(n * k);
   for (int64_t i = 0; i < n * k; ++i) ids[i] = static_cast<int32_t>(c.arena.below(6)) - 1;
   std::fill_n(ids, k, n > 1 ? -1 : 3);  // a token without experts
   for (int64_t t = 0; t < n; ++t)       // what stands in unused slots must not be looked at
     for (int64_t s = 0; s < k; ++s)
-      if (ids[t * k + s] < 0) std::fill_n(slots.f32() + t * slots.stride[0] + s * (hidden + 1), hidden, NAN);
+      if (ids[t * k + s] < 0) std::fill_n(slots.f32() + t * slots.stride[0] + s * slot, hidden, NAN);
   c.args.ids = Tensor(ids, DType::kI32, {n, k});
   c.args.weights = c.arena.matrix(n, k, 1);
-  c.args.y = c.arena.matrix(n, hidden, 3);
+  c.args.y = c.arena.matrix(n, hidden, aligned ? 4 : 3);
   c.outputs = {output_of("y", c.args.y)};
   c.part =
       part_of<CombineArgs>({&CombineArgs::slots, &CombineArgs::ids, &CombineArgs::weights, &CombineArgs::y});
@@ -275,10 +276,12 @@ inline Case<CombineArgs> combine_case(int64_t n, int64_t k, int64_t hidden) {
 }
 
 inline void combine_cases(Mode mode, const Add<CombineArgs>& add) {
-  const auto at = [&](int64_t n, int64_t k, int64_t hidden) {
-    add(fmt::format("n={} k={} hidden={}", n, k, hidden), [=] { return combine_case(n, k, hidden); });
+  const auto at = [&](int64_t n, int64_t k, int64_t hidden, bool aligned = false) {
+    add(fmt::format("n={} k={} hidden={}{}", n, k, hidden, aligned ? " aligned" : ""),
+        [=] { return combine_case(n, k, hidden, aligned); });
   };
-  if (mode == Mode::kPerf) return at(1, 8, 7168), at(256, 8, 7168);
+  if (mode == Mode::kPerf) return at(1, 8, 7168, true), at(256, 8, 7168, true);
+  for (const int64_t hidden : {4, 64, 2052}) at(5, 6, hidden, true);
   for (const int64_t n : kTokenCounts)
     for (const int64_t k : {1, 6, 20})
       for (const int64_t hidden : {1, 9, 64, 2051}) at(n, k, hidden);
@@ -286,10 +289,11 @@ inline void combine_cases(Mode mode, const Add<CombineArgs>& add) {
 
 // ---- take_slots ----
 
-inline Case<TakeSlotsArgs> take_slots_case(int64_t n, int64_t k, int64_t hidden) {
+inline Case<TakeSlotsArgs> take_slots_case(int64_t n, int64_t k, int64_t hidden, bool aligned) {
   constexpr int64_t kExperts = 6;
   Case<TakeSlotsArgs> c;
-  const Tensor from = c.arena.matrix(n, k * hidden, 2), slots = c.arena.matrix(n, k * hidden, 5);
+  const Tensor from = c.arena.matrix(n, k * hidden, aligned ? 4 : 2);
+  const Tensor slots = c.arena.matrix(n, k * hidden, aligned ? 8 : 5);
   c.args.from = f32_tensor(from.f32(), {n, k, hidden}),
   c.args.slots = f32_tensor(slots.f32(), {n, k, hidden});
   c.args.from.stride[0] = from.stride[0], c.args.slots.stride[0] = slots.stride[0];
@@ -310,10 +314,12 @@ inline Case<TakeSlotsArgs> take_slots_case(int64_t n, int64_t k, int64_t hidden)
 }
 
 inline void take_slots_cases(Mode mode, const Add<TakeSlotsArgs>& add) {
-  const auto at = [&](int64_t n, int64_t k, int64_t hidden) {
-    add(fmt::format("n={} k={} hidden={}", n, k, hidden), [=] { return take_slots_case(n, k, hidden); });
+  const auto at = [&](int64_t n, int64_t k, int64_t hidden, bool aligned = false) {
+    add(fmt::format("n={} k={} hidden={}{}", n, k, hidden, aligned ? " aligned" : ""),
+        [=] { return take_slots_case(n, k, hidden, aligned); });
   };
-  if (mode == Mode::kPerf) return at(1, 8, 7168), at(256, 8, 7168);
+  if (mode == Mode::kPerf) return at(1, 8, 7168, true), at(256, 8, 7168, true);
+  for (const int64_t hidden : {4, 64, 2052}) at(5, 6, hidden, true);
   for (const int64_t n : kTokenCounts)
     for (const int64_t k : {1, 6})
       for (const int64_t hidden : {1, 9, 64}) at(n, k, hidden);

@@ -82,14 +82,14 @@ inline Product adapted_dot(const Matrix& w, int64_t r, const float* x) {
 
 // ---- embed ----
 
-inline Case<EmbedArgs> embed_case(const MatrixShape& shape, int64_t n) {
+inline Case<EmbedArgs> embed_case(const MatrixShape& shape, int64_t n, bool aligned) {
   Case<EmbedArgs> c;
-  c.args.table = unaligned_matrix(c.arena, shape, 1);
+  c.args.table = unaligned_matrix(c.arena, shape, aligned ? 0 : 1);
   int32_t* ids = c.arena.take<int32_t>(n);
   for (int64_t i = 0; i < n; ++i) ids[i] = static_cast<int32_t>(c.arena.below(shape.rows));
   ids[n - 1] = static_cast<int32_t>(shape.rows - 1);
   c.args.ids = Tensor(ids, DType::kI32, {n});
-  c.args.out = c.arena.matrix(n, shape.cols, 3);
+  c.args.out = c.arena.matrix(n, shape.cols, aligned ? 4 : 3);
   c.outputs = {output_of("out", c.args.out)};
   c.part = [](const EmbedArgs& args, int64_t begin, int64_t count) {
     EmbedArgs part = args;
@@ -103,16 +103,17 @@ inline Case<EmbedArgs> embed_case(const MatrixShape& shape, int64_t n) {
 
 inline void embed_cases(Mode mode, const Add<EmbedArgs>& add) {
   for (const Format format : kEveryFormat) {
-    const auto at = [&](int64_t n, int64_t vocab, int64_t hidden) {
+    const auto at = [&](int64_t n, int64_t vocab, int64_t hidden, bool aligned = false) {
       const MatrixShape shape{format, vocab, hidden};
-      add(fmt::format("{} n={} vocab={} hidden={}", format_name(format), n, vocab, hidden),
-          [=] { return embed_case(shape, n); });
+      add(fmt::format("{} n={} vocab={} hidden={}{}", format_name(format), n, vocab, hidden,
+                      aligned ? " aligned" : ""),
+          [=] { return embed_case(shape, n, aligned); });
     };
     if (mode == Mode::kPerf) {
-      at(256, 4096, 2048);
+      at(256, 4096, 2048, true);
       continue;
     }
-    at(1, 1, 1), at(5, 7, 33), at(40, 130, 200);
+    at(1, 1, 1), at(5, 7, 33), at(40, 130, 200), at(5, 7, 256, true);
   }
 }
 
