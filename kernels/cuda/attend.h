@@ -233,8 +233,10 @@ class AttendBlock {
     if (thread() < positions_) slots_[thread()] = task_.source.row(begin_ + thread());
     if (thread() < count_) states_[thread()] = RowState{-INFINITY, 0.0f};
     MOEBIUS_UNROLL
-    for (int i = 0; i < kMeanRows; ++i) MOEBIUS_UNROLL
-    for (int c = 0; c < 4; ++c) mean_[i][c] = 0.0f;
+    for (int i = 0; i < kMeanRows; ++i) {
+      MOEBIUS_UNROLL
+      for (int c = 0; c < 4; ++c) mean_[i][c] = 0.0f;
+    }
     barrier();
   }
 
@@ -285,14 +287,14 @@ class AttendBlock {
       put<kChunk / 8, kStride4>();
       if (!resident()) stage_queries(column, kChunk);
       barrier();
-      column + kChunk < rows_.k_dim ? fetch_keys(tile, column + kChunk) : fetch_values(tile);
+      const bool last = column + kChunk >= rows_.k_dim;
+      last ? fetch_values(tile) : fetch_keys(tile, column + kChunk);
       add_scores(scores, column, end - tile);
-      barrier();
+      if (!last) barrier();
     }
     put_scores(scores);
     barrier();
     soften(tile);
-    barrier();
     for (int key = tile; key < end; key += kValueKeys) {
       put<kColumns / 8, kColumnGroups>();
       barrier();
@@ -319,8 +321,10 @@ class AttendBlock {
         if (row + i * kRowGroups >= count_) continue;
         const Float4 q = q4_[(row + i * kRowGroups) * (q_stride_ / 4) + q_column4 + c];
         MOEBIUS_UNROLL
-        for (int j = 0; j < kScoreKeys; ++j) MOEBIUS_UNROLL
-        for (int e = 0; e < 4; ++e) scores[i][j] = fmaf(q.at[e], k[j].at[e], scores[i][j]);
+        for (int j = 0; j < kScoreKeys; ++j) {
+          MOEBIUS_UNROLL
+          for (int e = 0; e < 4; ++e) scores[i][j] = fmaf(q.at[e], k[j].at[e], scores[i][j]);
+        }
       }
     }
   }
@@ -391,8 +395,10 @@ class AttendBlock {
       for (int k = 0; k < 4; ++k) {
         const Float4 value = stage_[(j + k) * kColumnGroups + column4];
         MOEBIUS_UNROLL
-        for (int i = 0; i < kMeanRows; ++i) MOEBIUS_UNROLL
-        for (int c = 0; c < 4; ++c) mean_[i][c] = fmaf(p[i].at[k], value.at[c], mean_[i][c]);
+        for (int i = 0; i < kMeanRows; ++i) {
+          MOEBIUS_UNROLL
+          for (int c = 0; c < 4; ++c) mean_[i][c] = fmaf(p[i].at[k], value.at[c], mean_[i][c]);
+        }
       }
     }
   }
