@@ -4,7 +4,7 @@
 # old tasks) to standard output; the first line is pebble itself. Usage: bench/lora_rules.sh [steps] > bench/results/lora_rules.csv
 set -euo pipefail
 cd "$(dirname "$0")/.."
-steps=${1:-60}
+steps=${1:-200}
 work=build/lora
 moebius=build/moebius
 old=tests/golden/pebble_tasks.jsonl
@@ -16,10 +16,10 @@ score() { $moebius eval --tasks "$1" --json "${@:2}" | sed 's/{"accuracy":\([0-9
 echo "rule,lr,steps,new task,old tasks"
 echo "none,0,0,$(score $new/held_out.jsonl),$(score $old)"
 for rule in muon lora-muon adamw; do
-  for lr in 5e-4 1e-3 2e-3 4e-3 8e-3; do
+  for lr in 1e-3 3e-3 1e-2; do
     out=$work/$rule-$lr-$steps
     [ -f "$out/adapter_config.json" ] || $moebius finetune --data $new/train.jsonl --eval-part 0 --out "$out" \
-      --optimizer $rule --lr $lr --steps "$steps" --warmup 5 --micro-tokens 2048 --save-every "$steps" > /dev/null
+      --optimizer $rule --lr $lr --steps "$steps" --warmup 5 --micro-tokens 1024 --save-every "$steps" > /dev/null
     echo "$rule,$lr,$steps,$(score $new/held_out.jsonl --adapter "$out"),$(score $old --adapter "$out")"
   done
 done

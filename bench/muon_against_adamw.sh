@@ -5,7 +5,7 @@
 # build/muon and are not made twice. Usage: bench/muon_against_adamw.sh [steps] > bench/results/muon_against_adamw.csv
 set -euo pipefail
 cd "$(dirname "$0")/.."
-steps=${1:-600}
+steps=${1:-300}
 work=build/muon
 moebius=build/moebius
 grid="5e-4 1e-3 2e-3 4e-3 8e-3 1.6e-2"

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Draws bench/results/muon_against_adamw.csv and lora_rules.csv as SVG beside them.
+
+pip install matplotlib==3.11.2
+
+    python bench/plots.py
+"""
+
+import csv
+import os
+
+import matplotlib
+
+matplotlib.use("svg")
+matplotlib.rcParams["svg.hashsalt"] = "moebius"  # the same bytes for the same figures
+import matplotlib.pyplot as plt
+
+RESULTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results")
+
+
+def rows(name):
+    with open(os.path.join(RESULTS, name)) as file:
+        return list(csv.DictReader(file))
+
+
+def save(figure, name):
+    figure.tight_layout()
+    figure.savefig(os.path.join(RESULTS, name), metadata={"Date": None})
+
+
+def muon_against_adamw():
+    runs = rows("muon_against_adamw.csv")
+    full = max(int(r["steps"]) for r in runs)
+    figure, (by_rate, by_steps) = plt.subplots(1, 2, figsize=(9, 3.5))
+    best = {}
+    for optimizer in ("adamw", "muon"):
+        points = [(float(r["lr"]), float(r["held-out loss"])) for r in runs
+                  if r["optimizer"] == optimizer and int(r["steps"]) == full]
+        by_rate.plot(*zip(*points), "o-", label=optimizer)
+        best[optimizer] = min(loss for _, loss in points)
+    by_rate.set(xscale="log", xlabel="peak learning rate", ylabel="held-out loss", title=f"{full} steps")
+    by_rate.set_ylim(top=min(3.0, by_rate.get_ylim()[1]))
+    by_rate.legend()
+    short = [(100 * int(r["steps"]) / full, float(r["held-out loss"])) for r in runs
+             if r["optimizer"] == "muon" and int(r["steps"]) < full]
+    by_steps.plot(*zip(*(short + [(100, best["muon"])])), "o-", color="C1", label="muon, a whole run each")
+    by_steps.axhline(best["adamw"], color="C0", label=f"adamw, {full} steps")
+    by_steps.set(xlabel="steps, % of adamw's", ylabel="held-out loss", title="at each one's best rate")
+    by_steps.legend()
+    save(figure, "muon_against_adamw.svg")
+
+
+def lora_rules():
+    runs = rows("lora_rules.csv")
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), sharey=True)
+    for axis, column in zip(axes, ("new task", "old tasks")):
+        for rule in ("muon", "lora-muon", "adamw"):
+            points = [(float(r["lr"]), 100 * float(r[column])) for r in runs if r["rule"] == rule]
+            axis.plot(*zip(*points), "o-", label=rule)
+        axis.set(xscale="log", xlabel="peak learning rate", title=column)
+    before = next(float(r["old tasks"]) for r in runs if r["rule"] == "none")
+    axes[1].axhline(100 * before, color="gray", linestyle=":", label="before")
+    axes[0].set_ylabel("solved, %")
+    axes[1].legend()
+    save(figure, "lora_rules.svg")
+
+
+muon_against_adamw()
+lora_rules()
