@@ -193,6 +193,7 @@ inline void linear_cases(Mode mode, const Add<LinearArgs>& add) {
       at({{format, 300, 129}, 90, 1, false, true, exact, 16});
       at({{format, 70, 40}, 300, 1, true, false, exact});   // few rows, many tokens
       at({{format, 2070, 33}, 70, 0, false, true, exact});  // many panels of rows
+      at({{format, 40, 260}, 40, 0, true, true, exact});    // many tokens, several chunks of columns
     }
   }
 }
