@@ -90,7 +90,6 @@ class Mirror {
 struct Device {
   std::string name;                                // "cuda emulated"
   std::vector<std::unique_ptr<Backend>> backends;  // of one kind; parts are run on the first
-  bool (*has)(const char* op) = nullptr;           // whether it has the operation; null: all
   double most_flops = INFINITY;                    // of a case; larger ones are skipped
 
   struct Count {

@@ -69,8 +69,7 @@ class CaseTest {
     reference_ = snapshot(case_.outputs);
     if (host) test_host();
     for (size_t i = 0; i < devices.size(); ++i)
-      if (!devices[i].has || devices[i].has(op_.name))
-        DeviceTest<Args>(op_.name, shape_, case_, before_, reference_).test(devices[i], counts[i]);
+      DeviceTest<Args>(op_.name, shape_, case_, before_, reference_).test(devices[i], counts[i]);
   }
 
  private:
@@ -196,7 +195,6 @@ template <class Args>
 void print_counts(const Op<Args>& op, const Device& device, const Device::Count& count) {
   std::string line = fmt::format("{:<12} {:>4} cases, {} passed, {} failed on {}", op.name, count.cases,
                                  count.tally.passed, count.tally.failed, device.name);
-  if (device.has && !device.has(op.name)) line = fmt::format("{:<12} no kernel on {}", op.name, device.name);
   if (count.large > 0) line += fmt::format("; {} skipped (too large)", count.large);
   if (count.exact > 0) line += fmt::format("; {} skipped (exact activations are the host's)", count.exact);
   fmt::print("{}\n", line);
@@ -242,7 +240,7 @@ std::vector<Device> open_devices(const Options& options) {
   if (options.wants("emulated") && options.mode != "perf") {
 #ifdef MOEBIUS_EMULATE_CUDA
     namespace emulator = cuda::emulator;
-    Device device{"cuda emulated", {}, emulator::has_kernel, kMostEmulatedFlops};
+    Device device{"cuda emulated", {}, kMostEmulatedFlops};
     device.backends.push_back(emulator::make_emulated_backend(1, emulator::Fit::kStart));
     device.backends.push_back(emulator::make_emulated_backend(2, emulator::Fit::kEnd));
     devices.push_back(std::move(device));

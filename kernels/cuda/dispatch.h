@@ -29,25 +29,15 @@ struct OnDevice {
   }
 };
 
-// The first operation that this build has no kernel for, or null.
-inline const char* missing_kernel() {
-#define X(op, Args) \
-  if (static_cast<void (*)(Context&, const Args&)>(cuda::op) == nullptr) return #op;
-  MOEBIUS_OPS(X)
-#undef X
-  return nullptr;
-}
-
 class CudaOperations : public Backend {
  public:
-#define X(op, Args)                                                                              \
-  void op(const Args& args) override {                                                           \
-    MOEBIUS_CHECK(static_cast<void (*)(Context&, const Args&)>(cuda::op), "no kernel for " #op); \
-    check(args);                                                                                 \
-    Args(args).visit(OnDevice{#op});                                                             \
-    if (!begin()) return;                                                                        \
-    cuda::op(context(), args);                                                                   \
-    end(#op);                                                                                    \
+#define X(op, Args)                    \
+  void op(const Args& args) override { \
+    check(args);                       \
+    Args(args).visit(OnDevice{#op});   \
+    if (!begin()) return;              \
+    cuda::op(context(), args);         \
+    end(#op);                          \
   }
   MOEBIUS_OPS(X)
 #undef X

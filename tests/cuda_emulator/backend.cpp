@@ -141,12 +141,4 @@ std::unique_ptr<Backend> make_emulated_backend(uint64_t seed, Fit fit) {
   return std::make_unique<EmulatedBackend>(seed, fit);
 }
 
-bool has_kernel(const char* name) {
-#define X(op, Args) \
-  if (std::strcmp(name, #op) == 0) return static_cast<void (*)(Context&, const Args&)>(cuda::op) != nullptr;
-  MOEBIUS_OPS(X)
-#undef X
-  return false;
-}
-
 }  // namespace moebius::cuda::emulator

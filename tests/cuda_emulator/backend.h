@@ -12,7 +12,4 @@ namespace moebius::cuda::emulator {
 // seed: of the order of threads and blocks. fit: where in their pages pieces of device memory lie.
 std::unique_ptr<Backend> make_emulated_backend(uint64_t seed, Fit fit);
 
-// Whether the emulator has a kernel for an operation, by its name.
-bool has_kernel(const char* op);
-
 }  // namespace moebius::cuda::emulator

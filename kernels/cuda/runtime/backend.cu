@@ -220,14 +220,11 @@ class CudaBackend final : public CudaOperations {
 }  // namespace moebius::cuda
 
 void* moebius_cuda_backend(uint64_t layout_checksum, int device, int64_t memory_bytes, char* error) {
-  using moebius::Status;
   using moebius::unsupported;
   namespace cuda = moebius::cuda;
   const auto create = [&]() -> moebius::Result<cuda::CudaBackend*> {
     if (layout_checksum != cuda::layout_checksum())
       return unsupported("libmoebius_cuda.so is of another version; build again");
-    if (const char* op = cuda::missing_kernel())
-      return unsupported(fmt::format("this version has no CUDA kernel for {}; use --device host", op));
     auto backend = std::make_unique<cuda::CudaBackend>(device, memory_bytes);
     MOEBIUS_TRY(backend->create());
     return backend.release();
