@@ -73,7 +73,7 @@ class StreamedPrefill {
   StreamedPrefill(const ModelConfig& config, const Weights& host, const PrefillSizes& sizes,
                   ExpertStore& store, Backend& device)
       : config_(config), host_(host), sizes_(sizes), store_(store), device_(device) {}
-  static Tokens lay_out(const ModelConfig& config, int64_t n, class Arena& arena);
+  static Tokens lay_out(const ModelConfig& config, int64_t n, Arena& arena);
 
   Tokens tokens() const;
   Workspace slice(int64_t index) const;

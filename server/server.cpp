@@ -60,7 +60,8 @@ Json experts_json(const Engine& engine) {
                       {"host_slots", use.host_slots},
                       {"host_ms", 1e3 * use.host_s},
                       {"moves", use.moves},
-                      {"moved_bytes", use.moved_bytes}});
+                      {"moved_bytes", use.moved_bytes},
+                      {"streamed_bytes", use.streamed_bytes}});
   }
   return {{"object", "experts"}, {"layers", layers}};
 }
