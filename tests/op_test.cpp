@@ -233,7 +233,7 @@ void run_op(const Op<Args>& op, const Options& options, const std::vector<Device
 }
 
 // Emulation runs every thread of a grid on one core.
-[[maybe_unused]] constexpr double kMostEmulatedFlops = 3e7;
+[[maybe_unused]] constexpr double kMostEmulatedFlops = 3e6;
 
 std::vector<Device> open_devices(const Options& options) {
   std::vector<Device> devices;
