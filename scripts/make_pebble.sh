@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 work=build/pebble
 moebius=build/moebius
-focus=world.who,lists.sort_numbers
+focus=world.who,lists.sort_numbers,lists.sort_words,lists.copy,tools.unneeded
 
 # part OUT STEPS DATA OPTIONS...
 part() {
