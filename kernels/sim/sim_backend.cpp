@@ -1,6 +1,7 @@
 // The simulated device. A call checks its arguments, turns device addresses into aliases and queues the
 // host's own operation on a stream.
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstring>
 #include <deque>
@@ -18,6 +19,8 @@ namespace moebius {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::microseconds kLateSleep{100};
 
 // The arguments of an operation with aliases for device addresses, and copies of what they point at.
 template <class Args>
@@ -119,9 +122,7 @@ class SimBackend final : public Backend {
     const bool crosses = (from.space == Space::kDevice) != (to.space == Space::kDevice);
     const double bytes = static_cast<double>(from.numel()) * static_cast<double>(dtype_bytes(from.dtype));
     push("copy", [this, from = aliased(from), to = aliased(to), crosses, bytes] {
-      const Clock::time_point start = Clock::now();
-      host_->copy(from, to);
-      if (crosses) cross(start, bytes);
+      modelled(Stream::kCompute, crosses ? bytes : 0, options_.link_GBs, [&] { host_->copy(from, to); });
     });
   }
   void copy_bytes(Stream stream, const void* from, void* to, size_t bytes) override {
@@ -129,10 +130,9 @@ class SimBackend final : public Backend {
     const bool from_device = arena_->owns(from, size), to_device = arena_->owns(to, size);
     if (from_device) from = arena_->alias(from);
     if (to_device) to = arena_->alias(to);
-    push_to(stream, "copy", [this, from, to, bytes, crosses = from_device != to_device] {
-      const Clock::time_point start = Clock::now();
-      std::memcpy(to, from, bytes);
-      if (crosses) cross(start, static_cast<double>(bytes));
+    push_to(stream, "copy", [this, stream, from, to, bytes, crosses = from_device != to_device] {
+      modelled(stream, crosses ? static_cast<double>(bytes) : 0, options_.link_GBs,
+               [&] { std::memcpy(to, from, bytes); });
     });
   }
 
@@ -142,6 +142,7 @@ class SimBackend final : public Backend {
     if (event.stream == stream) return;  // in order already
     on(stream).push([this, stream, event] {
       traced(stream, "wait for the other stream", [&] { on(event.stream).wait_for(event.ticket); });
+      ended_[static_cast<size_t>(stream)] = {};
     });
   }
   void raise(Flag& flag, uint64_t value) override {
@@ -155,6 +156,7 @@ class SimBackend final : public Backend {
       traced(Stream::kCompute, "wait for the CPU", [&] {
         for (uint64_t now; (now = flag.load(std::memory_order_acquire)) < value;) flag.wait(now);
       });
+      ended_[static_cast<size_t>(Stream::kCompute)] = {};
     });
   }
   Status sync() override {
@@ -170,11 +172,14 @@ class SimBackend final : public Backend {
     failed_ = false;
   }
 
-#define X(op, Args)                                                               \
-  void op(const Args& args) override {                                            \
-    check(args);                                                                  \
-    auto call = std::make_shared<Call<Args>>(args, *arena_, #op);                 \
-    push(#op, [this, call] { run(call->args, [&] { host_->op(call->args); }); }); \
+#define X(op, Args)                                                                           \
+  void op(const Args& args) override {                                                        \
+    check(args);                                                                              \
+    auto call = std::make_shared<Call<Args>>(args, *arena_, #op);                             \
+    push(#op, [this, call] {                                                                  \
+      const double bytes = options_.device_GBs > 0 ? Traffic::bytes(call->args) : 0;          \
+      modelled(Stream::kCompute, bytes, options_.device_GBs, [&] { host_->op(call->args); }); \
+    });                                                                                       \
   }
   MOEBIUS_OPS(X)
 #undef X
@@ -219,19 +224,19 @@ class SimBackend final : public Backend {
     t.space = Space::kHost;
     return t;
   }
-  // A copy over the link takes its time, counted from its start.
-  void cross(Clock::time_point start, double bytes) const {
-    if (options_.link_GBs > 0) last(start, bytes / options_.link_GBs);
-  }
-  // An operation takes the time of its bytes, if its maths takes no longer.
-  template <class Args, class Work>
-  void run(const Args& args, const Work& work) const {
-    const Clock::time_point start = Clock::now();
+  // Work takes the time of its bytes at so many GB/s, if its maths takes no longer; no time for no bytes or
+  // no speed. What follows on the stream at once starts where this ends, not where a sleep was noticed to be
+  // over.
+  template <class Work>
+  void modelled(Stream stream, double bytes, double GBs, const Work& work) {
+    Clock::time_point& ended = ended_[static_cast<size_t>(stream)];
+    const Clock::time_point now = Clock::now(), start = now - ended < kLateSleep ? ended : now;
     work();
-    if (options_.device_GBs > 0) last(start, Traffic::bytes(args) / options_.device_GBs);
-  }
-  static void last(Clock::time_point start, double ns) {
-    std::this_thread::sleep_until(start + std::chrono::nanoseconds(static_cast<int64_t>(ns)));
+    const double ns = GBs > 0 ? bytes / GBs : 0;
+    const Clock::time_point end = start + std::chrono::nanoseconds(static_cast<int64_t>(ns));
+    const Clock::time_point done = Clock::now();
+    ended = done < end ? end : done;
+    std::this_thread::sleep_until(end);
   }
 
   const SimOptions options_;
@@ -240,7 +245,8 @@ class SimBackend final : public Backend {
   uint64_t pieces_ = 0, allocations_ = 0;
   std::atomic<bool> failed_{false};
   Tracer* tracer_ = nullptr;
-  std::deque<SimStream> streams_;  // the last to be made, the first to end
+  std::array<Clock::time_point, kStreams> ended_{};  // of the last piece of work; each stream has its own
+  std::deque<SimStream> streams_;                    // the last to be made, the first to end
 };
 
 }  // namespace
