@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <new>
 #include <span>
 
 namespace moebius {
@@ -14,14 +15,15 @@ bool all_experts(const Tensor& ids, int64_t experts) {
 
 }  // namespace
 
-Result<std::unique_ptr<ColdExperts>> ColdExperts::create(const ModelConfig& config, int64_t max_tokens,
-                                                         ExpertStore& store, const HostOptions& host,
-                                                         Backend& device, bool overlap) {
-  std::unique_ptr<ColdExperts> cold(new ColdExperts(config, store, host, device));
-  const int64_t slots = max_tokens * config.moe.top_k;
-  const int64_t numbers = max_tokens * config.hidden + slots + slots * config.hidden + 3 * 64;
-  MOEBIUS_ASSIGN(cold->memory_, device.alloc_pinned(static_cast<size_t>(numbers) * sizeof(float)));
-  if (overlap) cold->worker_ = std::thread([c = cold.get()] { c->work(); });
+Result<std::unique_ptr<ColdExperts>> ColdExperts::create(const ModelConfig& config, const Options& options,
+                                                         ExpertStore& store, Backend& host, Backend& device) {
+  std::unique_ptr<ColdExperts> cold(new ColdExperts(config, options, store, host, device));
+  for (size_t m = 0; m < kMailboxes; ++m) {
+    const int64_t slots = options.tokens[m] * config.moe.top_k;
+    const int64_t numbers = options.tokens[m] * config.hidden + slots + slots * config.hidden + 3 * 64;
+    MOEBIUS_ASSIGN(cold->memory_[m], device.alloc_pinned(static_cast<size_t>(numbers) * sizeof(float)));
+  }
+  if (options.overlap) cold->worker_ = std::thread([c = cold.get()] { c->work(); });
   return cold;
 }
 
@@ -34,21 +36,23 @@ ColdExperts::~ColdExperts() {
   if (worker_.joinable()) worker_.join();
 }
 
-ColdExperts::Mailbox ColdExperts::mailbox(int64_t n) const {
-  Arena arena(memory_);
+ColdExperts::Mailbox ColdExperts::lay_out(int mailbox, int64_t n) const {
+  MOEBIUS_CHECK(n <= options_.tokens[static_cast<size_t>(mailbox)]);
+  Arena arena(memory_[static_cast<size_t>(mailbox)]);
   const int64_t k = config_.moe.top_k;
   return {arena.take(DType::kF32, {n, config_.hidden}), arena.take(DType::kI32, {n, k}),
           arena.take(DType::kF32, {n, k, config_.hidden})};
 }
 
-void ColdExperts::ask(int64_t layer, const Tensor& h, const Tensor& ids,
+void ColdExperts::ask(int64_t layer, int mailbox, const Tensor& h, const Tensor& ids,
                       const std::vector<ExpertWeights>& on_host) {
-  const Job job{layer, ++ticket_, mailbox(h.shape[0]), on_host};
+  const Job job{layer, ++ticket_, lay_out(mailbox, h.shape[0]), on_host};
+  in_mailbox_[static_cast<size_t>(mailbox)] = job.ticket;
   device_.copy(h, job.mail.x);
   device_.copy(ids, job.mail.ids);
   if (!worker_.joinable()) {
     const Status status = device_.sync();  // an error stays for the step's own sync
-    if (status.ok()) compute(job);
+    if (status.ok() && error_.ok()) error_ = compute(job);
     return;
   }
   device_.raise(asked_, job.ticket);
@@ -59,13 +63,15 @@ void ColdExperts::ask(int64_t layer, const Tensor& h, const Tensor& ids,
   changed_.notify_all();
 }
 
-void ColdExperts::answer(const std::vector<ExpertWeights>& on_device, const Tensor& ids,
+void ColdExperts::answer(int mailbox, const std::vector<ExpertWeights>& on_device, const Tensor& ids,
                          const Tensor& slots) {
-  if (worker_.joinable()) device_.await(answered_, ticket_);
-  device_.take_slots({mailbox(ids.shape[0]).slots, on_device.data(), std::ssize(on_device), ids, slots});
+  if (worker_.joinable()) device_.await(answered_, in_mailbox_[static_cast<size_t>(mailbox)]);
+  const Mailbox mail = lay_out(mailbox, ids.shape[0]);
+  device_.take_slots({mail.slots, on_device.data(), std::ssize(on_device), ids, slots});
 }
 
-void ColdExperts::compute(const Job& job) {
+Status ColdExperts::compute(const Job& job) {
+  if (job.ticket == options_.fail) return no_memory("the host's experts failed, as they were told to");
   using Clock = std::chrono::steady_clock;
   const Clock::time_point start = Clock::now();
   const std::vector<ExpertWeights>& experts = job.experts;
@@ -74,11 +80,18 @@ void ColdExperts::compute(const Job& job) {
     return t;
   };
   const Tensor ids = on_host(job.mail.ids);
-  if (!all_experts(ids, std::ssize(experts))) return;  // the device has failed, and the step's sync says so
-  host_->expert_ffn({on_host(job.mail.x), experts.data(), std::ssize(experts), ids, on_host(job.mail.slots)});
+  if (!all_experts(ids, std::ssize(experts)))
+    return Status();  // the device has failed, and the step's sync says so
+  try {
+    host_.expert_ffn(
+        {on_host(job.mail.x), experts.data(), std::ssize(experts), ids, on_host(job.mail.slots)});
+  } catch (const std::bad_alloc&) {  // of buffers within the operation
+    return no_memory("the host has no memory to compute its experts with; close other programs");
+  }
   const Clock::time_point end = Clock::now();
   store_.count(job.layer, ids, experts, std::chrono::nanoseconds(end - start).count());
   if (tracer_) tracer_->add({Tracer::Row::kHostExperts, "experts", job.layer, start, end});
+  return Status();
 }
 
 void ColdExperts::work() {
@@ -90,7 +103,7 @@ void ColdExperts::work() {
     jobs_.pop_front();
     lock.unlock();
     for (uint64_t now; (now = asked_.load(std::memory_order_acquire)) < job.ticket;) asked_.wait(now);
-    compute(job);
+    if (error_.ok()) error_ = compute(job);
     answered_.store(job.ticket, std::memory_order_release);
     answered_.notify_all();
   }

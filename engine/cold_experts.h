@@ -5,11 +5,15 @@
 //                   weights in place, each slot's vector into the mailbox, raises `answered`
 //   device stream   waits for `answered`, takes these slots over (take_slots); combine adds all in slot order
 //
-// The calling thread only queues. One mailbox is enough: the stream copies the next request after it has
-// taken the last answer. Both sides split the same ids by the same table (engine/expert_store.h), so every
-// slot is computed exactly once, and by the same arithmetic wherever it is.
+// The calling thread only queues. A mailbox serves a batch: the stream copies the next request after it has
+// taken the last answer. Two of them let the host compute for one batch while the device is at the other
+// (forward_in_two). Both sides split the same ids by the same table (engine/expert_store.h), so every slot is
+// computed exactly once, and by the same arithmetic wherever it is.
+//
+// An error of either side raises its flag all the same, so that nobody waits for ever; error() tells of it.
 #pragma once
 
+#include <array>
 #include <condition_variable>
 #include <deque>
 #include <memory>
@@ -21,33 +25,46 @@
 
 namespace moebius {
 
+inline constexpr int kMailboxes = 2;
+
 class ColdExperts {
  public:
-  // store and device must outlive this. overlap: false computes on the calling thread after the device is
-  // idle: the slow twin, with the same bits.
-  static Result<std::unique_ptr<ColdExperts>> create(const ModelConfig& config, int64_t max_tokens,
-                                                     ExpertStore& store, const HostOptions& host,
-                                                     Backend& device, bool overlap);
+  struct Options {
+    std::array<int64_t, kMailboxes> tokens{};  // the largest batch of each mailbox
+    // false: the calling thread computes, after the device is idle: the slow twin, with the same bits.
+    bool overlap = true;
+    uint64_t fail = 0;  // the request that fails, from 1, for tests; 0: none
+  };
+  // All that is referred to must outlive this. host: nobody else calls it while a step is on its way.
+  static Result<std::unique_ptr<ColdExperts>> create(const ModelConfig& config, const Options& options,
+                                                     ExpertStore& store, Backend& host, Backend& device);
   ~ColdExperts();  // the device must be idle
 
   // At the start of a step, while the device is idle: experts may move.
   void next_step() { store_.next_step(); }
-  // After a device's error was cleared: what was on its way may not have arrived.
-  void start_again() { store_.load_again(); }
+  // Of the host's experts, the first since start_again(); while the device is idle.
+  const Status& error() const { return error_; }
+  // After an error, the device's having been cleared: what was on its way may not have arrived.
+  void start_again() {
+    error_ = Status();
+    store_.load_again();
+  }
   // Tells the tracer, which outlives this, what the host computes. Between steps.
   void trace(Tracer* tracer) { tracer_ = tracer; }
   // Hands ws.h and ws.expert_ids over, when the layer has experts on the host.
   void ask(int64_t layer, const Workspace& ws) {
-    if (store_.any_on_host(layer)) ask(layer, ws.h, ws.expert_ids, store_.on_host(layer));
+    if (store_.any_on_host(layer)) ask(layer, ws.mailbox, ws.h, ws.expert_ids, store_.on_host(layer));
   }
   // Puts their slots into ws.slots.
   void answer(int64_t layer, const Workspace& ws) {
-    if (store_.any_on_host(layer)) answer(store_.on_device(layer), ws.expert_ids, ws.slots);
+    if (store_.any_on_host(layer)) answer(ws.mailbox, store_.on_device(layer), ws.expert_ids, ws.slots);
   }
-  // The same for h [n, hidden] and ids [n, top_k], n <= max_tokens, with other lists of who has which expert;
-  // both must stay as they are until a sync.
-  void ask(int64_t layer, const Tensor& h, const Tensor& ids, const std::vector<ExpertWeights>& on_host);
-  void answer(const std::vector<ExpertWeights>& on_device, const Tensor& ids, const Tensor& slots);
+  // The same for h [n, hidden] and ids [n, top_k] with other lists of who has which expert; both must stay as
+  // they are until a sync.
+  void ask(int64_t layer, int mailbox, const Tensor& h, const Tensor& ids,
+           const std::vector<ExpertWeights>& on_host);
+  void answer(int mailbox, const std::vector<ExpertWeights>& on_device, const Tensor& ids,
+              const Tensor& slots);
 
  private:
   struct Mailbox {
@@ -61,18 +78,22 @@ class ColdExperts {
     Mailbox mail;
     const std::vector<ExpertWeights>& experts;
   };
-  ColdExperts(const ModelConfig& config, ExpertStore& store, const HostOptions& host, Backend& device)
-      : config_(config), store_(store), device_(device), host_(make_host_backend(host)) {}
-  Mailbox mailbox(int64_t n) const;
-  void compute(const Job& job);
+  ColdExperts(const ModelConfig& config, const Options& options, ExpertStore& store, Backend& host,
+              Backend& device)
+      : config_(config), options_(options), store_(store), host_(host), device_(device) {}
+  Mailbox lay_out(int mailbox, int64_t n) const;
+  Status compute(const Job& job);
   void work();
 
   const ModelConfig& config_;
+  const Options options_;
   ExpertStore& store_;
+  Backend& host_;
   Backend& device_;
-  std::unique_ptr<Backend> host_;
-  Buffer memory_;
-  uint64_t ticket_ = 0;
+  std::array<Buffer, kMailboxes> memory_;
+  uint64_t ticket_ = 0;                            // of the last request
+  std::array<uint64_t, kMailboxes> in_mailbox_{};  // of the last one in each
+  Status error_;                                   // written by the worker before it raises its flag
   Tracer* tracer_ = nullptr;
   Flag asked_{0}, answered_{0};
 

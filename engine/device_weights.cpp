@@ -8,7 +8,7 @@ namespace {
 void put_all(const ModelConfig& config, Weights& weights, const DeviceWeights::Wanted& wanted,
              Uploader& uploader, std::deque<Lora>& loras) {
   const auto matrix = [&](const std::string&, Role role, int64_t, int64_t, Matrix& w) {
-    if (!wanted(role)) return Status();
+    if (role == Role::kEmbed || !wanted(role)) return Status();  // the host looks the embedding's rows up
     uploader.put(w);
     if (!w.lora) return Status();
     Lora& lora = loras.emplace_back(*w.lora);
@@ -19,6 +19,7 @@ void put_all(const ModelConfig& config, Weights& weights, const DeviceWeights::W
   const auto vector = [&](const std::string&, int64_t, Tensor& v) { return uploader.put(v), Status(); };
   const Status status = visit_weights(config, weights, {matrix, vector});
   MOEBIUS_CHECK(status.ok(), status.message());
+  if (config.tied_head && wanted(Role::kHead)) uploader.put(weights.head);
 }
 
 }  // namespace

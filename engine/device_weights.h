@@ -12,7 +12,8 @@ namespace moebius {
 
 class DeviceWeights {
  public:
-  // Which matrices go to the device; vectors (norms, biases) always do. The others keep the place they have.
+  // Which matrices go to the device; vectors (norms, biases) always do, the embedding never. The others keep
+  // the place they have.
   using Wanted = std::function<bool(Role)>;
 
   // What create() will take of the device's memory.

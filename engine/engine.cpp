@@ -3,15 +3,14 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <optional>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "engine/adapted_weights.h"
-#include "engine/cold_experts.h"
-#include "engine/device_weights.h"
+#include "engine/device_model.h"
 #include "engine/heat_file.h"
-#include "engine/placement.h"
 #include "engine/prompt.h"
 #include "engine/self_check.h"
 #include "engine/session.h"
@@ -22,7 +21,6 @@ namespace moebius {
 namespace {
 
 constexpr int64_t kDefaultContext = 16384;
-constexpr int64_t kDeviceSlack = 1 << 20;  // of a device's memory, for rounding and for the self-check
 
 std::string format_of(const ModelConfig& config, const Weights& weights) {
   const Format linear = weights.layers.front().o.format;
@@ -61,8 +59,6 @@ bool exists(const std::string& path) {
   return stat(path.c_str(), &info) == 0;
 }
 
-bool read_by_every_step(Role role) { return role != Role::kExpert; }
-
 bool has_tokenizer_files(const std::string& dir) {
   return exists(dir + "/tokenizer.json") || exists(dir + "/tiktoken.model") ||
          exists(dir + "/tokenizer.model");
@@ -75,30 +71,31 @@ struct Engine::Impl {
   std::unique_ptr<TraceFile> trace;  // null unless asked for; outlives the backend
   std::unique_ptr<ModelFiles> files;
   std::unique_ptr<AdaptedWeights> adapted;  // null without an adapter
-  std::unique_ptr<Backend> backend;
-  std::unique_ptr<DeviceWeights> on_device;  // null on the host, as the three below
-  std::unique_ptr<ExpertStore> experts;
-  std::unique_ptr<ColdExperts> cold;
-  std::unique_ptr<StreamedPrefill> prefill;  // null too where there is no room for it
-  Weights placed;                            // what a step reads
+  std::unique_ptr<Backend> host, device;    // device: null on the host
+  std::unique_ptr<DeviceModel> on_device;   // null on the host
   RotaryTable rotary;
   GenerationConfig generation;
   std::unique_ptr<Tokenizer> tokenizer;
   PromptRenderer prompt;
-  WorkspaceMemory workspace;
   DType cache_type = DType::kF32;
+  std::optional<KvCache> cache;
+  WorkspaceMemory workspace, second_workspace;
+  std::optional<SessionParts> parts;
   std::string fingerprint;
   std::vector<std::string> notes;
 
   const Weights& host_weights() const { return adapted ? adapted->weights() : files->weights(); }
-  Model model() const {
-    return {files->config(), on_device ? placed : host_weights(), rotary, *backend, cold.get()};
+  Backend& backend() const { return device ? *device : *host; }
+  HostOptions host_options() const {
+    return {options.threads, options.exact_activations, true, options.gemm};
   }
-  HostOptions host_options() const;
   Status open_adapter();
-  // device: empty on the host.
-  Status open_device(const MakeDevice& device);
-  Status place(int64_t bytes_for_experts);
+  // make_device: empty on the host.
+  Status open_backend(const MakeDevice& make_device);
+  Status open_device(const MakeDevice& make_device, const DeviceModel::Needs& needs);
+  // What sessions share: caches, activations, the model's parts.
+  Status open_sessions(const DeviceModel::Needs& needs);
+  Status open_trace();
   std::string heat_file() const {
     return fmt::format("{}/{:016x}.safetensors", options.heat_dir, hash_of(fingerprint));
   }
@@ -118,9 +115,9 @@ ExpertHeat Engine::Impl::known_heat() {
 
 // Nobody is left to hear that the file could not be written, and the next run only starts colder.
 Engine::Impl::~Impl() {
-  if (trace && backend && backend->sync().ok()) static_cast<void>(trace->write());
-  if (cold && !options.heat_dir.empty())
-    static_cast<void>(write_heat(heat_file(), fingerprint, experts->heat()));
+  if (device && device->sync().ok() && trace) static_cast<void>(trace->write());
+  if (on_device && on_device->experts() && !options.heat_dir.empty())
+    static_cast<void>(write_heat(heat_file(), fingerprint, on_device->experts()->heat()));
 }
 
 Status Engine::Impl::open_adapter() {
@@ -133,58 +130,74 @@ Status Engine::Impl::open_adapter() {
   return Status();
 }
 
-// What every step reads goes to the device first, then as many experts as are left room for.
-Status Engine::Impl::open_device(const MakeDevice& device) {
-  if (!device) {
-    if (!options.trace.empty())
-      return invalid("--trace shows the streams of a device; give --device too, or leave --trace out");
-    backend = make_host_backend(host_options());
-    return Status();
-  }
+Status Engine::Impl::open_backend(const MakeDevice& make_device) {
+  host = make_host_backend(host_options());
   const ModelConfig& config = files->config();
-  const int64_t tokens = options.context * options.sessions;
-  MOEBIUS_ASSIGN(const int64_t cache, KvCache::bytes(config, config.layers, cache_type, tokens));
-  const int64_t needed = DeviceWeights::bytes(config, host_weights(), read_by_every_step) +
-                         WorkspaceMemory::bytes(config, options.prefill_chunk) + cache + kDeviceSlack;
-  if (options.device_memory == 0) options.device_memory = needed + expert_bytes(host_weights());
-  if (options.device_memory < needed)
+  DeviceModel::Needs needs;
+  needs.context = options.context;
+  needs.most_tokens = std::max(options.prefill_chunk, options.sessions);
+  needs.second_tokens = make_device ? options.sessions / 2 : 0;
+  needs.workspace = WorkspaceMemory::bytes(config, needs.most_tokens) +
+                    (needs.second_tokens > 0 ? WorkspaceMemory::bytes(config, needs.second_tokens) : 0);
+  int64_t tokens = 0;
+  if (!checked_mul(options.context, options.sessions, &tokens))
+    return invalid(fmt::format("{} sequences of {} tokens are too many; lower --parallel or --ctx-size",
+                               options.sessions, options.context));
+  MOEBIUS_ASSIGN(needs.cache, KvCache::bytes(config, config.layers, cache_type, tokens));
+  if (make_device) MOEBIUS_TRY(open_device(make_device, needs));
+  MOEBIUS_TRY(open_sessions(needs));
+  return open_trace();
+}
+
+Status Engine::Impl::open_device(const MakeDevice& make_device, const DeviceModel::Needs& needs) {
+  const ModelConfig& config = files->config();
+  const int64_t least = DeviceModel::least_bytes(config, host_weights(), needs);
+  if (options.device_memory == 0)
+    options.device_memory = DeviceModel::bytes_for_all(config, host_weights(), needs);
+  if (options.device_memory < least) {
+    const int64_t per_token = needs.cache / options.context;
+    const int64_t room = options.device_memory - (least - needs.cache);
+    const std::string instead = room >= per_token * kPageTokens
+                                    ? fmt::format(" to {}", room / per_token / kPageTokens * kPageTokens)
+                                    : std::string();
     return no_memory(
         fmt::format("--gpu-memory: attention, shared weights, workspace and a cache of {} tokens take {} "
-                    "bytes ({}), {} are "
-                    "given; give at least as much, or lower --ctx-size",
-                    tokens, needed, gib_text(needed), gib_text(options.device_memory)));
-  MOEBIUS_ASSIGN(backend, device(options.device_memory));
-  MOEBIUS_TRY(place(options.device_memory - needed));
-  MOEBIUS_TRY(self_check(config, host_weights(), placed, *backend));
-  if (options.trace.empty()) return Status();
-  MOEBIUS_ASSIGN(trace, TraceFile::create(options.trace));
-  backend->trace(&trace->tracer());
-  if (cold) cold->trace(&trace->tracer());
+                    "bytes ({}), {} are given; give at least as much, or lower --ctx-size{}",
+                    options.context * options.sessions, least, gib_text(least),
+                    gib_text(options.device_memory), instead));
+  }
+  MOEBIUS_ASSIGN(device, make_device(options.device_memory));
+  MOEBIUS_ASSIGN(on_device, DeviceModel::create(config, host_weights(), options, cache_type, needs,
+                                                known_heat(), *host, *device));
+  if (on_device->plan()) notes.push_back(plan_paragraph(*on_device->plan()));
   return Status();
 }
 
-Status Engine::Impl::place(int64_t bytes_for_experts) {
+Status Engine::Impl::open_sessions(const DeviceModel::Needs& needs) {
   const ModelConfig& config = files->config();
-  MOEBIUS_ASSIGN(on_device, DeviceWeights::create(config, host_weights(), read_by_every_step, *backend));
-  placed = on_device->weights();
-  const PrefillSizes sizes = StreamedPrefill::sizes(config, host_weights(), bytes_for_experts,
-                                                    options.prefill_chunk, options.context);
-  bytes_for_experts -= StreamedPrefill::bytes(config, host_weights(), sizes);
-  ExpertHeat heat = known_heat();
-  const Residency residency = hottest_first(host_weights(), heat, bytes_for_experts);
-  MOEBIUS_ASSIGN(experts, ExpertStore::create(host_weights(), residency, std::move(heat), placed, *backend));
-  if (experts->resident() == experts->total()) return Status();
-  const int64_t most_tokens = std::max(options.prefill_chunk, sizes.pass_tokens);
-  MOEBIUS_ASSIGN(
-      cold, ColdExperts::create(config, most_tokens, *experts, host_options(), *backend, options.overlap));
-  if (sizes.pass_tokens == 0) return Status();
-  MOEBIUS_ASSIGN(prefill, StreamedPrefill::create(config, host_weights(), sizes, options.speeds,
-                                                  host_options(), *experts, *backend));
+  MOEBIUS_ASSIGN(cache, KvCache::create(config, cache_type, options.context * options.sessions, backend()));
+  MOEBIUS_ASSIGN(workspace, WorkspaceMemory::create(config, needs.most_tokens, backend()));
+  if (needs.second_tokens > 0) {
+    MOEBIUS_ASSIGN(second_workspace, WorkspaceMemory::create(config, needs.second_tokens, backend(), 1));
+  }
+  const Weights& weights = on_device ? on_device->weights() : host_weights();
+  const Model model{config, weights, rotary, backend(), on_device ? on_device->cold() : nullptr, host.get()};
+  const int64_t two_groups_from =
+      on_device && on_device->cold() && options.overlap ? on_device->plan()->two_groups_from : 0;
+  parts.emplace(SessionParts{model, *cache, workspace, second_workspace,
+                             on_device ? on_device->prefill() : nullptr, options.context,
+                             options.prefill_chunk, two_groups_from, fingerprint});
   return Status();
 }
 
-HostOptions Engine::Impl::host_options() const {
-  return {options.threads, options.exact_activations, true, options.gemm};
+Status Engine::Impl::open_trace() {
+  if (options.trace.empty()) return Status();
+  if (!device)
+    return invalid("--trace shows the streams of a device; give --device too, or leave --trace out");
+  MOEBIUS_ASSIGN(trace, TraceFile::create(options.trace));
+  device->trace(&trace->tracer());
+  if (on_device->cold()) on_device->cold()->trace(&trace->tracer());
+  return Status();
 }
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -245,8 +258,7 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked, const M
   impl->fingerprint = fingerprint_of(*impl->files, config_text);
   impl->notes = impl->files->notes();
   if (!options.adapter.empty()) MOEBIUS_TRY(impl->open_adapter());
-  MOEBIUS_TRY(impl->open_device(device));
-  MOEBIUS_ASSIGN(impl->workspace, WorkspaceMemory::create(config, options.prefill_chunk, *impl->backend));
+  MOEBIUS_TRY(impl->open_backend(device));
   if (config.random_weights)
     impl->notes.push_back("the weights of this model are random: its answers are noise");
   return std::unique_ptr<Engine>(new Engine(std::move(impl)));
@@ -268,16 +280,20 @@ std::string Engine::describe() const {
   const double gib = static_cast<double>(e.files->checkpoint().total_bytes()) / (1 << 30);
   std::string text = fmt::format("{}: {} {}, {:.2f} GiB, context {}, cache {}, on {}", e.options.model,
                                  config().model_type, format_of(config(), e.files->weights()), gib,
-                                 e.options.context, dtype_name(e.cache_type), e.backend->name());
-  if (e.cold)
-    text += fmt::format(" with {} of {} experts, the others on the host", e.experts->resident(),
-                        e.experts->total());
+                                 e.options.context, dtype_name(e.cache_type), e.backend().name());
+  const ExpertStore* experts = e.on_device ? e.on_device->experts() : nullptr;
+  if (experts)
+    text +=
+        fmt::format(" with {} of {} experts, the others on the host", experts->resident(), experts->total());
   return text;
 }
 
 std::vector<LayerUse> Engine::expert_use() const {
-  return impl_->cold ? impl_->experts->use() : std::vector<LayerUse>();
+  const ExpertStore* experts = impl_->on_device ? impl_->on_device->experts() : nullptr;
+  return experts ? experts->use() : std::vector<LayerUse>();
 }
+
+const ModelPlan* Engine::plan() const { return impl_->on_device ? impl_->on_device->plan() : nullptr; }
 
 SamplingParams Engine::default_sampling() const {
   const GenerationConfig& g = impl_->generation;
@@ -291,11 +307,13 @@ SamplingParams Engine::default_sampling() const {
 }
 
 Result<std::unique_ptr<Session>> Engine::new_session() {
-  const Impl& e = *impl_;
-  MOEBIUS_ASSIGN(KvCache cache, KvCache::create(config(), e.cache_type, e.options.context, *e.backend));
-  auto session = std::make_unique<Session::Impl>(e.model(), std::move(cache), e.workspace, e.options.context,
-                                                 e.options.prefill_chunk, e.prefill.get(), e.fingerprint);
-  return std::unique_ptr<Session>(new Session(std::move(session)));
+  return std::unique_ptr<Session>(new Session(std::make_unique<Session::Impl>(*impl_->parts)));
+}
+
+Status Engine::append(std::span<Session* const> sessions, std::span<const int32_t> ids) {
+  std::vector<Session::Impl*> timelines;
+  for (Session* session : sessions) timelines.push_back(session->impl_.get());
+  return append_to_all(timelines, ids);
 }
 
 Result<std::string> Engine::render_chat(const nlohmann::ordered_json& request, bool generation_prompt) const {

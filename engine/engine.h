@@ -17,6 +17,7 @@
 
 #include "engine/expert_use.h"
 #include "engine/options.h"
+#include "engine/placement.h"
 #include "engine/sampler.h"
 #include "models/config.h"
 #include "models/tokenizer.h"
@@ -53,9 +54,10 @@ class Session {
   Status save(const std::string& path) const;
   Status restore(const std::string& path);
 
+  struct Impl;  // engine/session.h
+
  private:
   friend class Engine;
-  struct Impl;
   explicit Session(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
@@ -98,8 +100,9 @@ class Engine {
   const GenerationConfig& generation() const;
   bool has_tokenizer() const;  // false: only ids go in and out (`moebius logits`)
   const Tokenizer& tokenizer() const;
-  const EngineOptions& options() const;           // with defaults filled in: context, threads, model folder
-  std::string describe() const;                   // one line: model, format, bytes, context, device
+  const EngineOptions& options() const;  // with defaults filled in: context, threads, model folder
+  const ModelPlan* plan() const;  // that the device was filled by; null on the host, or without experts
+  std::string describe() const;   // one line: model, format, bytes, context, device
   const std::vector<std::string>& notes() const;  // lines to log at start: skipped tensors, random weights
   SamplingParams default_sampling() const;        // from generation_config.json
   // [layer], when experts are both on the device and on the host; else empty.
@@ -111,6 +114,12 @@ class Engine {
   // (optional), plus template variables}. kInvalid: the template's own complaint; kNotFound: the model has no
   // template.
   Result<std::string> render_chat(const nlohmann::ordered_json& request, bool generation_prompt = true) const;
+
+  // One token more on each of several sessions of this engine, all of them different, in one pass over the
+  // weights; each has its logits afterwards. Where the plan says that it pays, in two groups, of which one is
+  // on the device while the host computes its experts for the other. As Session::append for each: after
+  // kInvalid or kNoMemory all are as before.
+  Status append(std::span<Session* const> sessions, std::span<const int32_t> ids);
 
   // Syncs the session to the prompt and generates until a stop id, a stop string, max_tokens, the end of the
   // context or `on_piece` returning false. progress is called during the prefill.

@@ -84,20 +84,16 @@ void feed_forward(const Model& m, const FfnWeights& w, const Workspace& ws) {
   m.backend.linear({w.down, hidden, Tensor(), ws.x, true});
 }
 
-// x += the shared experts and the routed ones of each token, these in slot order. The host computes its
-// experts meanwhile.
-void moe(const Model& m, const LayerWeights& w, int64_t layer, const Workspace& ws) {
-  route_forward(m, layer, ws);
-  if (m.cold) m.cold->ask(layer, ws);
-  shared_forward(m, layer, ws);
-  m.backend.expert_ffn({ws.h, w.experts.data(), m.config.moe.n_experts, ws.expert_ids, ws.slots});
-  if (m.cold) m.cold->answer(layer, ws);
-  m.backend.combine({ws.slots, ws.expert_ids, ws.expert_weights, ws.x});
-}
-
 // Between the host's side of a workspace and the device's, which on the host are one.
 void cross(Backend& be, const Tensor& from, const Tensor& to) {
   if (from.data != to.data) be.copy(from, to);
+}
+
+Backend& host_of(const Model& m) { return m.host ? *m.host : m.backend; }
+
+Tensor on_host(Tensor pinned) {
+  pinned.space = Space::kHost;
+  return pinned;
 }
 
 void fill_angles(const Model& m, const Batch& batch, const Workspace& ws) {
@@ -131,10 +127,26 @@ void attention_forward(const Model& m, int64_t layer, const Batch& batch, const 
 }
 
 void ffn_forward(const Model& m, int64_t layer, const Workspace& ws) {
+  ffn_begin(m, layer, ws);
+  ffn_end(m, layer, ws);
+}
+
+void ffn_begin(const Model& m, int64_t layer, const Workspace& ws) {
   const LayerWeights& w = m.weights.layers[static_cast<size_t>(layer)];
-  if (!w.experts.empty()) return moe(m, w, layer, ws);
-  m.backend.rms_norm({ws.x, w.ffn_norm, m.config.norm_eps, ws.h});
-  feed_forward(m, w.ffn, ws);
+  if (w.experts.empty()) return m.backend.rms_norm({ws.x, w.ffn_norm, m.config.norm_eps, ws.h});
+  route_forward(m, layer, ws);
+  if (m.cold) m.cold->ask(layer, ws);
+}
+
+// x += the dense feed-forward; or the shared experts and the routed ones of each token, these in slot order,
+// while the host computes its own.
+void ffn_end(const Model& m, int64_t layer, const Workspace& ws) {
+  const LayerWeights& w = m.weights.layers[static_cast<size_t>(layer)];
+  shared_forward(m, layer, ws);
+  if (w.experts.empty()) return;
+  m.backend.expert_ffn({ws.h, w.experts.data(), m.config.moe.n_experts, ws.expert_ids, ws.slots});
+  if (m.cold) m.cold->answer(layer, ws);
+  m.backend.combine({ws.slots, ws.expert_ids, ws.expert_weights, ws.x});
 }
 
 void route_forward(const Model& m, int64_t layer, const Workspace& ws) {
@@ -151,14 +163,28 @@ void shared_forward(const Model& m, int64_t layer, const Workspace& ws) {
   if (!w.ffn.gate.empty()) feed_forward(m, w.ffn, ws);
 }
 
-void start_forward(const Model& m, const Batch& batch, const Workspace& ws) {
+void next_step(const Model& m) {
   if (m.cold) m.cold->next_step();
+}
+
+Status wait_for(const Model& m) {
+  MOEBIUS_TRY(m.backend.sync());
+  return m.cold ? m.cold->error() : Status();
+}
+
+void clear_error(const Model& m) {
+  m.backend.clear_error();
+  if (m.cold) m.cold->start_again();
+}
+
+// The host looks the few rows of the embedding up, which need not be in the device's memory then.
+void start_forward(const Model& m, const Batch& batch, const Workspace& ws) {
   std::copy(batch.ids.begin(), batch.ids.end(), ws.host.ids.i32());
   fill_angles(m, batch, ws);
-  cross(m.backend, ws.host.ids, ws.ids);
+  host_of(m).embed({m.weights.embed, on_host(ws.host.ids), on_host(ws.host.x)});
+  cross(m.backend, ws.host.x, ws.x);
   cross(m.backend, ws.host.cos, ws.cos);
   cross(m.backend, ws.host.sin, ws.sin);
-  m.backend.embed({m.weights.embed, ws.ids, ws.x});
 }
 
 void forward(const Model& m, const Batch& batch, const KvCache& cache, const Workspace& ws) {
@@ -169,14 +195,35 @@ void forward(const Model& m, const Batch& batch, const KvCache& cache, const Wor
   }
 }
 
+void forward_in_two(const Model& m, const Batch& one, const Workspace& ws_one, const Batch& two,
+                    const Workspace& ws_two, const KvCache& cache) {
+  start_forward(m, one, ws_one);
+  start_forward(m, two, ws_two);
+  for (int64_t layer = 0; layer < m.config.layers; ++layer) {
+    attention_forward(m, layer, one, cache, ws_one);
+    ffn_begin(m, layer, ws_one);
+    if (layer > 0) ffn_end(m, layer - 1, ws_two);
+    attention_forward(m, layer, two, cache, ws_two);
+    ffn_begin(m, layer, ws_two);
+    ffn_end(m, layer, ws_one);
+  }
+  ffn_end(m, m.config.layers - 1, ws_two);
+}
+
 Result<Tensor> head_forward(const Model& m, const Workspace& ws, int64_t begin, int64_t count) {
-  const Tensor logits = ws.logits.rows(0, count);
-  const Tensor h = ws.h.rows(begin, count);
+  const Tensor h = ws.h.rows(begin, count), out = ws.host.logits.rows(0, count);
   m.backend.rms_norm({ws.x.rows(begin, count), m.weights.final_norm, m.config.norm_eps, h});
-  m.backend.linear({m.weights.head, h, Tensor(), logits});
-  const Tensor out = ws.host.logits.rows(0, count);
-  cross(m.backend, logits, out);
-  MOEBIUS_TRY(m.backend.sync());
+  if (m.weights.head.space == m.backend.space()) {
+    const Tensor logits = ws.logits.rows(0, count);
+    m.backend.linear({m.weights.head, h, Tensor(), logits});
+    cross(m.backend, logits, out);
+    MOEBIUS_TRY(wait_for(m));
+  } else {
+    const Tensor here = ws.host.x.rows(begin, count);
+    m.backend.copy(h, here);
+    MOEBIUS_TRY(wait_for(m));
+    host_of(m).linear({m.weights.head, on_host(here), Tensor(), on_host(out)});
+  }
   return out;
 }
 

@@ -29,22 +29,39 @@ struct Model {
   const RotaryTable& rotary;
   Backend& backend;
   ColdExperts* cold = nullptr;  // of routed experts that are not on the device; null: all are
+  Backend* host = nullptr;  // has the embedding, and the head where that is not the device's; null: backend
 };
 
-// On a device all of these only queue work, see Backend.
+// On a device all of these but head_forward only queue work, see Backend. Between two steps, while the device
+// is idle, next_step() lets experts move.
+
+void next_step(const Model& model);
+// Returns when all that was queued is done: the first error of the device, or of the host's experts.
+Status wait_for(const Model& model);
+// After an error that wait_for() told of: the next step finds everything as before.
+void clear_error(const Model& model);
 
 // Embeds the batch, passes it through every layer and leaves the last layer's output in ws.x [n, hidden]; the
 // cache holds the batch's positions afterwards. ws must be a view for batch.ids.size() tokens.
 void forward(const Model& model, const Batch& batch, const KvCache& cache, const Workspace& ws);
 
-// The first part of forward: ids, angles and embeddings of the batch. The backend must be idle, since it may
-// still read the host's side of ws.
+// Two batches of different sequences, each as forward() does it, a layer of one after a layer of the other:
+// while the host computes its experts for one of them, the device goes on with the other. Workspaces with a
+// mailbox each.
+void forward_in_two(const Model& model, const Batch& one, const Workspace& ws_one, const Batch& two,
+                    const Workspace& ws_two, const KvCache& cache);
+
+// The first part of forward: ids, angles and embeddings of the batch. Nothing that is queued may still read
+// the host's side of ws.
 void start_forward(const Model& model, const Batch& batch, const Workspace& ws);
 
 // The halves of a decoder layer, ws.x in, ws.x out.
 void attention_forward(const Model& model, int64_t layer, const Batch& batch, const KvCache& cache,
                        const Workspace& ws);
 void ffn_forward(const Model& model, int64_t layer, const Workspace& ws);
+// The same in two parts: up to where the host is asked for its experts, and the rest.
+void ffn_begin(const Model& model, int64_t layer, const Workspace& ws);
+void ffn_end(const Model& model, int64_t layer, const Workspace& ws);
 
 // What ffn_forward does in a MoE layer before and beside the routed experts: norm and router, ws.x in, ws.h,
 // ws.expert_ids and ws.expert_weights out; and ws.x += the shared experts of ws.h.
@@ -52,7 +69,7 @@ void route_forward(const Model& model, int64_t layer, const Workspace& ws);
 void shared_forward(const Model& model, int64_t layer, const Workspace& ws);
 
 // Final norm and head of rows [begin, begin + count) of ws.x, count <= kLogitRows; overwrites ws.h. Returns
-// [count, vocab] on the host, when the device is done; the first error of all that was queued.
+// [count, vocab] on the host, when the device is done; the error of wait_for().
 Result<Tensor> head_forward(const Model& model, const Workspace& ws, int64_t begin, int64_t count);
 
 }  // namespace moebius

@@ -29,8 +29,9 @@ Status KvCache::reserve(PageTable& table, int64_t tokens) {
   const size_t needed = static_cast<size_t>((tokens + kPageTokens - 1) / kPageTokens);
   if (needed > table.pages.size() + free_.size()) {
     return no_memory(
-        fmt::format("the cache is full: {} tokens asked for, {} pages of {} left; raise --ctx-size", tokens,
-                    free_.size(), kPageTokens));
+        fmt::format("the cache is full: {} tokens asked for, {} pages of {} tokens left; raise --parallel or "
+                    "--ctx-size",
+                    tokens, free_.size(), kPageTokens));
   }
   while (table.pages.size() < needed) {
     table.pages.push_back(free_.back());

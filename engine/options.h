@@ -25,11 +25,13 @@ struct EngineOptions {
   double device_GBs = 0;      // kSim: of the device's memory; 0: no limit
   uint64_t sim_seed = 0;      // kSim: of random delays; 0: none
   uint64_t sim_fail_work = 0, sim_fail_alloc = 0;  // kSim: as SimOptions
-  MachineSpeeds speeds;  // that a prompt's experts are shared out by; link_GBs 0: measured at the start
-  std::string trace;     // file for what the device's streams did, written when the engine ends; "": none
-  std::string heat_dir;  // folder for what is known of the use of models' experts; "": forget it
-  bool overlap = true;   // the host computes its experts while the device goes on
-  int64_t sessions = 1;  // whose caches are set aside on the device
+  uint64_t host_fail = 0;  // the request for the host's experts that fails, from 1, for tests; 0: none
+  int64_t ram = 0;         // bytes of memory that the machine has for the plan; 0: what it has
+  MachineSpeeds speeds;    // that the plan is made by; link_GBs 0: measured at the start
+  std::string trace;       // file for what the device's streams did, written when the engine ends; "": none
+  std::string heat_dir;    // folder for what is known of the use of models' experts; "": forget it
+  bool overlap = true;     // the host computes its experts while the device goes on
+  int64_t sessions = 1;    // whose caches are set aside, of `context` tokens each
   CacheType cache = CacheType::kAuto;
   CpuGemm gemm = CpuGemm::kAuto;
   bool exact_activations = false;  // integer formats on unrounded activations (for comparison)

@@ -13,6 +13,7 @@ namespace moebius {
 namespace {
 
 constexpr int64_t kMost = int64_t{1} << 60;  // sums of a few of these still fit
+constexpr int64_t kMostInTwo = 64;           // tokens for which two groups are looked at
 constexpr Reserve kDriver{int64_t{512} << 20}, kSystem{int64_t{8} << 30};
 
 int64_t bounded(int64_t value) { return std::clamp<int64_t>(value, 0, kMost); }
@@ -60,6 +61,7 @@ Budgets sane(const Budgets& asked) {
   Budgets b = asked;
   b.device_bytes = bounded(b.device_bytes), b.ram_bytes = bounded(b.ram_bytes);
   b.adapter_bytes = bounded(b.adapter_bytes);
+  b.device_reserve = std::clamp<int64_t>(b.device_reserve, -1, b.device_bytes);
   b.context = std::max<int64_t>(1, bounded(b.context));
   b.sequences = std::max<int64_t>(1, bounded(b.sequences));
   b.prompt = std::clamp<int64_t>(b.prompt, 1, b.context);
@@ -75,7 +77,7 @@ class Planner {
       : model_(model), speeds_(speeds), budgets_(budgets), needs_(needs_of(model, budgets)) {
     heat_known_ = !heat.empty();
     experts_ = experts_by_heat(model, heat);
-    usable_ = budgets.device_bytes - kDriver.of(budgets.device_bytes);
+    usable_ = budgets_.device_bytes - reserve();
   }
 
   ModelPlan make() {
@@ -98,6 +100,12 @@ class Planner {
     return {model_, speeds_, shape, budgets_.prompt, budgets_.adapter_bytes, ram_missing};
   }
 
+  int64_t reserve() const {
+    return budgets_.device_reserve < 0 ? kDriver.of(budgets_.device_bytes) : budgets_.device_reserve;
+  }
+  int64_t budget_for(int64_t used) const {
+    return budgets_.device_reserve < 0 ? kDriver.budget_for(used) : used + budgets_.device_reserve;
+  }
   int64_t full() const {  // everything but slots and experts
     return needs_.core() + needs_.head + (needs_.most_pass - needs_.least_pass) * needs_.state;
   }
@@ -105,13 +113,13 @@ class Planner {
 
   void choose_shape() {
     const int64_t two_slots = 2 * needs_.slot;
-    if (budgets_.device_bytes == 0 || usable_ < needs_.core()) return;
+    if (budgets_.device_bytes == 0 || (usable_ < needs_.core() && !budgets_.use_device)) return;
     const bool head_fits = usable_ >= needs_.core() + two_slots + needs_.head;
     const PlanShape shape = head_fits ? PlanShape::kDevice : PlanShape::kHostHead;
     by_residents_ = speed(shape).decode_by_residents(experts_);
     residents_ = best_residents();
     const double host_s = speed(PlanShape::kHost).decode_by_residents(experts_).front();
-    if (by_residents_[static_cast<size_t>(residents_)] <= host_s) plan_.shape = shape;
+    if (by_residents_[static_cast<size_t>(residents_)] <= host_s || budgets_.use_device) plan_.shape = shape;
   }
 
   // The number of residents up to what fits with which a token is fastest; more of them on a tie.
@@ -131,6 +139,7 @@ class Planner {
     for (int64_t n = 0; n < residents_; ++n) experts_[static_cast<size_t>(n)].resident = true;
     plan_.experts_resident = residents_;
     int64_t left = usable_ - needs_.core() - (plan_.shape == PlanShape::kDevice ? needs_.head : 0);
+    left = std::max<int64_t>(0, left);
     const bool cold = residents_ < plan_.experts;
     if (cold && left >= 2 * needs_.slot) plan_.ring_slots = 2;
     left -= plan_.ring_slots * needs_.slot;
@@ -191,6 +200,8 @@ class Planner {
     LayerFrame frame;
     frame.can_stream = plan_.ring_slots >= 2, frame.share_residents = budgets_.share_residents;
     plan_.prefill = with.prefill(experts_, plan_.pass_tokens, frame);
+    for (int64_t n = 2; n <= std::min(budgets_.sequences, kMostInTwo) && plan_.two_groups_from == 0; ++n)
+      if (with.decode_in_two_s(experts_, n) < with.decode(experts_, n).seconds) plan_.two_groups_from = n;
   }
 
   void add_row(const char* name, int64_t bytes, bool on_device) {
@@ -222,13 +233,13 @@ class Planner {
     add_row("workspace", needs_.workspace + plan_.pass_tokens * needs_.state, device);
     add_row("slots to stream", plan_.ring_slots * needs_.slot, true);
     add_row("adapter", budgets_.adapter_bytes, device);
-    if (device) add_row("for the driver", kDriver.of(budgets_.device_bytes), true);
+    if (device) add_row("for the driver", reserve(), true);
     for (const PlaceRow& row : plan_.rows) plan_.device_used += row.device, plan_.ram_used += row.ram;
   }
 
   void say_what_would_fit() {
-    plan_.device_needed = kDriver.budget_for(needs_.core());
-    plan_.device_for_all = kDriver.budget_for(full() + slots() * needs_.slot + needs_.routed);
+    plan_.device_needed = budget_for(needs_.core());
+    plan_.device_for_all = budget_for(full() + slots() * needs_.slot + needs_.routed);
     double elsewhere = 0;
     for (const PlacedExpert& e : experts_) elsewhere += e.resident ? 0 : e.bytes;
     plan_.ram_for_all = kSystem.budget_for(ram_always() + static_cast<int64_t>(elsewhere));

@@ -72,6 +72,8 @@ struct Budgets {
   int64_t adapter_bytes = 0;
   int64_t prompt = 2048;  // tokens that the predictions are for: of the prompt, and before a decoded one
   bool share_residents = true;  // as LayerFrame; without, more device memory can predict a slower prefill
+  int64_t device_reserve = -1;  // left to the driver; -1: a sixteenth of device_bytes, at most 512 MiB
+  bool use_device = false;      // even if the CPU alone would be faster, or too little fits
 };
 
 enum class PlanShape : uint8_t {
@@ -126,6 +128,8 @@ struct ModelPlan {
   int64_t ram_for_all = 0;                   // with which nothing is read from disk
   int64_t context_that_fits = 0;             // kHost with a device: tokens a sequence could have; 0: none
   DecodePrediction decode, decode_together;  // one sequence; all of them
+  int64_t two_groups_from =
+      0;  // tokens from which decoding them in two groups that overlap is faster; 0: never
   PrefillPrediction prefill;
   std::vector<std::string> reasons;  // lines
 };
@@ -135,6 +139,7 @@ struct ModelPlan {
 ModelPlan plan_model(const ModelBytes& model, const MachineSpeeds& speeds, const Budgets& budgets,
                      const ExpertHeat& heat = {});
 
-std::string gib_text(int64_t bytes);  // "12.3 GiB", "4.5 MiB"
+std::string gib_text(int64_t bytes);                // "12.3 GiB", "4.5 MiB"
+std::string plan_paragraph(const ModelPlan& plan);  // its predictions and reasons, in a line
 
 }  // namespace moebius

@@ -116,6 +116,18 @@ class Teller {
 
 }  // namespace
 
+std::string plan_paragraph(const ModelPlan& plan) {
+  std::string text = fmt::format("plan: {:.3g} tokens/s decoded", plan.decode.tokens_per_s);
+  if (plan.decode_together.tokens > 1)
+    text += fmt::format(
+        " ({:.3g} of {} sequences together{})", plan.decode_together.tokens_per_s,
+        plan.decode_together.tokens,
+        plan.two_groups_from == 0 ? "" : fmt::format(", in two groups from {} on", plan.two_groups_from));
+  text += fmt::format(", {:.3g} of a prompt", plan.prefill.tokens_per_s);
+  for (const std::string& reason : plan.reasons) text += "; " + reason;
+  return text;
+}
+
 std::vector<std::string> plan_reasons(const ModelPlan& plan, const ModelBytes& model, const Budgets& budgets,
                                       bool heat_known) {
   return Teller(plan, model, budgets, heat_known).tell();

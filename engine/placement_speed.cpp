@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 
 namespace moebius {
 namespace {
@@ -153,6 +154,15 @@ DecodePrediction SpeedModel::decode(const std::vector<PlacedExpert>& experts, in
   p.tokens_per_s = n / p.seconds;
   p.hits = picked > 0 ? hit / picked : 0;
   return p;
+}
+
+double SpeedModel::decode_in_two_s(const std::vector<PlacedExpert>& experts, int64_t tokens) const {
+  const DecodePrediction one = decode(experts, tokens - tokens / 2), two = decode(experts, tokens / 2);
+  if (one.handoff_s + one.cold_s + one.disk_s == 0) return std::numeric_limits<double>::infinity();
+  const auto on_device = [](const DecodePrediction& p) { return p.attention_s + p.device_s + p.head_s; };
+  const auto on_cpu = [](const DecodePrediction& p) { return p.handoff_s + p.cold_s + p.disk_s; };
+  const double first_layer_s = one.seconds / static_cast<double>(model.layers.size());
+  return first_layer_s + std::max(on_device(one) + on_device(two), on_cpu(one) + on_cpu(two));
 }
 
 std::vector<double> SpeedModel::decode_by_residents(const std::vector<PlacedExpert>& experts) const {

@@ -28,6 +28,9 @@ struct SpeedModel {
   int64_t ram_missing;    // bytes that every pass reads from disk
 
   DecodePrediction decode(const std::vector<PlacedExpert>& experts, int64_t tokens) const;
+  // Of as many tokens in two halves, the host computing for one while the device is at the other: the busier
+  // of the two, and a layer's way before both are busy. Infinite without cold experts.
+  double decode_in_two_s(const std::vector<PlacedExpert>& experts, int64_t tokens) const;
   // frame: whether experts can be streamed and residents shared; its times are filled in.
   PrefillPrediction prefill(const std::vector<PlacedExpert>& experts, int64_t pass, LayerFrame frame) const;
 

@@ -1,15 +1,13 @@
 #include "engine/prefill.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "engine/placement.h"
 
 namespace moebius {
 namespace {
 
-constexpr int64_t kProbeTokens = 64;
-constexpr int kProbeRuns = 3;
+constexpr int64_t kRounding = 8 * 64;  // bytes, of the tensors of a pass
 
 int64_t largest_expert(const Weights& host) {
   int64_t bytes = 0;
@@ -20,19 +18,6 @@ int64_t largest_expert(const Weights& host) {
 
 double weights_of(const ExpertWeights& e) {
   return static_cast<double>(e.gate.rows * e.gate.cols + e.up.rows * e.up.cols + e.down.rows * e.down.cols);
-}
-
-// The best of some runs, so that what else the machine does counts less.
-template <class Run>
-double seconds_of(const Run& run) {
-  using Clock = std::chrono::steady_clock;
-  double best = 1e9;
-  for (int i = 0; i < kProbeRuns; ++i) {
-    const Clock::time_point start = Clock::now();
-    run();
-    best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
-  }
-  return std::max(best, 1e-9);
 }
 
 }  // namespace
@@ -48,20 +33,17 @@ StreamedPrefill::Tokens StreamedPrefill::lay_out(const ModelConfig& c, int64_t n
   return t;
 }
 
-PrefillSizes StreamedPrefill::sizes(const ModelConfig& config, const Weights& host, int64_t room,
-                                    int64_t slice, int64_t context) {
+PrefillSizes StreamedPrefill::fitting(const ModelConfig& config, const Weights& host, PrefillSizes wanted,
+                                      int64_t room, int64_t least_tokens) {
   const int64_t place = largest_expert(host);
-  if (place == 0 || expert_bytes(host) <= room) return {};
   Arena measured(nullptr);
   lay_out(config, kPassTokens, measured);
   const int64_t per_token = measured.used() / kPassTokens + 1;
-  PrefillSizes sizes;
-  int64_t left = room / 2 - 2 * place;
-  sizes.pass_tokens = std::min({context, kPassTokens, left / per_token});
-  if (left < 0 || sizes.pass_tokens < slice) return {};
-  left -= sizes.pass_tokens * per_token;
-  sizes.places = std::min(kRingSlots, 2 + left / place);
-  return sizes;
+  const int64_t left = room - 2 * place - kRounding;
+  wanted.pass_tokens = std::min(wanted.pass_tokens, left / per_token);
+  if (place == 0 || wanted.places < 2 || left < 0 || wanted.pass_tokens < least_tokens) return {};
+  wanted.places = std::min(wanted.places, 2 + (left - wanted.pass_tokens * per_token) / place);
+  return wanted;
 }
 
 int64_t StreamedPrefill::bytes(const ModelConfig& config, const Weights& host, const PrefillSizes& sizes) {
@@ -71,72 +53,23 @@ int64_t StreamedPrefill::bytes(const ModelConfig& config, const Weights& host, c
   return measured.used() + sizes.places * largest_expert(host);
 }
 
-Result<std::unique_ptr<StreamedPrefill>> StreamedPrefill::create(
-    const ModelConfig& config, const Weights& host, const PrefillSizes& sizes, MachineSpeeds speeds,
-    const HostOptions& host_options, ExpertStore& store, Backend& device) {
-  std::unique_ptr<StreamedPrefill> p(new StreamedPrefill(config, host, sizes, store, device));
+Result<std::unique_ptr<StreamedPrefill>> StreamedPrefill::create(const ModelConfig& config,
+                                                                 const Weights& host,
+                                                                 const PrefillSizes& sizes,
+                                                                 const MachineSpeeds& speeds,
+                                                                 ExpertStore& store, Backend& device) {
+  std::unique_ptr<StreamedPrefill> p(new StreamedPrefill(config, host, sizes, speeds, store, device));
   Arena measured(nullptr);
   lay_out(config, sizes.pass_tokens, measured);
   MOEBIUS_ASSIGN(p->memory_, device.alloc(static_cast<size_t>(measured.used())));
   MOEBIUS_ASSIGN(p->pinned_,
                  device.alloc_pinned(static_cast<size_t>(sizes.pass_tokens * config.moe.top_k * 4)));
   MOEBIUS_ASSIGN(p->ring_, ExpertRing::create(sizes.places, largest_expert(host), device));
-  p->speeds_ = speeds;
-  if (speeds.link_GBs == 0) MOEBIUS_TRY(p->measure(host_options));
   const auto moe = std::ranges::find_if(host.layers, [](const auto& l) { return !l.experts.empty(); });
   const ExpertWeights& first = moe->experts.front();
   p->break_even_ =
       break_even_tokens(static_cast<double>(expert_bytes(first)) / weights_of(first), p->speeds_);
   return p;
-}
-
-// How fast link, device and CPU are, by an expert of the model itself: brought to the device, and computed on
-// both sides for one token and for many.
-Status StreamedPrefill::measure(const HostOptions& host_options) {
-  const auto moe = std::ranges::find_if(host_.layers, [](const auto& l) { return !l.experts.empty(); });
-  const std::vector<ExpertWeights>& experts = moe->experts;
-  std::vector<ExpertWeights> there(experts.size());
-  const int64_t many = std::min(kProbeTokens, sizes_.pass_tokens), count = std::ssize(experts);
-  const double bytes = static_cast<double>(expert_bytes(experts[0])), weights = weights_of(experts[0]);
-  ExpertWeights plain = experts[0];
-  plain.gate.lora = plain.up.lora = plain.down.lora = nullptr;
-  Status status;
-  const auto wait = [&] {
-    if (status.ok()) status = device_.sync();
-  };
-  const double link_s = seconds_of([&] {
-    there[0] = ring_->load(plain);
-    ring_->used();
-    wait();
-  });
-  const Tokens t = tokens();
-  const auto on_device = [&](int64_t n) {
-    return seconds_of([&] {
-      device_.expert_ffn({t.h.rows(0, n), there.data(), count, t.expert_ids.rows(0, n), t.slots.rows(0, n)});
-      wait();
-    });
-  };
-  const std::unique_ptr<Backend> cpu = make_host_backend(host_options);
-  Arena measured(nullptr);
-  lay_out(config_, many, measured);
-  MOEBIUS_ASSIGN(const Buffer memory, Buffer::host(static_cast<size_t>(measured.used())));
-  Arena arena(memory);
-  const Tokens h = lay_out(config_, many, arena);  // all zeros: every slot is expert 0's
-  const auto on_cpu = [&](int64_t n) {
-    return seconds_of([&] {
-      cpu->expert_ffn({h.h.rows(0, n), experts.data(), count, h.expert_ids.rows(0, n), h.slots.rows(0, n)});
-    });
-  };
-  const double k = static_cast<double>(config_.moe.top_k), work = 2e-9 * weights * k;
-  const double n = static_cast<double>(many);
-  speeds_ = {1e-9 * bytes / on_device(1),
-             work * n / on_device(many),
-             1e-9 * bytes / link_s,
-             1e-9 * bytes / on_cpu(1),
-             work * n / on_cpu(many),
-             1,
-             0};
-  return status;
 }
 
 StreamedPrefill::Tokens StreamedPrefill::tokens() const {
@@ -175,10 +108,10 @@ Status StreamedPrefill::step() {
   if (p.routed) {
     MOEBIUS_TRY(run_experts());
     p.routed = false, ++p.layer;
-    return done() ? device_.sync() : Status();
+    return done() ? wait_for(p.model) : Status();
   }
   run_slice();
-  MOEBIUS_TRY(device_.sync());  // so that no more than a slice is ever queued
+  MOEBIUS_TRY(wait_for(p.model));  // so that no more than a slice is ever queued
   if (++p.slice < p.slices) return Status();
   p.slice = 0;
   p.routed = p.layer >= 0 && !p.model.weights.layers[static_cast<size_t>(p.layer)].experts.empty();
@@ -248,7 +181,7 @@ Status StreamedPrefill::run_experts() {
   const bool any_on_host =
       std::ranges::any_of(on_host, [](const ExpertWeights& e) { return !e.elsewhere(); });
   if (any_on_host) {
-    p.model.cold->ask(p.layer, t.h, t.expert_ids, on_host);
+    p.model.cold->ask(p.layer, 0, t.h, t.expert_ids, on_host);
   } else {
     store_.count(p.layer, routed_, on_host, 0);
   }
@@ -257,7 +190,7 @@ Status StreamedPrefill::run_experts() {
   // What the CPU computes is all that is elsewhere once the streamed experts have been here.
   std::vector<ExpertWeights>& been_here = lists_.emplace_back(on_device);
   stream(plan, been_here);
-  if (any_on_host) p.model.cold->answer(been_here, t.expert_ids, t.slots);
+  if (any_on_host) p.model.cold->answer(0, been_here, t.expert_ids, t.slots);
   device_.combine({t.slots, t.expert_ids, t.expert_weights, t.x});
   return Status();
 }

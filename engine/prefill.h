@@ -2,11 +2,11 @@
 // all tokens of a pass go through one layer before any goes through the next, so that an expert crosses the
 // link once for all of them (stream-loading prefill, arXiv 2606.10493).
 //
-//   attention and router   of the pass in slices, as forward() does it; then the experts of every token are
-//   known plan_layer             which experts are computed where they are, streamed, or left to the CPU CPU
-//   its tail, through the mailbox of ColdExperts, from the start of the layer device                 shared
-//   and resident experts, then the streamed ones, group by group link                   the next group into
-//   the ring (engine/expert_ring.h) meanwhile
+//   1. Attention and router of the pass in slices, as forward() does it; then the experts of every token are
+//      known, and plan_layer says which are computed where they are, streamed, or left to the CPU.
+//   2. At the same time: the CPU computes its tail, through the mailbox of ColdExperts; the device the shared
+//      and resident experts, then the streamed ones, group by group; the link brings the next group into the
+//      ring (engine/expert_ring.h).
 //
 // Every slot is computed by the same operation wherever its expert is, and all slots are added in slot order,
 // so the result is that of forward() with the whole pass as one batch.
@@ -29,16 +29,15 @@ struct PrefillSizes {
 
 class StreamedPrefill {
  public:
-  // Of a device that has `room` bytes beside what every step needs, at most half is for passes; slices are of
-  // `slice` tokens.
-  static PrefillSizes sizes(const ModelConfig& config, const Weights& host, int64_t room, int64_t slice,
-                            int64_t context);
+  // As much of what is wanted as `room` bytes hold; nothing when a pass would have less than `least_tokens`.
+  static PrefillSizes fitting(const ModelConfig& config, const Weights& host, PrefillSizes wanted,
+                              int64_t room, int64_t least_tokens);
   static int64_t bytes(const ModelConfig& config, const Weights& host, const PrefillSizes& sizes);
 
-  // All that is referred to must outlive it. speeds with link_GBs 0 are measured first.
+  // All that is referred to must outlive it.
   static Result<std::unique_ptr<StreamedPrefill>> create(const ModelConfig& config, const Weights& host,
-                                                         const PrefillSizes& sizes, MachineSpeeds speeds,
-                                                         const HostOptions& host_options, ExpertStore& store,
+                                                         const PrefillSizes& sizes,
+                                                         const MachineSpeeds& speeds, ExpertStore& store,
                                                          Backend& device);
 
   // True if streaming can beat the CPU for an expert that every one of so many tokens is routed to.
@@ -71,8 +70,8 @@ class StreamedPrefill {
     bool routed = false;            // the layer's experts are next
   };
   StreamedPrefill(const ModelConfig& config, const Weights& host, const PrefillSizes& sizes,
-                  ExpertStore& store, Backend& device)
-      : config_(config), host_(host), sizes_(sizes), store_(store), device_(device) {}
+                  const MachineSpeeds& speeds, ExpertStore& store, Backend& device)
+      : config_(config), host_(host), sizes_(sizes), speeds_(speeds), store_(store), device_(device) {}
   static Tokens lay_out(const ModelConfig& config, int64_t n, Arena& arena);
 
   Tokens tokens() const;
@@ -80,7 +79,6 @@ class StreamedPrefill {
   int64_t slice_tokens() const { return pass_->workspace.max_tokens(); }
   void run_slice();
   Status run_experts();
-  Status measure(const HostOptions& host_options);
   Result<std::vector<ExpertLoad>> count_tokens();
   LayerPlan plan(const std::vector<ExpertLoad>& loads) const;
   void stream(const LayerPlan& plan, std::vector<ExpertWeights>& on_device);
@@ -88,9 +86,9 @@ class StreamedPrefill {
   const ModelConfig& config_;
   const Weights& host_;
   const PrefillSizes sizes_;
+  const MachineSpeeds speeds_;
   ExpertStore& store_;
   Backend& device_;
-  MachineSpeeds speeds_;
   double break_even_ = 0;
   std::optional<ExpertRing> ring_;
   Buffer memory_, pinned_;  // Tokens; I32 [pass_tokens, top_k] on the host

@@ -14,19 +14,24 @@ Session::~Session() = default;
 std::span<const float> Session::logits() const { return impl_->logits; }
 std::span<const int32_t> Session::tokens() const { return impl_->tokens; }
 int64_t Session::reused() const { return impl_->reused; }
-int64_t Session::context() const { return impl_->context; }
+int64_t Session::context() const { return impl_->parts.context; }
+
+Session::Impl::~Impl() {
+  static_cast<void>(wait_for(parts.model));  // who steps next will hear of an error again
+  parts.cache.release(pages);
+}
 
 Status Session::Impl::check_ids(std::span<const int32_t> ids) const {
   if (ids.empty()) return invalid("the prompt is empty; give at least one token");
-  if (static_cast<int64_t>(ids.size()) > context) {
+  if (static_cast<int64_t>(ids.size()) > parts.context) {
     return invalid(
         fmt::format("the prompt has {} tokens, the context holds {}; shorten it or raise --ctx-size",
-                    ids.size(), context));
+                    ids.size(), parts.context));
   }
   for (int32_t id : ids) {
-    if (id < 0 || id >= model.config.vocab) {
-      return invalid(
-          fmt::format("token id {} is out of range; the vocabulary has {} ids", id, model.config.vocab));
+    if (id < 0 || id >= parts.model.config.vocab) {
+      return invalid(fmt::format("token id {} is out of range; the vocabulary has {} ids", id,
+                                 parts.model.config.vocab));
     }
   }
   return Status();
@@ -38,45 +43,45 @@ void Session::Impl::truncate(int64_t count) {
 }
 
 Status Session::Impl::give_up(Status status) {
-  model.backend.clear_error();
-  if (model.cold) model.cold->start_again();
+  clear_error(parts.model);
   truncate(0);
   return status;
 }
 
 // Waits for the device.
 Status Session::Impl::settle() {
-  Status status = model.backend.sync();
+  Status status = wait_for(parts.model);
   return status.ok() ? status : give_up(std::move(status));
 }
 
 Status Session::Impl::keep_logits(const Result<Tensor>& row) {
   if (!row.ok()) return give_up(row.status());
-  logits.assign(row->f32(), row->f32() + model.config.vocab);
+  logits.assign(row->f32(), row->f32() + parts.model.config.vocab);
   return Status();
 }
 
 // body(rows of one page, byte offset of the first among all rows) for the pages of positions [0, n).
 template <class Body>
 void Session::Impl::for_each_page(int64_t layer, int64_t n, const Body& body) const {
-  const CacheView view = cache.view(pages, layer);
-  const int64_t row_bytes = cache.width() * static_cast<int64_t>(dtype_bytes(cache.dtype()));
+  const CacheView view = parts.cache.view(pages, layer);
+  const int64_t row_bytes = parts.cache.width() * static_cast<int64_t>(dtype_bytes(parts.cache.dtype()));
   for (int64_t p = 0; p < n; p += view.page_tokens)
     body(view.row(p), p * row_bytes, static_cast<size_t>(std::min(view.page_tokens, n - p) * row_bytes));
 }
 
 std::span<const int32_t> Session::Impl::next_part(std::span<const int32_t> ids) const {
   const std::span<const int32_t> rest = ids.subspan(tokens.size());
-  return rest.first(std::min(rest.size(), static_cast<size_t>(chunk)));
+  return rest.first(std::min(rest.size(), static_cast<size_t>(parts.chunk)));
 }
 
 Result<Workspace> Session::Impl::advance(std::span<const int32_t> part) {
   const int64_t done = static_cast<int64_t>(tokens.size()), n = static_cast<int64_t>(part.size());
   MOEBIUS_TRY(settle());  // the device may still read the host's side of the workspace
-  MOEBIUS_TRY(cache.reserve(pages, done + n));
+  MOEBIUS_TRY(parts.cache.reserve(pages, done + n));
+  next_step(parts.model);
   const Segment segment{&pages, 0, n, done};
-  const Workspace ws = workspace.view(n);
-  forward(model, {part, {&segment, 1}}, cache, ws);
+  const Workspace ws = parts.workspace.view(n);
+  forward(parts.model, {part, {&segment, 1}}, parts.cache, ws);
   logits.clear();
   tokens.insert(tokens.end(), part.begin(), part.end());
   return ws;
@@ -84,11 +89,13 @@ Result<Workspace> Session::Impl::advance(std::span<const int32_t> part) {
 
 Result<Workspace> Session::Impl::advance_streamed(std::span<const int32_t> ids, const Progress& progress) {
   const int64_t done = std::ssize(tokens), total = std::ssize(ids);
+  StreamedPrefill* prefill = parts.prefill;
   const int64_t n = std::min(total - done, prefill->pass_tokens());
   const std::span<const int32_t> part = ids.subspan(tokens.size(), static_cast<size_t>(n));
   MOEBIUS_TRY(settle());
-  MOEBIUS_TRY(cache.reserve(pages, done + n));
-  prefill->begin(model, cache, pages, workspace, part, done);
+  MOEBIUS_TRY(parts.cache.reserve(pages, done + n));
+  next_step(parts.model);
+  prefill->begin(parts.model, parts.cache, pages, parts.workspace, part, done);
   while (!prefill->done()) {
     if (Status status = prefill->step(); !status.ok()) return give_up(std::move(status));
     const int64_t so_far = done + static_cast<int64_t>(static_cast<double>(n) * prefill->part_done());
@@ -112,24 +119,19 @@ Status Session::sync(std::span<const int32_t> ids, const Progress& progress) {
   while (static_cast<int64_t>(have.size()) < total) {
     if (progress && !progress(static_cast<int64_t>(have.size()), total))
       return {Code::kCancelled, "cancelled"};
-    const bool streamed = impl_->prefill && impl_->prefill->pays(total - std::ssize(have));
+    const bool streamed = impl_->parts.prefill && impl_->parts.prefill->pays(total - std::ssize(have));
     MOEBIUS_ASSIGN(const Workspace ws,
                    streamed ? impl_->advance_streamed(ids, progress) : impl_->advance(impl_->next_part(ids)));
     if (static_cast<int64_t>(have.size()) == total) {
-      MOEBIUS_TRY(impl_->keep_logits(head_forward(impl_->model, ws, ws.x.shape[0] - 1, 1)));
+      MOEBIUS_TRY(impl_->keep_logits(head_forward(impl_->parts.model, ws, ws.x.shape[0] - 1, 1)));
     }
   }
   return Status();
 }
 
 Status Session::append(int32_t id) {
-  MOEBIUS_TRY(impl_->check_ids({&id, 1}));
-  if (static_cast<int64_t>(impl_->tokens.size()) >= impl_->context) {
-    return invalid(fmt::format("the context of {} tokens is full; raise --ctx-size", impl_->context));
-  }
-  impl_->reused = static_cast<int64_t>(impl_->tokens.size());
-  MOEBIUS_ASSIGN(const Workspace ws, impl_->advance({&id, 1}));
-  return impl_->keep_logits(head_forward(impl_->model, ws, 0, 1));
+  Impl* const self = impl_.get();
+  return append_to_all({&self, 1}, {&id, 1});
 }
 
 Status Session::sync_all(std::span<const int32_t> ids, const Rows& rows) {
@@ -142,7 +144,7 @@ Status Session::sync_all(std::span<const int32_t> ids, const Rows& rows) {
     const int64_t n = ws.x.shape[0];
     for (int64_t begin = 0; begin < n; begin += kLogitRows) {
       const int64_t count = std::min(kLogitRows, n - begin);
-      const Result<Tensor> logits = head_forward(impl_->model, ws, begin, count);
+      const Result<Tensor> logits = head_forward(impl_->parts.model, ws, begin, count);
       if (!logits.ok()) return impl_->give_up(logits.status());
       if (begin + count == n) MOEBIUS_TRY(impl_->keep_logits(logits->rows(count - 1, 1)));
       MOEBIUS_TRY(rows(first + begin, {logits->f32(), static_cast<size_t>(logits->numel())}));
@@ -154,18 +156,19 @@ Status Session::sync_all(std::span<const int32_t> ids, const Rows& rows) {
 Status Session::save(const std::string& path) const {
   const Impl& s = *impl_;
   const int64_t n = static_cast<int64_t>(s.tokens.size());
-  SafetensorsWriter writer(path, {{"format", "moebius session 1"}, {"model", s.fingerprint}});
+  SafetensorsWriter writer(path, {{"format", "moebius session 1"}, {"model", s.parts.fingerprint}});
   writer.declare("tokens", DType::kI32, {n});
   writer.declare("logits", DType::kF32, {static_cast<int64_t>(s.logits.size())});
-  for (int64_t l = 0; l < s.model.config.layers; ++l) {
-    writer.declare(fmt::format("cache.{}", l), s.cache.dtype(), {n, s.cache.width()});
+  for (int64_t l = 0; l < s.parts.model.config.layers; ++l) {
+    writer.declare(fmt::format("cache.{}", l), s.parts.cache.dtype(), {n, s.parts.cache.width()});
   }
   MOEBIUS_TRY(writer.append(s.tokens.data(), s.tokens.size() * sizeof(int32_t)));
   MOEBIUS_TRY(writer.append(s.logits.data(), s.logits.size() * sizeof(float)));
-  Backend& be = s.model.backend;
-  const size_t layer_bytes = static_cast<size_t>(n * s.cache.width()) * dtype_bytes(s.cache.dtype());
+  Backend& be = s.parts.model.backend;
+  const size_t layer_bytes =
+      static_cast<size_t>(n * s.parts.cache.width()) * dtype_bytes(s.parts.cache.dtype());
   MOEBIUS_ASSIGN(const Buffer rows, be.alloc_pinned(layer_bytes));
-  for (int64_t l = 0; l < s.model.config.layers; ++l) {
+  for (int64_t l = 0; l < s.parts.model.config.layers; ++l) {
     s.for_each_page(l, n, [&](const void* page, int64_t offset, size_t bytes) {
       be.copy_bytes(Stream::kCompute, page, rows.as<char>() + offset, bytes);
     });
@@ -179,7 +182,8 @@ Status Session::restore(const std::string& path) {
   Impl& s = *impl_;
   MOEBIUS_ASSIGN(const std::unique_ptr<SafetensorsFile> file, SafetensorsFile::open(path));
   bool same_model = false;
-  for (const auto& [name, value] : file->metadata()) same_model |= name == "model" && value == s.fingerprint;
+  for (const auto& [name, value] : file->metadata())
+    same_model |= name == "model" && value == s.parts.fingerprint;
   if (!same_model)
     return invalid(fmt::format("{}: not a session of this model and adapter; start a new one", path));
   const auto find = [&](const std::string& name, DType dtype) -> const TensorEntry* {
@@ -194,27 +198,27 @@ Status Session::restore(const std::string& path) {
       fmt::format("{}: tensors are missing or of another cache type; use the same --cache-type", path));
   if (!tokens || !logits || tokens->shape.size() != 1) return broken;
   const int64_t n = tokens->shape[0];
-  const bool has_logits = logits->bytes == s.model.config.vocab * static_cast<int64_t>(sizeof(float));
-  if (n > s.context || (!has_logits && logits->bytes != 0)) return broken;
+  const bool has_logits = logits->bytes == s.parts.model.config.vocab * static_cast<int64_t>(sizeof(float));
+  if (n > s.parts.context || (!has_logits && logits->bytes != 0)) return broken;
   std::vector<int32_t> ids(static_cast<size_t>(n));
   if (n > 0) std::memcpy(ids.data(), tokens->data, static_cast<size_t>(tokens->bytes));
   if (n > 0) MOEBIUS_TRY(s.check_ids(ids));
-  const int64_t row_bytes = s.cache.width() * static_cast<int64_t>(dtype_bytes(s.cache.dtype()));
+  const int64_t row_bytes = s.parts.cache.width() * static_cast<int64_t>(dtype_bytes(s.parts.cache.dtype()));
   std::vector<const TensorEntry*> layers;
-  for (int64_t l = 0; l < s.model.config.layers; ++l) {
-    layers.push_back(find(fmt::format("cache.{}", l), s.cache.dtype()));
+  for (int64_t l = 0; l < s.parts.model.config.layers; ++l) {
+    layers.push_back(find(fmt::format("cache.{}", l), s.parts.cache.dtype()));
     if (!layers.back() || layers.back()->bytes != n * row_bytes) return broken;
   }
-  MOEBIUS_TRY(s.cache.reserve(s.pages, n));
-  for (int64_t l = 0; l < s.model.config.layers; ++l) {
+  MOEBIUS_TRY(s.parts.cache.reserve(s.pages, n));
+  for (int64_t l = 0; l < s.parts.model.config.layers; ++l) {
     const char* from = static_cast<const char*>(layers[static_cast<size_t>(l)]->data);
     s.for_each_page(l, n, [&](void* page, int64_t offset, size_t bytes) {
-      s.model.backend.copy_bytes(Stream::kCompute, from + offset, page, bytes);
+      s.parts.model.backend.copy_bytes(Stream::kCompute, from + offset, page, bytes);
     });
   }
   MOEBIUS_TRY(s.settle());
   s.tokens = std::move(ids);
-  s.logits.resize(has_logits ? static_cast<size_t>(s.model.config.vocab) : 0);
+  s.logits.resize(has_logits ? static_cast<size_t>(s.parts.model.config.vocab) : 0);
   if (has_logits) std::memcpy(s.logits.data(), logits->data, static_cast<size_t>(logits->bytes));
   return Status();
 }

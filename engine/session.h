@@ -6,16 +6,25 @@
 
 namespace moebius {
 
+// What an engine's sessions share.
+struct SessionParts {
+  Model model;
+  KvCache& cache;
+  const WorkspaceMemory& workspace;
+  const WorkspaceMemory& second_workspace;  // of the second of two groups
+  StreamedPrefill* prefill = nullptr;       // null where all experts are in one place
+  int64_t context = 0;                      // tokens of a session
+  int64_t chunk = 0;                        // tokens of a prompt per pass
+  int64_t two_groups_from =
+      0;                    // tokens from which a pass over several sessions is made in two groups; 0: never
+  std::string fingerprint;  // of the model, for save and restore
+};
+
 struct Session::Impl {
-  Impl(const Model& m, KvCache kv, const WorkspaceMemory& memory, int64_t context_tokens,
-       int64_t chunk_tokens, StreamedPrefill* streamed, std::string model_fingerprint)
-      : model(m),
-        prefill(streamed),
-        cache(std::move(kv)),
-        workspace(memory),
-        context(context_tokens),
-        chunk(chunk_tokens),
-        fingerprint(std::move(model_fingerprint)) {}
+  explicit Impl(SessionParts& shared) : parts(shared) {}
+  ~Impl();
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
 
   Status check_ids(std::span<const int32_t> ids) const;
   // The first `chunk` of what ids has beyond the timeline.
@@ -26,25 +35,21 @@ struct Session::Impl {
   // last of them.
   Result<Workspace> advance_streamed(std::span<const int32_t> ids, const Progress& progress);
   void truncate(int64_t count);
-  // After an error of the device: the timeline is empty, for its cache may be half written. Returns the
-  // error.
+  // After an error of a step: the timeline is empty, for its cache may be half written. Returns the error.
   Status give_up(Status status);
   Status keep_logits(const Result<Tensor>& row);
   Status settle();
   template <class Body>
   void for_each_page(int64_t layer, int64_t n, const Body& body) const;
 
-  Model model;
-  StreamedPrefill* prefill;  // shared by the engine's sessions; null where all experts are in one place
-  KvCache cache;
+  SessionParts& parts;
   PageTable pages;
-  const WorkspaceMemory& workspace;  // shared by the engine's sessions
-  int64_t context;
-  int64_t chunk;
-  std::string fingerprint;  // of the model, for save and restore
   std::vector<int32_t> tokens;
   std::vector<float> logits;  // after tokens.back(); empty when unknown
   int64_t reused = 0;
 };
+
+// Engine::append.
+Status append_to_all(std::span<Session::Impl* const> sessions, std::span<const int32_t> ids);
 
 }  // namespace moebius

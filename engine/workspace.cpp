@@ -9,7 +9,6 @@ Workspace lay_out(const ModelConfig& c, int64_t n, Arena& arena) {
   Workspace ws;
   const DType f32 = DType::kF32, i32 = DType::kI32;
   const int64_t mla_n = c.attention == AttentionKind::kMla ? n : 0;
-  ws.ids = arena.take(i32, {n});
   ws.cos = arena.take(f32, {n, c.rotary.dim / 2});
   ws.sin = arena.take(f32, {n, c.rotary.dim / 2});
   ws.x = arena.take(f32, {n, c.hidden});
@@ -28,12 +27,14 @@ Workspace lay_out(const ModelConfig& c, int64_t n, Arena& arena) {
   return ws;
 }
 
+Tensor host_ids(const Workspace& ws, Arena& arena) { return arena.take(DType::kI32, {ws.x.shape[0]}); }
+
 // The host's side of a workspace on a device.
 void lay_out_host(Workspace& ws, Arena& arena) {
   const auto like = [&](const Tensor& t) {
-    return t.ndim == 1 ? arena.take(t.dtype, {t.shape[0]}) : arena.take(t.dtype, {t.shape[0], t.shape[1]});
+    return t.ndim == 0 ? t : arena.take(t.dtype, {t.shape[0], t.shape[1]});
   };
-  ws.host = {like(ws.ids), like(ws.cos), like(ws.sin), like(ws.logits)};
+  ws.host = {host_ids(ws, arena), like(ws.cos), like(ws.sin), like(ws.x), like(ws.logits)};
 }
 
 }  // namespace
@@ -64,13 +65,14 @@ Tensor Arena::take(DType dtype, std::initializer_list<int64_t> shape) {
 
 int64_t WorkspaceMemory::bytes(const ModelConfig& config, int64_t max_tokens) {
   Arena measured(nullptr);
-  lay_out(config, max_tokens, measured);
+  host_ids(lay_out(config, max_tokens, measured), measured);
   return measured.used();
 }
 
 Result<WorkspaceMemory> WorkspaceMemory::create(const ModelConfig& config, int64_t max_tokens,
-                                                Backend& backend) {
+                                                Backend& backend, int mailbox) {
   WorkspaceMemory memory;
+  memory.mailbox_ = mailbox;
   memory.config_ = config;
   memory.max_tokens_ = max_tokens;
   MOEBIUS_ASSIGN(memory.memory_, backend.alloc(static_cast<size_t>(bytes(config, max_tokens))));
@@ -86,8 +88,12 @@ Workspace WorkspaceMemory::view(int64_t n) const {
   MOEBIUS_CHECK(n >= 1 && n <= max_tokens_);
   Arena arena(memory_), pinned(pinned_);
   Workspace ws = lay_out(config_, n, arena);
-  ws.host = {ws.ids, ws.cos, ws.sin, ws.logits};
-  if (pinned_.data()) lay_out_host(ws, pinned);
+  ws.mailbox = mailbox_;
+  if (pinned_.data()) {
+    lay_out_host(ws, pinned);
+  } else {
+    ws.host = {host_ids(ws, arena), ws.cos, ws.sin, ws.x, ws.logits};
+  }
   return ws;
 }
 

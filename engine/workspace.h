@@ -20,7 +20,6 @@ struct AttentionActivations {
 // Views for n tokens; fields a configuration does not use are empty. What the backward pass reads of a layer
 // is never overwritten within the layer, except h.
 struct Workspace : AttentionActivations {
-  Tensor ids;               // I32 [n]
   Tensor cos, sin;          // [n, rotary / 2]
   Tensor x;                 // [n, hidden], the residual stream
   Tensor h;                 // [n, hidden], normed
@@ -33,8 +32,9 @@ struct Workspace : AttentionActivations {
   Tensor slots;             // [n, top_k, hidden]
   Tensor logits;            // [min(n, kLogitRows), vocab]
   struct {
-    Tensor ids, cos, sin, logits;
-  } host;  // what crosses to and from the device, in pinned memory; on the host the tensors above themselves
+    Tensor ids, cos, sin, x, logits;
+  } host;  // what crosses to and from the device, in pinned memory; on the host those above themselves
+  int mailbox = 0;  // of ColdExperts, by which experts of the host are asked for
 };
 
 inline constexpr int64_t kLogitRows = 64;  // rows of logits at a time
@@ -59,8 +59,10 @@ AttentionActivations lay_out_attention(const ModelConfig& config, int64_t n, Are
 
 class WorkspaceMemory {
  public:
-  // max_tokens: the largest batch. Host memory is touched only as it is used.
-  static Result<WorkspaceMemory> create(const ModelConfig& config, int64_t max_tokens, Backend& backend);
+  // max_tokens: the largest batch. Host memory is touched only as it is used. Batches that are on their way
+  // at the same time need a mailbox each.
+  static Result<WorkspaceMemory> create(const ModelConfig& config, int64_t max_tokens, Backend& backend,
+                                        int mailbox = 0);
   static int64_t bytes(const ModelConfig& config, int64_t max_tokens);  // of the backend's own memory
   Workspace view(int64_t n) const;                                      // n <= max_tokens
   int64_t max_tokens() const { return max_tokens_; }
@@ -69,6 +71,7 @@ class WorkspaceMemory {
   ModelConfig config_;
   Buffer memory_, pinned_;  // pinned_: empty on the host
   int64_t max_tokens_ = 0;
+  int mailbox_ = 0;
 };
 
 }  // namespace moebius

@@ -9,7 +9,7 @@
 
 #include <fmt/format.h>
 
-#include "engine/engine.h"
+#include "tests/device_models.h"
 
 #ifdef MOEBIUS_EMULATE_CUDA
 #include "tests/cuda_emulator/backend.h"
@@ -20,19 +20,9 @@ namespace {
 using cuda::emulator::Fit;
 using cuda::emulator::make_emulated_backend;
 
-std::vector<std::string> golden_models() {
-  std::vector<std::string> models;
-  for (const auto& entry : std::filesystem::directory_iterator("tests/golden/models"))
-    models.push_back(entry.path().filename());
-  std::sort(models.begin(), models.end());
-  return models;
-}
-
-EngineOptions options_for(const std::string& model) {
-  EngineOptions options;
-  options.model = "tests/golden/models/" + model;
-  options.threads = 2, options.context = 64, options.prefill_chunk = 24;
-  options.cache = CacheType::kF32;
+EngineOptions options_on_cuda(const std::string& model) {
+  EngineOptions options = options_for(model);
+  options.prefill_chunk = 24, options.cache = CacheType::kF32;
   return options;
 }
 
@@ -70,19 +60,11 @@ double relative_error(const std::vector<float>& got, const std::vector<float>& w
 class OnCuda : public testing::TestWithParam<std::string> {};
 
 TEST_P(OnCuda, GivesTheHostsLogits) {
-  const auto host = Engine::open(options_for(GetParam()));
-  ASSERT_TRUE(host.ok()) << host.status().message();
-  const std::vector<float> want = logits_of(**host);
+  const std::vector<float> want = logits_of(*open(options_on_cuda(GetParam())));
+  EngineOptions options = options_on_cuda(GetParam());
+  options.overlap = false;  // the emulator does all within the call, so that it cannot wait for the host
   for (const bool all : {true, false}) {
-    EngineOptions options = options_for(GetParam());
-    options.overlap = false;  // the emulator does all within the call, so that it cannot wait for the host
-    if (!all) {
-      options.device_memory = 1;  // a refusal, which names what is needed
-      const auto refused = Engine::open(options, [](int64_t) { return make_emulated_backend(1, Fit::kEnd); });
-      ASSERT_FALSE(refused.ok());
-      const std::string text = refused.status().message(), mark = " take ";
-      options.device_memory = std::stoll(text.substr(text.find(mark) + mark.size())) + 60'000;
-    }
+    if (!all) options.device_memory = budget(options, 0.5);
     const auto engine = Engine::open(options, [](int64_t) { return make_emulated_backend(1, Fit::kEnd); });
     ASSERT_TRUE(engine.ok()) << engine.status().message();
     const double error = relative_error(logits_of(**engine), want);

@@ -121,8 +121,8 @@ TEST(Chat, ExpertsShowsWhoComputed) {
   const Finished shared = run(chat(more), "Hello\n/experts\n", {{"XDG_DATA_HOME", home.file("data")}});
   EXPECT_EQ(shared.code, 0) << shared.err;
   EXPECT_EQ(shared.out, run(chat({}), "Hello\n").out);
-  for (const char* expected :
-       {"with 5 of 16 experts", "  layer  on device", "\n      1 ", "\n      2 ", "\n    all "})
+  for (const char* expected : {" of 16 experts, the others on the host", "plan: ", "  layer  on device",
+                               "\n      1 ", "\n      2 ", "\n    all "})
     EXPECT_NE(shared.err.find(expected), std::string::npos) << expected << "\n" << shared.err;
   EXPECT_EQ(shared.err.find("\n      0 "), std::string::npos) << "layer 0 has no experts: " << shared.err;
   EXPECT_NE(run(chat({}), "Hello\n/experts\n").err.find("all experts are in one place"), std::string::npos);

@@ -191,7 +191,7 @@ void TrainingPass::run_backward(const Gradients& gradients) {
                    gradients.layers[static_cast<size_t>(l)]);
   }
   if (!gradients.embed.empty())
-    model_.backend.embed_backward({ws_.ids, bw_.dx, gradient_of(gradients.embed)});
+    model_.backend.embed_backward({ws_.host.ids, bw_.dx, gradient_of(gradients.embed)});
 }
 
 Result<double> TrainingPass::evaluate(const TrainBatch& batch) {

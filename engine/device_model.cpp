@@ -1,0 +1,116 @@
+#include "engine/device_model.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "engine/measure_speeds.h"
+#include "engine/self_check.h"
+
+namespace moebius {
+namespace {
+
+constexpr int64_t kSlack = 1 << 20;     // of the device's memory, for rounding and for the self-check
+constexpr int64_t kUsualPrompt = 2048;  // tokens that a plan at the start predicts for
+
+bool read_by_every_step(Role role) { return role != Role::kExpert && role != Role::kHead; }
+bool read_by_every_step_and_head(Role role) { return role != Role::kExpert; }
+
+bool has_experts(const Weights& weights) {
+  return std::ranges::any_of(weights.layers, [](const LayerWeights& l) { return !l.experts.empty(); });
+}
+
+int64_t memory_here() {
+  return static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<int64_t>(sysconf(_SC_PAGESIZE));
+}
+
+// Of the residents that a plan wants, those that `room` bytes hold, the hottest first. Experts with an
+// adapter stay on the host.
+Residency fitting(const Residency& wanted, const Weights& host, ExpertHeat heat, int64_t room) {
+  for (size_t l = 0; l < wanted.size(); ++l)
+    for (size_t e = 0; e < wanted[l].size(); ++e)
+      if (!wanted[l][e]) heat[l][e] = -1;
+  Residency fits = hottest_first(host, heat, room);
+  for (size_t l = 0; l < wanted.size(); ++l)
+    for (size_t e = 0; e < wanted[l].size(); ++e) fits[l][e] = fits[l][e] && wanted[l][e];
+  return fits;
+}
+
+}  // namespace
+
+int64_t DeviceModel::least_bytes(const ModelConfig& config, const Weights& host, const Needs& needs) {
+  return DeviceWeights::bytes(config, host, read_by_every_step) + needs.cache + needs.workspace + kSlack;
+}
+
+int64_t DeviceModel::bytes_for_all(const ModelConfig& config, const Weights& host, const Needs& needs) {
+  const PrefillSizes most{std::min(needs.context, kPassTokens), kRingSlots};
+  return DeviceWeights::bytes(config, host, read_by_every_step_and_head) + needs.cache + needs.workspace +
+         expert_bytes(host) + StreamedPrefill::bytes(config, host, most) + 2 * kSlack;
+}
+
+Result<std::unique_ptr<DeviceModel>> DeviceModel::create(const ModelConfig& config,
+                                                         const Weights& host_weights,
+                                                         const EngineOptions& options, DType cache_type,
+                                                         const Needs& needs, ExpertHeat heat, Backend& host,
+                                                         Backend& device) {
+  std::unique_ptr<DeviceModel> model(new DeviceModel(config, host_weights));
+  if (has_experts(host_weights)) MOEBIUS_TRY(model->plan(options, cache_type, needs, heat, host, device));
+  MOEBIUS_TRY(model->place(options, needs, std::move(heat), host, device));
+  MOEBIUS_TRY(self_check(config, host_weights, model->placed_, device));
+  return model;
+}
+
+Status DeviceModel::plan(const EngineOptions& options, DType cache_type, const Needs& needs,
+                         const ExpertHeat& heat, Backend& host, Backend& device) {
+  speeds_ = options.speeds;
+  if (speeds_.link_GBs == 0) {
+    MOEBIUS_ASSIGN(speeds_, measure_speeds(config_, host_, host, device));
+  }
+  MOEBIUS_ASSIGN(ModelBytes bytes, model_bytes(config_, host_, cache_type));
+  bytes.workspace = needs.workspace;
+  Budgets budgets;
+  budgets.device_bytes = options.device_memory, budgets.device_reserve = kSlack;
+  budgets.ram_bytes = options.ram > 0 ? options.ram : memory_here();
+  budgets.context = needs.context, budgets.sequences = options.sessions;
+  budgets.prompt = std::min(kUsualPrompt, needs.context);
+  budgets.use_device = true;
+  const bool known = std::ranges::any_of(heat, [](const auto& layer) {
+    return std::ranges::any_of(layer, [](double uses) { return uses > 0; });
+  });
+  plan_ = plan_model(bytes, speeds_, budgets, known ? heat : ExpertHeat());
+  return Status();
+}
+
+// What a plan counts is a little less than what memory really takes (alignment), and memory has the last
+// word.
+Status DeviceModel::place(const EngineOptions& options, const Needs& needs, ExpertHeat heat, Backend& host,
+                          Backend& device) {
+  int64_t room = options.device_memory - least_bytes(config_, host_, needs);
+  const int64_t head = DeviceWeights::bytes(config_, host_, read_by_every_step_and_head) -
+                       DeviceWeights::bytes(config_, host_, read_by_every_step);
+  const bool head_there = head <= room;
+  if (head_there) room -= head;
+  MOEBIUS_ASSIGN(read_by_all_,
+                 DeviceWeights::create(
+                     config_, host_, head_there ? read_by_every_step_and_head : read_by_every_step, device));
+  placed_ = read_by_all_->weights();
+  if (!plan_) return Status();
+  PrefillSizes sizes;
+  if (plan_->experts_resident < plan_->experts || expert_bytes(host_) > room) {
+    sizes = StreamedPrefill::fitting(config_, host_, {plan_->pass_tokens, plan_->ring_slots}, room,
+                                     std::min(needs.most_tokens, needs.context));
+    room -= StreamedPrefill::bytes(config_, host_, sizes);
+  }
+  const Residency residents = fitting(plan_->resident, host_, heat, room);
+  MOEBIUS_ASSIGN(experts_, ExpertStore::create(host_, residents, std::move(heat), placed_, device));
+  if (experts_->resident() == experts_->total()) return Status();
+  const ColdExperts::Options cold{{std::max(needs.most_tokens, sizes.pass_tokens), needs.second_tokens},
+                                  options.overlap,
+                                  options.host_fail};
+  MOEBIUS_ASSIGN(cold_, ColdExperts::create(config_, cold, *experts_, host, device));
+  if (sizes.pass_tokens == 0) return Status();
+  MOEBIUS_ASSIGN(prefill_, StreamedPrefill::create(config_, host_, sizes, speeds_, *experts_, device));
+  return Status();
+}
+
+}  // namespace moebius

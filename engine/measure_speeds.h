@@ -1,0 +1,20 @@
+// How fast the parts of a machine are for a model, measured with one of its own experts.
+#pragma once
+
+#include "engine/plan_layer.h"
+#include "kernels/backend.h"
+#include "models/config.h"
+#include "models/weights.h"
+
+namespace moebius {
+
+// Brings an expert to the device, and computes it on both sides for one token and for some dozens: well below
+// a second. Takes device memory for the expert and these tokens meanwhile (kNoMemory); the device is idle
+// before and after. The speed of the disk is not measured but taken to be kAssumedDiskGBs. weights: of the
+// host; at least one layer has experts.
+Result<MachineSpeeds> measure_speeds(const ModelConfig& config, const Weights& weights, Backend& host,
+                                     Backend& device);
+
+inline constexpr double kAssumedDiskGBs = 1;
+
+}  // namespace moebius
