@@ -82,6 +82,7 @@ Status ColdExperts::compute(const Job& job) {
   const Tensor ids = on_host(job.mail.ids);
   if (!all_experts(ids, std::ssize(experts)))
     return Status();  // the device has failed, and the step's sync says so
+  if (options_.disk) options_.disk->chosen(job.layer, ids, experts);
   try {
     host_.expert_ffn(
         {on_host(job.mail.x), experts.data(), std::ssize(experts), ids, on_host(job.mail.slots)});

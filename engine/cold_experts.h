@@ -20,6 +20,7 @@
 #include <mutex>
 #include <thread>
 
+#include "engine/disk_tier.h"
 #include "engine/expert_store.h"
 #include "engine/workspace.h"
 
@@ -33,7 +34,8 @@ class ColdExperts {
     std::array<int64_t, kMailboxes> tokens{};  // the largest batch of each mailbox
     // false: the calling thread computes, after the device is idle: the slow twin, with the same bits.
     bool overlap = true;
-    uint64_t fail = 0;  // the request that fails, from 1, for tests; 0: none
+    uint64_t fail = 0;         // the request that fails, from 1, for tests; 0: none
+    DiskTier* disk = nullptr;  // of experts that may be in no memory; null: all are
   };
   // All that is referred to must outlive this. host: nobody else calls it while a step is on its way.
   static Result<std::unique_ptr<ColdExperts>> create(const ModelConfig& config, const Options& options,

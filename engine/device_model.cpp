@@ -1,7 +1,5 @@
 #include "engine/device_model.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 
 #include "engine/measure_speeds.h"
@@ -18,10 +16,6 @@ bool read_by_every_step_and_head(Role role) { return role != Role::kExpert; }
 
 bool has_experts(const Weights& weights) {
   return std::ranges::any_of(weights.layers, [](const LayerWeights& l) { return !l.experts.empty(); });
-}
-
-int64_t memory_here() {
-  return static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<int64_t>(sysconf(_SC_PAGESIZE));
 }
 
 // Of the residents that a plan wants, those that `room` bytes hold, the hottest first. Experts with an
@@ -70,7 +64,7 @@ Status DeviceModel::plan(const EngineOptions& options, DType cache_type, const N
   bytes.workspace = needs.workspace;
   Budgets budgets;
   budgets.device_bytes = options.device_memory, budgets.device_reserve = kSlack;
-  budgets.ram_bytes = options.ram > 0 ? options.ram : memory_here();
+  budgets.ram_bytes = options.ram;
   budgets.context = needs.context, budgets.sequences = options.sessions;
   budgets.prompt = std::min(kUsualPrompt, needs.context);
   budgets.use_device = true;
@@ -102,14 +96,17 @@ Status DeviceModel::place(const EngineOptions& options, const Needs& needs, Expe
     room -= StreamedPrefill::bytes(config_, host_, sizes);
   }
   const Residency residents = fitting(plan_->resident, host_, heat, room);
-  MOEBIUS_ASSIGN(experts_, ExpertStore::create(host_, residents, std::move(heat), placed_, device));
+  MOEBIUS_ASSIGN(experts_, ExpertStore::create(host_, residents, std::move(heat), plan_->experts_released > 0,
+                                               placed_, device));
   if (experts_->resident() == experts_->total()) return Status();
   const ColdExperts::Options cold{{std::max(needs.most_tokens, sizes.pass_tokens), needs.second_tokens},
                                   options.overlap,
-                                  options.host_fail};
+                                  options.host_fail,
+                                  plan_->experts_on_disk > 0 ? &disk_ : nullptr};
   MOEBIUS_ASSIGN(cold_, ColdExperts::create(config_, cold, *experts_, host, device));
   if (sizes.pass_tokens == 0) return Status();
-  MOEBIUS_ASSIGN(prefill_, StreamedPrefill::create(config_, host_, sizes, speeds_, *experts_, device));
+  MOEBIUS_ASSIGN(prefill_, StreamedPrefill::create(config_, host_, sizes, speeds_, plan_->experts_on_disk > 0,
+                                                   *experts_, device));
   return Status();
 }
 

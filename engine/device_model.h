@@ -45,7 +45,7 @@ class DeviceModel {
 
  private:
   DeviceModel(const ModelConfig& config, const Weights& host_weights)
-      : config_(config), host_(host_weights) {}
+      : config_(config), host_(host_weights), disk_(host_weights) {}
   Status plan(const EngineOptions& options, DType cache_type, const Needs& needs, const ExpertHeat& heat,
               Backend& host, Backend& device);
   Status place(const EngineOptions& options, const Needs& needs, ExpertHeat heat, Backend& host,
@@ -53,6 +53,7 @@ class DeviceModel {
 
   const ModelConfig& config_;
   const Weights& host_;
+  DiskTier disk_;
   MachineSpeeds speeds_;
   std::optional<ModelPlan> plan_;
   std::unique_ptr<DeviceWeights> read_by_all_;

@@ -78,6 +78,7 @@ struct Engine::Impl {
   std::unique_ptr<Tokenizer> tokenizer;
   PromptRenderer prompt;
   DType cache_type = DType::kF32;
+  std::optional<DiskTier> disk;  // on the host, if the model is larger than its memory
   std::optional<KvCache> cache;
   WorkspaceMemory workspace, second_workspace;
   std::optional<SessionParts> parts;
@@ -181,7 +182,15 @@ Status Engine::Impl::open_sessions(const DeviceModel::Needs& needs) {
     MOEBIUS_ASSIGN(second_workspace, WorkspaceMemory::create(config, needs.second_tokens, backend(), 1));
   }
   const Weights& weights = on_device ? on_device->weights() : host_weights();
-  const Model model{config, weights, rotary, backend(), on_device ? on_device->cold() : nullptr, host.get()};
+  const int64_t in_memory = files->checkpoint().total_bytes() + needs.cache + needs.workspace;
+  if (!on_device && in_memory > usable_ram(options.ram)) disk.emplace(weights);
+  const Model model{config,
+                    weights,
+                    rotary,
+                    backend(),
+                    on_device ? on_device->cold() : nullptr,
+                    host.get(),
+                    disk ? &*disk : nullptr};
   const int64_t two_groups_from =
       on_device && on_device->cold() && options.overlap ? on_device->plan()->two_groups_from : 0;
   parts.emplace(SessionParts{model, *cache, workspace, second_workspace,
@@ -244,6 +253,7 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked, const M
   }
   if (options.context == 0) options.context = std::min(config.context, kDefaultContext);
   if (options.threads == 0) options.threads = physical_cores();
+  if (options.ram == 0) options.ram = machine_memory();
   options.prefill_chunk = std::min(options.prefill_chunk, options.context);
   impl->rotary = rotary_table(config.rotary);
   MOEBIUS_ASSIGN(impl->generation, GenerationConfig::load(options.model, config));

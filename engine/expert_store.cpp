@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <tuple>
 
+#include "engine/disk_tier.h"
 #include "engine/uploader.h"
 
 namespace moebius {
@@ -66,9 +67,13 @@ Residency hottest_first(const Weights& host, const ExpertHeat& heat, int64_t byt
 }
 
 Result<std::unique_ptr<ExpertStore>> ExpertStore::create(const Weights& host, const Residency& residency,
-                                                         ExpertHeat heat, Weights& placed, Backend& backend) {
-  std::unique_ptr<ExpertStore> store(new ExpertStore(host, std::move(heat), placed, backend));
+                                                         ExpertHeat heat, bool release, Weights& placed,
+                                                         Backend& backend) {
+  std::unique_ptr<ExpertStore> store(new ExpertStore(host, std::move(heat), release, placed, backend));
   MOEBIUS_TRY(store->place(residency));
+  for (size_t l = 0; release && l < residency.size(); ++l)
+    for (size_t e = 0; e < residency[l].size(); ++e)
+      if (residency[l][e]) give_up(host.layers[l].experts[e]);
   return store;
 }
 
@@ -149,6 +154,7 @@ void ExpertStore::start(const ExpertMove& move) {
   char* place = static_cast<char*>(const_cast<void*>(leaving.gate.data));  // the store's own memory
   leaving = ExpertWeights();
   layers_[l].host[out] = experts[out];
+  if (release_) will_need(experts[out]);
   ++layers_[l].on_host, --resident_;
   residency_[l][out] = false, residency_[l][in] = true;
   load(arriving_.emplace_back(Arriving{move, {}}), place);
@@ -171,6 +177,7 @@ void ExpertStore::finish(const Arriving& arrived) {
   placed_.layers[l].experts[in] = arrived.expert;
   Layer& layer = layers_[l];
   layer.host[in] = ExpertWeights();
+  if (release_) give_up(host_.layers[l].experts[in]);
   --layer.on_host, ++resident_;
   ++layer.moves, layer.moved_bytes += bytes_[l][in];
 }

@@ -32,8 +32,10 @@ class ExpertStore {
   // host must outlive the store. placed: the weights of which steps run on the device; its experts become
   // those that are resident, and change with them. kNoMemory says what is missing. No
   // resident expert may have an adapter. heat: to begin with.
+  // release: residents' bytes on the host may go to others.
   static Result<std::unique_ptr<ExpertStore>> create(const Weights& host, const Residency& residency,
-                                                     ExpertHeat heat, Weights& placed, Backend& backend);
+                                                     ExpertHeat heat, bool release, Weights& placed,
+                                                     Backend& backend);
 
   const std::vector<ExpertWeights>& on_device(int64_t layer) const;
   const std::vector<ExpertWeights>& on_host(int64_t layer) const { return at(layer).host; }
@@ -65,8 +67,8 @@ class ExpertStore {
     ExpertWeights expert;  // at its place on the device
     Event event = {};
   };
-  ExpertStore(const Weights& host, ExpertHeat heat, Weights& placed, Backend& backend)
-      : host_(host), placed_(placed), backend_(backend), heat_(std::move(heat)) {}
+  ExpertStore(const Weights& host, ExpertHeat heat, bool release, Weights& placed, Backend& backend)
+      : host_(host), release_(release), placed_(placed), backend_(backend), heat_(std::move(heat)) {}
   Layer& at(int64_t layer) { return layers_[static_cast<size_t>(layer)]; }
   const Layer& at(int64_t layer) const { return layers_[static_cast<size_t>(layer)]; }
   Status place(const Residency& residency);
@@ -75,6 +77,7 @@ class ExpertStore {
   void finish(const Arriving& arrived);
 
   const Weights& host_;
+  const bool release_;
   Weights& placed_;
   Backend& backend_;
   std::deque<Layer> layers_;

@@ -136,6 +136,7 @@ void ffn_begin(const Model& m, int64_t layer, const Workspace& ws) {
   if (w.experts.empty()) return m.backend.rms_norm({ws.x, w.ffn_norm, m.config.norm_eps, ws.h});
   route_forward(m, layer, ws);
   if (m.cold) m.cold->ask(layer, ws);
+  if (m.disk) m.disk->chosen(layer, ws.expert_ids, w.experts);
 }
 
 // x += the dense feed-forward; or the shared experts and the routed ones of each token, these in slot order,

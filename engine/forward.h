@@ -4,6 +4,7 @@
 #include <span>
 
 #include "engine/cold_experts.h"
+#include "engine/disk_tier.h"
 #include "engine/kv_cache.h"
 #include "engine/workspace.h"
 #include "models/weights.h"
@@ -29,7 +30,8 @@ struct Model {
   const RotaryTable& rotary;
   Backend& backend;
   ColdExperts* cold = nullptr;  // of routed experts that are not on the device; null: all are
-  Backend* host = nullptr;  // has the embedding, and the head where that is not the device's; null: backend
+  Backend* host = nullptr;   // has the embedding, and the head where that is not the device's; null: backend
+  DiskTier* disk = nullptr;  // where cold is null and experts may be in no memory
 };
 
 // On a device all of these but head_forward only queue work, see Backend. Between two steps, while the device

@@ -49,6 +49,10 @@ EngineOptions remembering_experts(EngineOptions options) {
   return options;
 }
 
+int64_t machine_memory() {
+  return static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<int64_t>(sysconf(_SC_PAGESIZE));
+}
+
 bool no_color() { return !environment("NO_COLOR").empty(); }
 
 Result<std::string> default_model_dir() {

@@ -26,7 +26,7 @@ struct EngineOptions {
   uint64_t sim_seed = 0;      // kSim: of random delays; 0: none
   uint64_t sim_fail_work = 0, sim_fail_alloc = 0;  // kSim: as SimOptions
   uint64_t host_fail = 0;  // the request for the host's experts that fails, from 1, for tests; 0: none
-  int64_t ram = 0;         // bytes of memory that the machine has for the plan; 0: what it has
+  int64_t ram = 0;         // bytes of memory that may be counted on; 0: the machine's
   MachineSpeeds speeds;    // that the plan is made by; link_GBs 0: measured at the start
   std::string trace;       // file for what the device's streams did, written when the engine ends; "": none
   std::string heat_dir;    // folder for what is known of the use of models' experts; "": forget it
@@ -45,6 +45,8 @@ std::string hub_cache_dir();
 std::string user_data_dir();
 // The same options with a heat_dir in user_data_dir(): for programs that people talk to.
 EngineOptions remembering_experts(EngineOptions options);
+// Of this machine, in bytes.
+int64_t machine_memory();
 // True when $NO_COLOR is set and not empty.
 bool no_color();
 // The folder of the model that ships with the program; kNotFound says where it was looked for.

@@ -56,9 +56,10 @@ int64_t StreamedPrefill::bytes(const ModelConfig& config, const Weights& host, c
 Result<std::unique_ptr<StreamedPrefill>> StreamedPrefill::create(const ModelConfig& config,
                                                                  const Weights& host,
                                                                  const PrefillSizes& sizes,
-                                                                 const MachineSpeeds& speeds,
+                                                                 const MachineSpeeds& speeds, bool on_disk,
                                                                  ExpertStore& store, Backend& device) {
-  std::unique_ptr<StreamedPrefill> p(new StreamedPrefill(config, host, sizes, speeds, store, device));
+  std::unique_ptr<StreamedPrefill> p(
+      new StreamedPrefill(config, host, sizes, speeds, on_disk, store, device));
   Arena measured(nullptr);
   lay_out(config, sizes.pass_tokens, measured);
   MOEBIUS_ASSIGN(p->memory_, device.alloc(static_cast<size_t>(measured.used())));
@@ -174,7 +175,9 @@ Status StreamedPrefill::run_experts() {
   int64_t streamed_bytes = 0;
   for (size_t e = 0; e < experts.size(); ++e) {
     if (plan.where[e] == Where::kCpu) on_host[e] = experts[e], on_device[e] = ExpertWeights();
-    if (plan.where[e] == Where::kStreamed) streamed_bytes += expert_bytes(experts[e]);
+    if (plan.where[e] != Where::kStreamed) continue;
+    streamed_bytes += expert_bytes(experts[e]);
+    if (on_disk_) will_need(experts[e]);
   }
   store_.count_streamed(p.layer, streamed_bytes);
   const Tokens t = tokens();

@@ -34,11 +34,11 @@ class StreamedPrefill {
                               int64_t room, int64_t least_tokens);
   static int64_t bytes(const ModelConfig& config, const Weights& host, const PrefillSizes& sizes);
 
-  // All that is referred to must outlive it.
+  // All that is referred to must outlive it. on_disk: experts may be in no memory.
   static Result<std::unique_ptr<StreamedPrefill>> create(const ModelConfig& config, const Weights& host,
                                                          const PrefillSizes& sizes,
-                                                         const MachineSpeeds& speeds, ExpertStore& store,
-                                                         Backend& device);
+                                                         const MachineSpeeds& speeds, bool on_disk,
+                                                         ExpertStore& store, Backend& device);
 
   // True if streaming can beat the CPU for an expert that every one of so many tokens is routed to.
   bool pays(int64_t tokens) const { return tokens >= 2 && static_cast<double>(tokens) > break_even_; }
@@ -70,8 +70,14 @@ class StreamedPrefill {
     bool routed = false;            // the layer's experts are next
   };
   StreamedPrefill(const ModelConfig& config, const Weights& host, const PrefillSizes& sizes,
-                  const MachineSpeeds& speeds, ExpertStore& store, Backend& device)
-      : config_(config), host_(host), sizes_(sizes), speeds_(speeds), store_(store), device_(device) {}
+                  const MachineSpeeds& speeds, bool on_disk, ExpertStore& store, Backend& device)
+      : config_(config),
+        host_(host),
+        sizes_(sizes),
+        speeds_(speeds),
+        on_disk_(on_disk),
+        store_(store),
+        device_(device) {}
   static Tokens lay_out(const ModelConfig& config, int64_t n, Arena& arena);
 
   Tokens tokens() const;
@@ -87,6 +93,7 @@ class StreamedPrefill {
   const Weights& host_;
   const PrefillSizes sizes_;
   const MachineSpeeds speeds_;
+  const bool on_disk_;
   ExpertStore& store_;
   Backend& device_;
   double break_even_ = 0;

@@ -380,7 +380,7 @@ TEST(SelfCheck, NamesTheOperationThatDiffers) {
   ASSERT_TRUE(there.ok());
   placed = (*there)->weights();
   const auto store =
-      ExpertStore::create(host, hottest_first(host, no_heat(host), 1 << 20), no_heat(host), placed, *device);
+      ExpertStore::create(host, hottest_first(host, no_heat(host), 1 << 20), no_heat(host), false, placed, *device);
   ASSERT_TRUE(store.ok());
   EXPECT_TRUE(self_check(config, host, placed, *device).ok());
   Weights wrong = placed;

@@ -33,6 +33,9 @@ void add_engine_options(CLI::App& app, EngineOptions& options) {
       "GPU with memory of its own)");
   add_size(app, "--gpu-memory", options.device_memory,
            "of the device, such as 6GiB; what does not fit stays on the host (default: all fits)");
+  add_size(app, "--ram", options.ram,
+           "memory to count on, such as 16GiB; experts beyond it are prefetched from disk (default: the "
+           "machine's)");
   app.add_option("--link-gbs", options.link_GBs, "GB/s between host and simulated device (default: no limit)")
       ->check(CLI::PositiveNumber);
   app.add_option("--device-gbs", options.device_GBs,

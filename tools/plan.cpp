@@ -1,6 +1,4 @@
 // moebius plan: what of a model goes where on a machine and how fast it will be, before anything is loaded.
-#include <unistd.h>
-
 #include <memory>
 
 #include <fmt/format.h>
@@ -86,10 +84,6 @@ Result<int64_t> adapter_bytes(const std::string& dir, const ModelConfig& config)
   return static_cast<int64_t>(numbers * sizeof(float));
 }
 
-int64_t memory_here() {
-  return static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<int64_t>(sysconf(_SC_PAGESIZE));
-}
-
 int64_t gpu_memory_here(std::vector<std::string>& notes) {
   const Result<std::vector<GpuInfo>> gpus = gpu_devices();
   if (gpus.ok() && !gpus->empty()) {
@@ -106,7 +100,7 @@ Result<PlanReport> make_report(const Options& options) {
   MOEBIUS_TRY(config_alone ? read_config(options, r) : read_files(options, r));
   Budgets& b = r.budgets;
   b.device_bytes = options.gpu_memory < 0 ? gpu_memory_here(r.notes) : options.gpu_memory;
-  b.ram_bytes = options.ram < 0 ? memory_here() : options.ram;
+  b.ram_bytes = options.ram < 0 ? machine_memory() : options.ram;
   b.context = options.context > 0 ? options.context : std::min(r.config.context, kDefaultContext);
   b.prompt = std::min(options.prompt > 0 ? options.prompt : kDefaultPrompt, b.context);
   b.sequences = options.sequences;

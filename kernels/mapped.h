@@ -1,0 +1,13 @@
+// Hints to the system about bytes of a mapped file, which it may or may not take: nothing else changes.
+#pragma once
+
+#include <cstddef>
+
+namespace moebius {
+
+// They will be read soon: starts to bring them from disk, and does not wait.
+void will_need(const void* data, size_t bytes);
+// They will not be read for long: their memory may go to something else. Pages shared with other bytes stay.
+void give_up(const void* data, size_t bytes);
+
+}  // namespace moebius
