@@ -155,7 +155,7 @@ class Planner {
   // RAM holds the hottest experts that are not resident, and copies of residents where room is left.
   void fill_ram() {
     if (plan_.shape == PlanShape::kHost) plan_.pass_tokens = needs_.least_pass;
-    int64_t room = budgets_.ram_bytes - kSystem.of(budgets_.ram_bytes) - ram_always();
+    int64_t room = usable_ram(budgets_.ram_bytes) - ram_always();
     plan_.ram_missing = std::max<int64_t>(0, -room);
     bool full = room <= 0;
     const auto take = [&](PlacedExpert& e) {
@@ -202,6 +202,10 @@ class Planner {
     plan_.prefill = with.prefill(experts_, plan_.pass_tokens, frame);
     for (int64_t n = 2; n <= std::min(budgets_.sequences, kMostInTwo) && plan_.two_groups_from == 0; ++n)
       if (with.decode_in_two_s(experts_, n) < with.decode(experts_, n).seconds) plan_.two_groups_from = n;
+    if (plan_.two_groups_from == 0) return;
+    DecodePrediction& all = plan_.decode_together;
+    all.groups = 2, all.seconds = with.decode_in_two_s(experts_, budgets_.sequences);
+    all.tokens_per_s = static_cast<double>(all.tokens) / all.seconds;
   }
 
   void add_row(const char* name, int64_t bytes, bool on_device) {
@@ -261,6 +265,8 @@ class Planner {
 };
 
 }  // namespace
+
+int64_t usable_ram(int64_t ram_bytes) { return ram_bytes - kSystem.of(ram_bytes); }
 
 ModelPlan plan_model(const ModelBytes& model, const MachineSpeeds& speeds, const Budgets& budgets,
                      const ExpertHeat& heat) {

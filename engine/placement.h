@@ -36,13 +36,14 @@ struct ModelBytes {
   ClassSize embedding;  // empty when the head is the embedding again
   ClassSize head;
   bool tied_head = false;
-  Format format = Format::kBF16;   // of the routed experts, else of the attention
-  int64_t top_k = 0;               // picks of a token in a MoE layer, of experts and
-  int64_t zero_experts = 0;        // of zero experts, which cost nothing and are taken to be picked as often
-  int64_t cache_per_token = 0;     // all layers
-  int64_t workspace = 0;           // activations of a slice of kSliceTokens
-  int64_t state_per_token = 0;     // what a pass keeps of a token between layers: its stream and its slots
-  double operations_per_pair = 0;  // attention of one token to one other, all layers
+  Format format = Format::kBF16;  // of the routed experts, else of the attention
+  int64_t top_k = 0;              // picks of a token in a MoE layer, of experts and
+  int64_t zero_experts = 0;       // of zero experts, which cost nothing and are taken to be picked as often
+  int64_t cache_per_token = 0;    // all layers
+  int64_t workspace = 0;          // activations of a slice of kSliceTokens
+  int64_t state_per_token = 0;    // what a pass keeps of a token between layers: its stream and its slots
+  int64_t activations_per_token = 0;  // bytes that operations read and write of it, all layers
+  double operations_per_pair = 0;     // attention of one token to one other, all layers
 
   ClassSize total() const;
   ClassSize per_token() const;  // read and multiplied once per decoded token; the embedding's row left out
@@ -90,6 +91,7 @@ struct PlaceRow {
 
 struct DecodePrediction {
   int64_t tokens = 1;      // decoded together, of so many sequences
+  int64_t groups = 1;      // 2: in two that overlap, and then `seconds` is theirs
   double attention_s = 0;  // with router, dense layers and the cache
   double device_s = 0;     // shared and resident experts
   double handoff_s = 0;    // to the CPU and back
@@ -138,6 +140,9 @@ struct ModelPlan {
 // tokens above 2^60 count as 2^60.
 ModelPlan plan_model(const ModelBytes& model, const MachineSpeeds& speeds, const Budgets& budgets,
                      const ExpertHeat& heat = {});
+
+// What of a machine's memory is left when the system has its share.
+int64_t usable_ram(int64_t ram_bytes);
 
 std::string gib_text(int64_t bytes);                // "12.3 GiB", "4.5 MiB"
 std::string plan_paragraph(const ModelPlan& plan);  // its predictions and reasons, in a line

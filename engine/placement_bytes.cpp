@@ -91,6 +91,22 @@ class Counter {
   int64_t sum_ = 0, experts_ = 0;
 };
 
+// What the operations of a layer on many tokens read and write of a token, in float32: vectors of `hidden`
+// for norms, residuals, inputs and outputs of products, and the slots of routed experts, which are written,
+// taken over from the host and added up.
+int64_t activation_bytes(const ModelConfig& c) {
+  int64_t numbers = 0;
+  for (const bool moe : c.moe_layer) {
+    const bool mla = c.attention == AttentionKind::kMla;
+    const int64_t keys = mla ? c.kv_lora + c.rope : 2 * c.kv_heads * c.head_dim;
+    numbers +=
+        10 * c.hidden + 4 * c.heads * c.qk_dim() + 2 * c.q_lora + 4 * keys + 2 * c.heads * c.value_dim();
+    numbers += 7 * (moe ? c.moe.shared_width : c.dense_width);
+    if (moe) numbers += (3 + 4 * c.moe.top_k) * c.hidden;
+  }
+  return 4 * numbers;
+}
+
 void add_facts(const ModelConfig& c, DType cache_type, ModelBytes& out) {
   out.tied_head = c.tied_head;
   if (c.tied_head) out.head.bytes += out.embedding.bytes, out.head.weights += out.embedding.weights;
@@ -99,6 +115,7 @@ void add_facts(const ModelConfig& c, DType cache_type, ModelBytes& out) {
   out.cache_per_token = c.cache_width() * c.layers * static_cast<int64_t>(dtype_bytes(cache_type));
   out.workspace = WorkspaceMemory::bytes(c, kSliceTokens);
   out.state_per_token = 4 * c.hidden * (2 + c.moe.top_k) + 8 * c.moe.top_k;
+  out.activations_per_token = activation_bytes(c);
   out.operations_per_pair = 2.0 * static_cast<double>(c.heads * (c.qk_dim() + c.value_dim()) * c.layers);
 }
 

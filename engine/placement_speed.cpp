@@ -61,6 +61,8 @@ double SpeedModel::attention_s(int64_t tokens) const {
   const double n = static_cast<double>(tokens);
   double seconds =
       time_of(static_cast<double>(adapter_bytes), static_cast<double>(adapter_bytes) / 4, n, hybrid());
+  // On the CPU they stay in its caches.
+  if (hybrid()) seconds += n * static_cast<double>(model.activations_per_token) / speeds.device_GBs * 1e-9;
   for (const LayerBytes& layer : model.layers) {
     for (const ClassSize* part : {&layer.attention, &layer.router, &layer.dense})
       seconds += time_of(*part, n, hybrid());

@@ -104,7 +104,8 @@ std::string decode_text(const PlanReport& r) {
   if (d.disk_s > 0) text += fmt::format(" + disk {}", ms(d.disk_s));
   text += fmt::format("), head {}\n", ms(d.head_s));
   if (all.tokens > 1)
-    text += fmt::format("        {:>9.2f} tok/s  of {} sequences together\n", all.tokens_per_s, all.tokens);
+    text += fmt::format("        {:>9.2f} tok/s  of {} sequences together{}\n", all.tokens_per_s, all.tokens,
+                        all.groups == 2 ? ", in two groups: CPU and device at once" : "");
   return text;
 }
 
