@@ -30,7 +30,6 @@ double seconds_of(const Run& run) {
   return std::max(best, 1e-9);
 }
 
-// Tokens whose every slot is the first expert's.
 struct Tokens {
   Tensor h, ids, slots;
 };
@@ -40,51 +39,79 @@ Tokens lay_out(const ModelConfig& c, int64_t n, Arena& arena) {
           arena.take(DType::kF32, {n, c.moe.top_k, c.hidden})};
 }
 
-// The experts of a layer with only the first, which has no adapter.
-std::vector<ExpertWeights> first_alone(const Weights& weights) {
+// The experts of a layer with only the first `count`, which have no adapters.
+std::vector<ExpertWeights> first_alone(const Weights& weights, int64_t count) {
   const auto moe = std::ranges::find_if(weights.layers, [](const auto& l) { return !l.experts.empty(); });
   std::vector<ExpertWeights> experts(moe->experts.size());
-  experts[0] = moe->experts[0];
-  experts[0].gate.lora = experts[0].up.lora = experts[0].down.lora = nullptr;
+  for (size_t e = 0; e < static_cast<size_t>(count); ++e) {
+    experts[e] = moe->experts[e];
+    experts[e].gate.lora = experts[e].up.lora = experts[e].down.lora = nullptr;
+  }
   return experts;
+}
+
+// Every token has the first `count` experts, one a slot.
+void choose_first(const Tensor& ids, int64_t count) {
+  const int64_t k = ids.shape[1];
+  for (int64_t i = 0; i < ids.numel(); ++i) ids.i32()[i] = i % k < count ? static_cast<int32_t>(i % k) : -1;
+}
+
+// As many experts as a token picks, or as the device has memory for beside these tokens.
+Result<Buffer> take_memory(const std::vector<ExpertWeights>& experts, int64_t tokens_bytes, Backend& device,
+                           int64_t& count) {
+  for (;; count = (count + 1) / 2) {
+    int64_t bytes = tokens_bytes;
+    for (int64_t e = 0; e < count; ++e) bytes += expert_bytes(experts[static_cast<size_t>(e)]);
+    Result<Buffer> memory = device.alloc(static_cast<size_t>(bytes));
+    if (memory.ok() || count == 1) return memory;
+  }
 }
 
 }  // namespace
 
 Result<MachineSpeeds> measure_speeds(const ModelConfig& config, const Weights& weights, Backend& host,
                                      Backend& device) {
-  const std::vector<ExpertWeights> here = first_alone(weights);
-  std::vector<ExpertWeights> there = here;
   Arena measured(nullptr);
   lay_out(config, kManyTokens, measured);
-  const int64_t tokens_bytes = measured.used(), expert = expert_bytes(here[0]);
-  MOEBIUS_ASSIGN(const Buffer on_device, device.alloc(static_cast<size_t>(expert + tokens_bytes)));
+  const int64_t tokens_bytes = measured.used();
+  int64_t count = std::min(config.moe.top_k, config.moe.n_experts);
+  MOEBIUS_ASSIGN(const Buffer on_device,
+                 take_memory(first_alone(weights, count), tokens_bytes, device, count));
   MOEBIUS_ASSIGN(const Buffer on_host, Buffer::host(static_cast<size_t>(tokens_bytes)));
   MOEBIUS_ASSIGN(const Buffer pinned, device.alloc_pinned(static_cast<size_t>(tokens_bytes)));
+  const std::vector<ExpertWeights> here = first_alone(weights, count);
+  std::vector<ExpertWeights> there;
   Status status;
   const auto wait = [&] {
     if (status.ok()) status = device.sync();
   };
+  int64_t expert_bytes_sum = 0;
   const double link_s = seconds_of([&] {
-    there[0] = here[0];
+    there = here;
     Uploader uploader(on_device.as<char>(), &device);
-    uploader.put(there[0].gate), uploader.put(there[0].up), uploader.put(there[0].down);
+    for (int64_t e = 0; e < count; ++e) {
+      ExpertWeights& expert = there[static_cast<size_t>(e)];
+      uploader.put(expert.gate), uploader.put(expert.up), uploader.put(expert.down);
+    }
+    expert_bytes_sum = uploader.used();
     wait();
   });
-  Arena device_arena(on_device.as<char>() + expert, on_device.space()), host_arena(on_host),
+  Arena device_arena(on_device.as<char>() + expert_bytes_sum, on_device.space()), host_arena(on_host),
       pinned_arena(pinned.as<char>(), pinned.space());
   const Tokens d = lay_out(config, kManyTokens, device_arena), h = lay_out(config, kManyTokens, host_arena),
                p = lay_out(config, kManyTokens, pinned_arena);
-  const int64_t count = std::ssize(here);
+  const int64_t experts = std::ssize(here);
+  choose_first(h.ids, count), choose_first(p.ids, count);
+  device.copy(p.ids, d.ids);
   const auto device_s = [&](int64_t n) {
     return seconds_of([&] {
-      device.expert_ffn({d.h.rows(0, n), there.data(), count, d.ids.rows(0, n), d.slots.rows(0, n)});
+      device.expert_ffn({d.h.rows(0, n), there.data(), experts, d.ids.rows(0, n), d.slots.rows(0, n)});
       wait();
     });
   };
   const auto host_s = [&](int64_t n) {
     return seconds_of([&] {
-      host.expert_ffn({h.h.rows(0, n), here.data(), count, h.ids.rows(0, n), h.slots.rows(0, n)});
+      host.expert_ffn({h.h.rows(0, n), here.data(), experts, h.ids.rows(0, n), h.slots.rows(0, n)});
     });
   };
   const double handoff_s = seconds_of([&] {
@@ -93,8 +120,10 @@ Result<MachineSpeeds> measure_speeds(const ModelConfig& config, const Weights& w
     device.copy(p.h.rows(0, 1), d.h.rows(0, 1));
     wait();
   });
-  const double bytes = static_cast<double>(expert), many = static_cast<double>(kManyTokens);
-  const double operations = 2 * weights_of(here[0]) * many * static_cast<double>(config.moe.top_k);
+  double weights_sum = 0;
+  for (int64_t e = 0; e < count; ++e) weights_sum += weights_of(here[static_cast<size_t>(e)]);
+  const double bytes = static_cast<double>(expert_bytes_sum);
+  const double operations = 2 * weights_sum * static_cast<double>(kManyTokens);
   const MachineSpeeds speeds{1e-9 * bytes / device_s(1),
                              1e-9 * operations / device_s(kManyTokens),
                              1e-9 * bytes / link_s,
