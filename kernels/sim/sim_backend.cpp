@@ -116,23 +116,28 @@ class SimBackend final : public Backend {
   }
 
   void zero(const Tensor& to) override {
-    push("zero", [this, to = aliased(to)] { host_->zero(to); });
+    push(Stream::kCompute, "zero", 0, [this, to = aliased(to)] {
+      host_->zero(to);
+      return 0.0;
+    });
   }
   void copy(const Tensor& from, const Tensor& to) override {
     const bool crosses = (from.space == Space::kDevice) != (to.space == Space::kDevice);
     const double bytes = static_cast<double>(from.numel()) * static_cast<double>(dtype_bytes(from.dtype));
-    push("copy", [this, from = aliased(from), to = aliased(to), crosses, bytes] {
-      modelled(Stream::kCompute, crosses ? bytes : 0, options_.link_GBs, [&] { host_->copy(from, to); });
-    });
+    push(Stream::kCompute, "copy", options_.link_GBs,
+         [this, from = aliased(from), to = aliased(to), crosses, bytes] {
+           host_->copy(from, to);
+           return crosses ? bytes : 0;
+         });
   }
   void copy_bytes(Stream stream, const void* from, void* to, size_t bytes) override {
     const int64_t size = static_cast<int64_t>(bytes);
     const bool from_device = arena_->owns(from, size), to_device = arena_->owns(to, size);
     if (from_device) from = arena_->alias(from);
     if (to_device) to = arena_->alias(to);
-    push_to(stream, "copy", [this, stream, from, to, bytes, crosses = from_device != to_device] {
-      modelled(stream, crosses ? static_cast<double>(bytes) : 0, options_.link_GBs,
-               [&] { std::memcpy(to, from, bytes); });
+    push(stream, "copy", options_.link_GBs, [from, to, bytes, crosses = from_device != to_device] {
+      std::memcpy(to, from, bytes);
+      return crosses ? static_cast<double>(bytes) : 0;
     });
   }
 
@@ -141,8 +146,7 @@ class SimBackend final : public Backend {
   void wait(Stream stream, Event event) override {
     if (event.stream == stream) return;  // in order already
     on(stream).push([this, stream, event] {
-      traced(stream, "wait for the other stream", [&] { on(event.stream).wait_for(event.ticket); });
-      ended_[static_cast<size_t>(stream)] = {};
+      stand_still(stream, "wait for the other stream", [&] { on(event.stream).wait_for(event.ticket); });
     });
   }
   void raise(Flag& flag, uint64_t value) override {
@@ -153,10 +157,9 @@ class SimBackend final : public Backend {
   }
   void await(Flag& flag, uint64_t value) override {
     on(Stream::kCompute).push([this, &flag, value] {
-      traced(Stream::kCompute, "wait for the CPU", [&] {
+      stand_still(Stream::kCompute, "wait for the CPU", [&] {
         for (uint64_t now; (now = flag.load(std::memory_order_acquire)) < value;) flag.wait(now);
       });
-      ended_[static_cast<size_t>(Stream::kCompute)] = {};
     });
   }
   Status sync() override {
@@ -172,14 +175,14 @@ class SimBackend final : public Backend {
     failed_ = false;
   }
 
-#define X(op, Args)                                                                           \
-  void op(const Args& args) override {                                                        \
-    check(args);                                                                              \
-    auto call = std::make_shared<Call<Args>>(args, *arena_, #op);                             \
-    push(#op, [this, call] {                                                                  \
-      const double bytes = options_.device_GBs > 0 ? Traffic::bytes(call->args) : 0;          \
-      modelled(Stream::kCompute, bytes, options_.device_GBs, [&] { host_->op(call->args); }); \
-    });                                                                                       \
+#define X(op, Args)                                                    \
+  void op(const Args& args) override {                                 \
+    check(args);                                                       \
+    auto call = std::make_shared<Call<Args>>(args, *arena_, #op);      \
+    push(Stream::kCompute, #op, options_.device_GBs, [this, call] {    \
+      host_->op(call->args);                                           \
+      return options_.device_GBs > 0 ? Traffic::bytes(call->args) : 0; \
+    });                                                                \
   }
   MOEBIUS_OPS(X)
 #undef X
@@ -190,24 +193,36 @@ class SimBackend final : public Backend {
 
  private:
   SimStream& on(Stream stream) { return streams_[static_cast<size_t>(stream)]; }
+  // work() says how many bytes it moved, which take their time at so many GB/s (0: none).
   template <class Work>
-  void push(const char* name, Work work) {
-    push_to(Stream::kCompute, name, std::move(work));
+  void push(Stream stream, const char* name, double GBs, Work work) {
+    on(stream).push(
+        [this, stream, name, GBs, fails = ++pieces_ == options_.fail_work, work = std::move(work)] {
+          if (fails) failed_ = true;
+          if (!failed_) run(stream, name, GBs, work);
+        });
   }
+  // What follows on the stream at once starts where this ends, not where a sleep was noticed to be over.
   template <class Work>
-  void push_to(Stream stream, const char* name, Work work) {
-    on(stream).push([this, stream, name, fails = ++pieces_ == options_.fail_work, work = std::move(work)] {
-      if (fails) failed_ = true;
-      if (!failed_) traced(stream, name, work);
-    });
+  void run(Stream stream, const char* name, double GBs, const Work& work) {
+    Clock::time_point& ended = ended_[static_cast<size_t>(stream)];
+    const Clock::time_point now = Clock::now(), start = now - ended < kLateSleep ? ended : now;
+    const double bytes = work(), ns = GBs > 0 ? bytes / GBs : 0;
+    ended = std::max(Clock::now(), start + std::chrono::nanoseconds(static_cast<int64_t>(ns)));
+    std::this_thread::sleep_until(ended);
+    trace(stream, name, start, ended);
   }
-  template <class Work>
-  void traced(Stream stream, const char* name, const Work& work) const {
-    const Clock::time_point begin = Clock::now();
-    work();
+  template <class Wait>
+  void stand_still(Stream stream, const char* name, const Wait& wait) {
+    const Clock::time_point start = Clock::now();
+    wait();
+    ended_[static_cast<size_t>(stream)] = Clock::now();
+    trace(stream, name, start, ended_[static_cast<size_t>(stream)]);
+  }
+  void trace(Stream stream, const char* name, Clock::time_point start, Clock::time_point end) const {
     if (!tracer_) return;
     const Tracer::Row row = stream == Stream::kCompute ? Tracer::Row::kCompute : Tracer::Row::kLoad;
-    tracer_->add({row, name, -1, begin, Clock::now()});
+    tracer_->add({row, name, -1, start, end});
   }
   Status allocate() {
     return ++allocations_ == options_.fail_alloc
@@ -224,21 +239,6 @@ class SimBackend final : public Backend {
     t.space = Space::kHost;
     return t;
   }
-  // Work takes the time of its bytes at so many GB/s, if its maths takes no longer; no time for no bytes or
-  // no speed. What follows on the stream at once starts where this ends, not where a sleep was noticed to be
-  // over.
-  template <class Work>
-  void modelled(Stream stream, double bytes, double GBs, const Work& work) {
-    Clock::time_point& ended = ended_[static_cast<size_t>(stream)];
-    const Clock::time_point now = Clock::now(), start = now - ended < kLateSleep ? ended : now;
-    work();
-    const double ns = GBs > 0 ? bytes / GBs : 0;
-    const Clock::time_point end = start + std::chrono::nanoseconds(static_cast<int64_t>(ns));
-    const Clock::time_point done = Clock::now();
-    ended = done < end ? end : done;
-    std::this_thread::sleep_until(end);
-  }
-
   const SimOptions options_;
   const std::unique_ptr<SimArena> arena_;
   const std::unique_ptr<Backend> host_;  // used by the compute stream alone
