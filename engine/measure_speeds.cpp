@@ -12,9 +12,12 @@ namespace {
 
 constexpr int64_t kManyTokens = 64;
 constexpr int kRuns = 3;
+constexpr int64_t kMoreThanACache = int64_t{256} << 20;  // bytes
 
-double weights_of(const ExpertWeights& e) {
-  return static_cast<double>(e.gate.rows * e.gate.cols + e.up.rows * e.up.cols + e.down.rows * e.down.cols);
+int64_t bytes_of(const ExpertWeights& e) { return expert_bytes(e); }
+
+int64_t weights_of(const ExpertWeights& e) {
+  return e.gate.rows * e.gate.cols + e.up.rows * e.up.cols + e.down.rows * e.down.cols;
 }
 
 // The best of some runs, so that what else the machine does counts less.
@@ -39,100 +42,135 @@ Tokens lay_out(const ModelConfig& c, int64_t n, Arena& arena) {
           arena.take(DType::kF32, {n, c.moe.top_k, c.hidden})};
 }
 
-// The experts of a layer with only the first `count`, which have no adapters.
-std::vector<ExpertWeights> first_alone(const Weights& weights, int64_t count) {
+// The experts of a layer, without their adapters.
+std::vector<ExpertWeights> plain_experts(const Weights& weights) {
   const auto moe = std::ranges::find_if(weights.layers, [](const auto& l) { return !l.experts.empty(); });
-  std::vector<ExpertWeights> experts(moe->experts.size());
-  for (size_t e = 0; e < static_cast<size_t>(count); ++e) {
-    experts[e] = moe->experts[e];
-    experts[e].gate.lora = experts[e].up.lora = experts[e].down.lora = nullptr;
-  }
+  std::vector<ExpertWeights> experts = moe->experts;
+  for (ExpertWeights& e : experts) e.gate.lora = e.up.lora = e.down.lora = nullptr;
   return experts;
 }
 
-// Every token has the first `count` experts, one a slot.
-void choose_first(const Tensor& ids, int64_t count) {
+// Every token has the `count` experts from `first` on, one a slot.
+void choose(const Tensor& ids, int64_t first, int64_t count) {
   const int64_t k = ids.shape[1];
-  for (int64_t i = 0; i < ids.numel(); ++i) ids.i32()[i] = i % k < count ? static_cast<int32_t>(i % k) : -1;
+  for (int64_t i = 0; i < ids.numel(); ++i)
+    ids.i32()[i] = i % k < count ? static_cast<int32_t>(first + i % k) : -1;
 }
 
-// As many experts as a token picks, or as the device has memory for beside these tokens.
-Result<Buffer> take_memory(const std::vector<ExpertWeights>& experts, int64_t tokens_bytes, Backend& device,
-                           int64_t& count) {
-  for (;; count = (count + 1) / 2) {
-    int64_t bytes = tokens_bytes;
-    for (int64_t e = 0; e < count; ++e) bytes += expert_bytes(experts[static_cast<size_t>(e)]);
-    Result<Buffer> memory = device.alloc(static_cast<size_t>(bytes));
-    if (memory.ok() || count == 1) return memory;
+class SpeedProbe {
+ public:
+  SpeedProbe(const ModelConfig& config, const Weights& weights, Backend& host, Backend& device)
+      : config_(config), host_(host), device_(device), here_(plain_experts(weights)) {}
+
+  // As many experts as a token picks, or as the device has memory for beside some tokens.
+  Status open() {
+    Arena measured(nullptr);
+    lay_out(config_, kManyTokens, measured);
+    const int64_t tokens_bytes = measured.used();
+    count_ = std::min(config_.moe.top_k, std::ssize(here_));
+    for (;; count_ = (count_ + 1) / 2) {
+      Result<Buffer> memory = device_.alloc(static_cast<size_t>(tokens_bytes + sum_of(bytes_of)));
+      if (!memory.ok() && count_ > 1) continue;
+      MOEBIUS_ASSIGN(on_device_, std::move(memory));
+      break;
+    }
+    MOEBIUS_ASSIGN(on_host_, Buffer::host(static_cast<size_t>(tokens_bytes)));
+    MOEBIUS_ASSIGN(pinned_, device_.alloc_pinned(static_cast<size_t>(tokens_bytes)));
+    Arena host(on_host_), pinned(pinned_.as<char>(), pinned_.space()),
+        device(on_device_.as<char>() + sum_of(bytes_of), on_device_.space());
+    h_ = lay_out(config_, kManyTokens, host), p_ = lay_out(config_, kManyTokens, pinned);
+    d_ = lay_out(config_, kManyTokens, device);
+    choose(p_.ids, 0, count_);
+    device_.copy(p_.ids, d_.ids);
+    return device_.sync();
   }
-}
+
+  Result<MachineSpeeds> measure() {
+    const double link_s = seconds_of([&] { upload(); });  // before the device computes what was brought
+    const double bytes = static_cast<double>(sum_of(bytes_of));
+    const double operations = 2 * static_cast<double>(sum_of(weights_of)) * static_cast<double>(kManyTokens);
+    const MachineSpeeds speeds{1e-9 * bytes / device_s(1),
+                               1e-9 * operations / device_s(kManyTokens),
+                               1e-9 * bytes / link_s,
+                               1e-9 * bytes / host_token_s(),
+                               1e-9 * operations / host_s(0, kManyTokens),
+                               kAssumedDiskGBs,
+                               1e6 * handoff_s()};
+    MOEBIUS_TRY(status_);
+    return speeds;
+  }
+
+ private:
+  template <class Measure>
+  int64_t sum_of(const Measure& measure) const {
+    int64_t sum = 0;
+    for (int64_t e = 0; e < count_; ++e) sum += measure(here_[static_cast<size_t>(e)]);
+    return sum;
+  }
+  void wait() {
+    if (status_.ok()) status_ = device_.sync();
+  }
+  void upload() {
+    there_ = std::vector<ExpertWeights>(here_.size());
+    Uploader uploader(on_device_.as<char>(), &device_);
+    for (size_t e = 0; e < static_cast<size_t>(count_); ++e) {
+      there_[e] = here_[e];
+      uploader.put(there_[e].gate), uploader.put(there_[e].up), uploader.put(there_[e].down);
+    }
+    wait();
+  }
+  double device_s(int64_t n) {
+    const int64_t experts = std::ssize(there_);
+    return seconds_of([&] {
+      device_.expert_ffn({d_.h.rows(0, n), there_.data(), experts, d_.ids.rows(0, n), d_.slots.rows(0, n)});
+      wait();
+    });
+  }
+  void compute_here(int64_t first, int64_t n) {
+    choose(h_.ids, first, count_);
+    const int64_t experts = std::ssize(here_);
+    host_.expert_ffn({h_.h.rows(0, n), here_.data(), experts, h_.ids.rows(0, n), h_.slots.rows(0, n)});
+  }
+  double host_s(int64_t first, int64_t n) {
+    return seconds_of([&] { compute_here(first, n); });
+  }
+  // Of one token's experts from memory: of more experts in turn than a cache holds, once they are mapped.
+  double host_token_s() {
+    const int64_t sets = std::clamp<int64_t>(kMoreThanACache / std::max<int64_t>(1, sum_of(bytes_of)), 1,
+                                             std::ssize(here_) / count_);
+    const auto all = [&] {
+      for (int64_t set = 0; set < sets; ++set) compute_here(set * count_, 1);
+    };
+    all();
+    return seconds_of(all) / static_cast<double>(sets);
+  }
+  double handoff_s() {
+    return seconds_of([&] {
+      device_.copy(d_.h.rows(0, 1), p_.h.rows(0, 1));
+      wait();
+      device_.copy(p_.h.rows(0, 1), d_.h.rows(0, 1));
+      wait();
+    });
+  }
+
+  const ModelConfig& config_;
+  Backend& host_;
+  Backend& device_;
+  const std::vector<ExpertWeights> here_;
+  std::vector<ExpertWeights> there_;  // the first count_
+  int64_t count_ = 0;
+  Buffer on_device_, on_host_, pinned_;
+  Tokens h_, p_, d_;  // on the host, in pinned memory, on the device
+  Status status_;
+};
 
 }  // namespace
 
 Result<MachineSpeeds> measure_speeds(const ModelConfig& config, const Weights& weights, Backend& host,
                                      Backend& device) {
-  Arena measured(nullptr);
-  lay_out(config, kManyTokens, measured);
-  const int64_t tokens_bytes = measured.used();
-  int64_t count = std::min(config.moe.top_k, config.moe.n_experts);
-  MOEBIUS_ASSIGN(const Buffer on_device,
-                 take_memory(first_alone(weights, count), tokens_bytes, device, count));
-  MOEBIUS_ASSIGN(const Buffer on_host, Buffer::host(static_cast<size_t>(tokens_bytes)));
-  MOEBIUS_ASSIGN(const Buffer pinned, device.alloc_pinned(static_cast<size_t>(tokens_bytes)));
-  const std::vector<ExpertWeights> here = first_alone(weights, count);
-  std::vector<ExpertWeights> there;
-  Status status;
-  const auto wait = [&] {
-    if (status.ok()) status = device.sync();
-  };
-  int64_t expert_bytes_sum = 0;
-  const double link_s = seconds_of([&] {
-    there = here;
-    Uploader uploader(on_device.as<char>(), &device);
-    for (int64_t e = 0; e < count; ++e) {
-      ExpertWeights& expert = there[static_cast<size_t>(e)];
-      uploader.put(expert.gate), uploader.put(expert.up), uploader.put(expert.down);
-    }
-    expert_bytes_sum = uploader.used();
-    wait();
-  });
-  Arena device_arena(on_device.as<char>() + expert_bytes_sum, on_device.space()), host_arena(on_host),
-      pinned_arena(pinned.as<char>(), pinned.space());
-  const Tokens d = lay_out(config, kManyTokens, device_arena), h = lay_out(config, kManyTokens, host_arena),
-               p = lay_out(config, kManyTokens, pinned_arena);
-  const int64_t experts = std::ssize(here);
-  choose_first(h.ids, count), choose_first(p.ids, count);
-  device.copy(p.ids, d.ids);
-  const auto device_s = [&](int64_t n) {
-    return seconds_of([&] {
-      device.expert_ffn({d.h.rows(0, n), there.data(), experts, d.ids.rows(0, n), d.slots.rows(0, n)});
-      wait();
-    });
-  };
-  const auto host_s = [&](int64_t n) {
-    return seconds_of([&] {
-      host.expert_ffn({h.h.rows(0, n), here.data(), experts, h.ids.rows(0, n), h.slots.rows(0, n)});
-    });
-  };
-  const double handoff_s = seconds_of([&] {
-    device.copy(d.h.rows(0, 1), p.h.rows(0, 1));
-    wait();
-    device.copy(p.h.rows(0, 1), d.h.rows(0, 1));
-    wait();
-  });
-  double weights_sum = 0;
-  for (int64_t e = 0; e < count; ++e) weights_sum += weights_of(here[static_cast<size_t>(e)]);
-  const double bytes = static_cast<double>(expert_bytes_sum);
-  const double operations = 2 * weights_sum * static_cast<double>(kManyTokens);
-  const MachineSpeeds speeds{1e-9 * bytes / device_s(1),
-                             1e-9 * operations / device_s(kManyTokens),
-                             1e-9 * bytes / link_s,
-                             1e-9 * bytes / host_s(1),
-                             1e-9 * operations / host_s(kManyTokens),
-                             kAssumedDiskGBs,
-                             1e6 * handoff_s};
-  MOEBIUS_TRY(status);
-  return speeds;
+  SpeedProbe probe(config, weights, host, device);
+  MOEBIUS_TRY(probe.open());
+  return probe.measure();
 }
 
 }  // namespace moebius

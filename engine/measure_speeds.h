@@ -1,4 +1,4 @@
-// How fast the parts of a machine are for a model, measured with one of its own experts.
+// How fast the parts of a machine are for a model, measured with its own experts.
 #pragma once
 
 #include "engine/plan_layer.h"
