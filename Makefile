@@ -4,7 +4,7 @@ ARGS ?=
 FUZZ_SECONDS ?= 10
 JOBS ?= $(shell nproc)
 
-.PHONY: chat serve test bench build pebble sanitize fuzz fuzz-build format clean deps deps-test
+.PHONY: chat serve test bench build pebble soak sanitize thread-build fuzz fuzz-build format clean deps deps-test
 
 chat: build
 	./build/moebius chat $(ARGS)
@@ -21,9 +21,10 @@ build: deps
 pebble: build
 	scripts/make_pebble.sh
 
-# Every test, and every fuzz target for FUZZ_SECONDS.
-test: deps-test fuzz-build
-	cmake -S . -B build -G Ninja -DMOEBIUS_FUZZERS=build-fuzz -DMOEBIUS_FUZZ_SECONDS=$(FUZZ_SECONDS)
+# Every test, every fuzz target for FUZZ_SECONDS, and the first hybrid cases under the thread sanitizer.
+test: deps-test fuzz-build thread-build
+	cmake -S . -B build -G Ninja -DMOEBIUS_FUZZERS=build-fuzz -DMOEBIUS_FUZZ_SECONDS=$(FUZZ_SECONDS) \
+	  -DMOEBIUS_THREAD_BUILD=build-thread
 	cmake --build build -j $(JOBS)
 	ctest --test-dir build --output-on-failure -j $(JOBS)
 
@@ -31,6 +32,14 @@ bench: deps
 	cmake -S . -B build -G Ninja
 	cmake --build build -j $(JOBS)
 	for bench in build/bench_*; do [ -x $$bench ] && $$bench || exit 1; done
+
+# All hybrid cases under the thread sanitizer.
+soak: thread-build
+	build-thread/hybrid_soak_test
+
+thread-build: deps-test
+	cmake -S . -B build-thread -G Ninja -DMOEBIUS_SANITIZE=thread -DMOEBIUS_CUDA=OFF
+	cmake --build build-thread -j $(JOBS) --target hybrid_soak_test
 
 # The whole suite under the address and undefined-behaviour sanitizers (about four times slower).
 sanitize: deps-test
@@ -50,7 +59,7 @@ format:
 	git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs clang-format -i
 
 clean:
-	rm -rf build build-fuzz build-sanitize
+	rm -rf build build-fuzz build-thread build-sanitize
 
 deps:
 	@scripts/install_deps.sh
