@@ -88,7 +88,7 @@ struct Engine::Impl {
   const Weights& host_weights() const { return adapted ? adapted->weights() : files->weights(); }
   Backend& backend() const { return device ? *device : *host; }
   HostOptions host_options() const {
-    return {options.threads, options.exact_activations, true, options.gemm};
+    return {options.threads, options.exact_activations, options.isa, options.gemm};
   }
   Status open_adapter();
   // make_device: empty on the host.
@@ -227,7 +227,7 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked) {
                                options.sim_seed,
                                options.sim_fail_work,
                                options.sim_fail_alloc,
-                               {options.threads, options.exact_activations, true, options.gemm}});
+                               {options.threads, options.exact_activations, options.isa, options.gemm}});
     });
   }
   MOEBIUS_ASSIGN(const std::vector<GpuInfo> gpus, gpu_devices());

@@ -34,6 +34,7 @@ struct EngineOptions {
   int64_t sessions = 1;    // whose caches are set aside, of `context` tokens each
   CacheType cache = CacheType::kAuto;
   CpuGemm gemm = CpuGemm::kAuto;
+  Isa isa = Isa::kAvx512;          // the most that host kernels use; less where the processor has less
   bool exact_activations = false;  // integer formats on unrounded activations (for comparison)
   int64_t prefill_chunk = 512;     // tokens per forward pass of a prompt
 };

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "kernels/grad_ops.h"
+#include "kernels/isa.h"
 #include "kernels/trace.h"
 
 namespace moebius {
@@ -21,7 +22,7 @@ enum class CpuGemm : uint8_t { kAuto, kOneDnn, kOwn };  // who multiplies large 
 struct HostOptions {
   int threads = 0;                 // 0: one per physical core this process may use
   bool exact_activations = false;  // integer formats on unrounded float32 activations (for comparison)
-  bool use_avx2 = true;            // false: scalar kernels only (for tests)
+  Isa isa = Isa::kAvx512;          // the most that is used; less where the processor has less
   CpuGemm gemm = CpuGemm::kAuto;
 };
 
@@ -93,6 +94,7 @@ Result<std::unique_ptr<Backend>> make_sim_backend(const SimOptions& options);
 struct CpuFeatures {
   bool avx2 = false;  // with FMA and F16C, which every AVX2 kernel here uses too
   bool avx512 = false, avx512_vnni = false, avx512_bf16 = false, amx_int8 = false;
+  Isa isa() const;               // the best that kernels are written for
   std::string describe() const;  // "AVX2 FMA F16C"
 };
 CpuFeatures cpu_features();

@@ -9,8 +9,12 @@
 
 namespace moebius {
 
-// Bytes per second, in 1e9, that the threads together load from a buffer of that many bytes, which must be
-// much larger than the last cache to speak of memory. kNoMemory.
+// Bytes per second, in 1e9, that the threads together load from memory of the caller: for what weights are
+// read at, pages of a mapped file that are in memory. Much more of it than the last cache holds.
+double probe_read_GBs(int threads, const void* memory, int64_t bytes, double seconds);
+
+// The same of a buffer of that many bytes, in huge pages where the system has them: what the memory itself is
+// good for. kNoMemory.
 Result<double> probe_memory_read_GBs(int threads, int64_t buffer_bytes, double seconds);
 
 // Independent chains of float32 fused multiply-adds, in 1e9 operations (two per multiply-add) per second.

@@ -90,14 +90,24 @@ void quantize_activations(const float* x, int64_t cols, int8_t* q, float* scale,
 }
 
 std::span<const FormatKernels> format_kernels(Format format) {
-#define MOEBIUS_ROWS(suffix, avx2) \
-  { "rows_" #suffix, avx2, dot_rows_##suffix, axpy_rows_##suffix, dequantize_rows_##suffix }
-  static constexpr FormatKernels kF32[] = {MOEBIUS_ROWS(f32_avx2, true), MOEBIUS_ROWS(f32_ref, false)};
-  static constexpr FormatKernels kBF16[] = {MOEBIUS_ROWS(bf16_avx2, true), MOEBIUS_ROWS(bf16_ref, false)};
-  static constexpr FormatKernels kF16[] = {MOEBIUS_ROWS(f16_avx2, true), MOEBIUS_ROWS(f16_ref, false)};
-  static constexpr FormatKernels kFp8[] = {MOEBIUS_ROWS(fp8_avx2, true), MOEBIUS_ROWS(fp8_ref, false)};
-  static constexpr FormatKernels kInt8[] = {MOEBIUS_ROWS(int8_avx2, true), MOEBIUS_ROWS(int8_ref, false)};
-  static constexpr FormatKernels kInt4[] = {MOEBIUS_ROWS(int4_avx2, true), MOEBIUS_ROWS(int4_ref, false)};
+#define MOEBIUS_ROWS(suffix, isa) \
+  { "rows_" #suffix, isa, dot_rows_##suffix, axpy_rows_##suffix, dequantize_rows_##suffix }
+  static constexpr FormatKernels kF32[] = {MOEBIUS_ROWS(f32_avx2, Isa::kAvx2),
+                                           MOEBIUS_ROWS(f32_ref, Isa::kScalar)};
+  static constexpr FormatKernels kBF16[] = {MOEBIUS_ROWS(bf16_avx2, Isa::kAvx2),
+                                            MOEBIUS_ROWS(bf16_ref, Isa::kScalar)};
+  static constexpr FormatKernels kF16[] = {MOEBIUS_ROWS(f16_avx2, Isa::kAvx2),
+                                           MOEBIUS_ROWS(f16_ref, Isa::kScalar)};
+  static constexpr FormatKernels kFp8[] = {MOEBIUS_ROWS(fp8_avx2, Isa::kAvx2),
+                                           MOEBIUS_ROWS(fp8_ref, Isa::kScalar)};
+  static constexpr FormatKernels kInt8[] = {{"rows_int8_avx512", Isa::kAvx512, dot_rows_int8_avx512,
+                                             axpy_rows_int8_avx2, dequantize_rows_int8_avx2},
+                                            MOEBIUS_ROWS(int8_avx2, Isa::kAvx2),
+                                            MOEBIUS_ROWS(int8_ref, Isa::kScalar)};
+  static constexpr FormatKernels kInt4[] = {{"rows_int4_avx512", Isa::kAvx512, dot_rows_int4_avx512,
+                                             axpy_rows_int4_avx2, dequantize_rows_int4_avx2},
+                                            MOEBIUS_ROWS(int4_avx2, Isa::kAvx2),
+                                            MOEBIUS_ROWS(int4_ref, Isa::kScalar)};
 #undef MOEBIUS_ROWS
   switch (format) {
     case Format::kF32:
@@ -116,10 +126,10 @@ std::span<const FormatKernels> format_kernels(Format format) {
   MOEBIUS_CHECK(false, "unknown format");
 }
 
-const FormatKernels& best_kernels(Format format, bool have_avx2) {
+const FormatKernels& best_kernels(Format format, Isa most) {
   const std::span<const FormatKernels> all = format_kernels(format);
   for (const FormatKernels& kernels : all)
-    if (have_avx2 || !kernels.needs_avx2) return kernels;
+    if (kernels.isa <= most) return kernels;
   MOEBIUS_CHECK(false, format_name(format));
 }
 

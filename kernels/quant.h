@@ -31,6 +31,7 @@
 #include <span>
 #include <string>
 
+#include "kernels/isa.h"
 #include "kernels/tensor.h"
 
 namespace moebius {
@@ -96,7 +97,7 @@ void quantize_activations(const float* x, int64_t cols, int8_t* q, float* scale,
 
 struct FormatKernels {
   const char* name;  // "<op>_<types>_<isa>", for example "rows_int4_avx2"
-  bool needs_avx2;
+  Isa isa;           // that it needs
 
   // y[i * ldy + (r - begin)] = row r of w . token(i), r in [begin, end), i in [0, n); token(i) = tokens ?
   // tokens[i] : i, a row of x. y must not alias x.
@@ -112,9 +113,9 @@ struct FormatKernels {
 };
 
 // All implementations for a format, fastest first, the scalar reference last; index them only after a look at
-// needs_avx2.
+// isa.
 std::span<const FormatKernels> format_kernels(Format format);
-// The first one this processor runs.
-const FormatKernels& best_kernels(Format format, bool have_avx2);
+// The first one that needs no more than this.
+const FormatKernels& best_kernels(Format format, Isa most);
 
 }  // namespace moebius

@@ -28,4 +28,10 @@ MOEBIUS_ROW_KERNELS(int4_avx2)
 
 #undef MOEBIUS_ROW_KERNELS
 
+// With AVX-512 VNNI; what else a format needs is the AVX2 kernels'.
+void dot_rows_int8_avx512(const Matrix& w, int64_t begin, int64_t end, const Activations& x,
+                          const int32_t* tokens, int64_t n, float* y, int64_t ldy);
+void dot_rows_int4_avx512(const Matrix& w, int64_t begin, int64_t end, const Activations& x,
+                          const int32_t* tokens, int64_t n, float* y, int64_t ldy);
+
 }  // namespace moebius

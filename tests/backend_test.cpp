@@ -102,10 +102,11 @@ TEST(Scratch, TheSameStepTakesTheSameMemoryAgain) {
 }
 
 TEST(HostBackend, NamesItselfByItsOptions) {
-  EXPECT_EQ(make_host_backend({.threads = 1, .use_avx2 = false})->name(), "host (1 thread, scalar)");
-  const bool avx2 = cpu_features().avx2;
-  EXPECT_EQ(make_host_backend({.threads = 3})->name(),
-            avx2 ? "host (3 threads, AVX2)" : "host (3 threads, scalar)");
+  EXPECT_EQ(make_host_backend({.threads = 1, .isa = Isa::kScalar})->name(), "host (1 thread, scalar)");
+  for (const Isa most : {Isa::kAvx2, Isa::kAvx512}) {
+    const std::string used = isa_name(std::min(most, cpu_features().isa()));
+    EXPECT_EQ(make_host_backend({.threads = 3, .isa = most})->name(), "host (3 threads, " + used + ")");
+  }
 }
 
 TEST(HostBackend, AllocatesZeroedMemoryAndRefusesTheImpossible) {
@@ -121,10 +122,10 @@ TEST(HostBackend, AllocatesZeroedMemoryAndRefusesTheImpossible) {
 
 TEST(HostBackend, RunsWithEveryChoiceOfOptions) {
   std::vector<float> gate = {0.0f, 1.0f, -2.0f}, up = {1.0f, 2.0f, 3.0f};
-  for (const bool avx2 : {false, true}) {
+  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
     for (const int threads : {0, 1, 2}) {
       std::vector<float> y(3);
-      const std::unique_ptr<Backend> host = make_host_backend({.threads = threads, .use_avx2 = avx2});
+      const std::unique_ptr<Backend> host = make_host_backend({.threads = threads, .isa = isa});
       host->swiglu(
           {f32_tensor(gate.data(), {1, 3}), f32_tensor(up.data(), {1, 3}), f32_tensor(y.data(), {1, 3})});
       EXPECT_EQ(y[0], 0.0f);
@@ -163,6 +164,7 @@ TEST(Cpu, FeaturesAgreeWithTheCompilersProbe) {
   EXPECT_EQ(features.avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"));
   EXPECT_EQ(features.avx512, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"));
+  EXPECT_EQ(features.isa() == Isa::kAvx512, features.avx2 && features.avx512_vnni);
   EXPECT_EQ(features.avx512_vnni, __builtin_cpu_supports("avx512vnni") != 0);
   EXPECT_EQ(features.describe().find("AVX2") != std::string::npos, features.avx2);
 #endif

@@ -56,20 +56,20 @@ void test_candidates(std::span<const Candidate<Args>> candidates, const Args& ar
   const auto want = run(candidates.back(), plain);
   ASSERT_GE(candidates.size(), 2u);
   for (const Candidate<Args>& candidate : candidates.first(candidates.size() - 1)) {
-    for (const bool avx2 : {false, true}) {
-      if (avx2 && !cpu_features().avx2) continue;
+    for (const Isa isa : {Isa::kScalar, Isa::kAvx2}) {
+      if (isa > cpu_features().isa()) continue;
       const bool slices = std::string_view(candidate.name).ends_with("_rows") ||
                           std::string_view(candidate.name).ends_with("_columns");
       std::vector<std::vector<float>> one;
       for (const int threads : {1, 2, 3}) {
         HostContext context(threads);
-        context.avx2 = avx2;
+        context.isa = isa;
         soil(context.scratch);
         if (candidate.declines(args, context)) continue;
         const auto got = run(candidate, context);
         if (threads == 1) one = got;
         for (size_t i = 0; i < got.size(); ++i) {
-          const std::string where = fmt::format("{} {} output {} avx2 {}", candidate.name, name, i, avx2);
+          const std::string where = fmt::format("{} {} output {} {}", candidate.name, name, i, isa_name(isa));
           EXPECT_EQ(got[i], one[i]) << where << ": " << threads << " threads against one";
           EXPECT_LE(largest_gap(got[i], want[i]), slices ? 0 : bound) << where;
           expect_gaps_kept(*written[i], where);
@@ -372,10 +372,10 @@ TEST(GradHost, CrossEntropy) {
 
 // Far out, every candidate gives what the references give there.
 TEST(GradHost, StaysFiniteFarOut) {
-  for (const bool avx2 : {false, true}) {
-    if (avx2 && !cpu_features().avx2) continue;
+  for (const Isa isa : {Isa::kScalar, Isa::kAvx2}) {
+    if (isa > cpu_features().isa()) continue;
     HostContext context(1);
-    context.avx2 = avx2;
+    context.isa = isa;
     for (const Candidate<CrossEntropyArgs>& candidate : host_cross_entropy()) {
       float logits[] = {1e4f, -1e4f, 0, 0, 30, 0, 1e4f, -1e4f, 0}, loss[3];
       int32_t targets[] = {1, 1, 0};

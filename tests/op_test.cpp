@@ -40,10 +40,12 @@ struct Op {
   void (*cases)(Mode, const Add<Args>&);
 };
 
+constexpr Isa kIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvx512};
+
 struct TestContext : HostContext {
-  TestContext(bool use_avx2, int thread_count, bool exact, CpuGemm who = CpuGemm::kAuto)
+  TestContext(Isa most, int thread_count, bool exact, CpuGemm who = CpuGemm::kAuto)
       : HostContext(thread_count) {
-    avx2 = use_avx2, exact_activations = exact, gemm = who;
+    isa = most, exact_activations = exact, gemm = who;
   }
 };
 
@@ -74,24 +76,24 @@ class CaseTest {
 
  private:
   void test_host() {
-    for (const bool avx2 : {false, true}) {
-      if (avx2 && !cpu_features().avx2) continue;
-      for (const Candidate<Args>& candidate : op_.candidates) test_candidate(candidate, avx2);
-      if (case_.part) test_dispatch(avx2);
+    for (const Isa isa : kIsas) {
+      if (isa > cpu_features().isa()) continue;
+      for (const Candidate<Args>& candidate : op_.candidates) test_candidate(candidate, isa);
+      if (case_.part) test_dispatch(isa);
     }
   }
 
-  void test_candidate(const Candidate<Args>& candidate, bool avx2) {
+  void test_candidate(const Candidate<Args>& candidate, Isa isa) {
     const bool is_reference = &candidate == &op_.candidates.back();  // against itself: once will do
     Snapshot first;
     for (const int threads : {1, 2, 3}) {
-      if (is_reference && (threads > 1 || avx2)) continue;
-      TestContext context(avx2, threads, case_.exact_activations);
+      if (is_reference && (threads > 1 || isa != Isa::kScalar)) continue;
+      TestContext context(isa, threads, case_.exact_activations);
       if (candidate.declines(case_.args, context)) continue;
       restore(case_.outputs, before_);
       run(candidate, case_.args, context);
       const Snapshot got = snapshot(case_.outputs);
-      const std::string where = fmt::format("{}, avx2 {}, {} threads", candidate.name, avx2, threads);
+      const std::string where = fmt::format("{}, {}, {} threads", candidate.name, isa_name(isa), threads);
       report(where, difference(case_.outputs, got, reference_, false));
       if (first.empty()) {
         first = got;
@@ -108,8 +110,8 @@ class CaseTest {
   }
 
   // What the backend would run may be another candidate for one token than for many: those must agree too.
-  void test_dispatch(bool avx2) {
-    TestContext context(avx2, 2, case_.exact_activations);
+  void test_dispatch(Isa isa) {
+    TestContext context(isa, 2, case_.exact_activations);
     const auto dispatch = [&](const Args& args) {
       for (const Candidate<Args>& candidate : op_.candidates) {
         if (candidate.declines(args, context)) continue;
@@ -121,7 +123,7 @@ class CaseTest {
     restore(case_.outputs, before_);
     const bool ran = dispatch(case_.args);
     report("dispatch", ran ? "" : "every candidate declined");
-    test_parts(fmt::format("dispatch, avx2 {}", avx2), snapshot(case_.outputs), dispatch);
+    test_parts(fmt::format("dispatch, {}", isa_name(isa)), snapshot(case_.outputs), dispatch);
   }
 
   template <class Run>
@@ -154,7 +156,7 @@ template <class Args>
 void time_case(const Op<Args>& op, const std::string& shape, const Case<Args>& c, int threads) {
   using Clock = std::chrono::steady_clock;
   for (const Candidate<Args>& candidate : op.candidates) {
-    TestContext context(cpu_features().avx2, threads, c.exact_activations);
+    TestContext context(cpu_features().isa(), threads, c.exact_activations);
     if (candidate.declines(c.args, context)) continue;
     if (&candidate == &op.candidates.back() && c.flops > 1e9) continue;  // the reference would take minutes
     double best = INFINITY, spent = 0;
@@ -272,6 +274,7 @@ int main_of(const Options& options) {
   MOEBIUS_OPS(X)
 #undef X
   if (options.mode != "test") return 0;
+  if (cpu_features().isa() < Isa::kAvx512) fmt::print("kernels for AVX-512: skipped (no AVX-512 VNNI)\n");
   fmt::print("{} passed, {} failed\n", total.passed, total.failed);
   return total.failed > 0 || total.passed == 0;
 }

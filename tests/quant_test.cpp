@@ -13,6 +13,7 @@
 
 #include "kernels/cpu/onednn.h"
 #include "kernels/cpu/products.h"
+#include "kernels/cpu/vector_ops.h"
 #include "kernels/half.h"
 #include "tests/random_matrix.h"
 
@@ -27,7 +28,7 @@ uint32_t bits_of(float value) { return std::bit_cast<uint32_t>(value); }
 std::vector<const FormatKernels*> runnable(Format format) {
   std::vector<const FormatKernels*> list;
   for (const FormatKernels& kernels : format_kernels(format))
-    if (!kernels.needs_avx2 || cpu_features().avx2) list.push_back(&kernels);
+    if (kernels.isa <= cpu_features().isa()) list.push_back(&kernels);
   return list;
 }
 
@@ -256,6 +257,29 @@ TEST(Quant, ActivationsRoundToTheNearestOfTheirGroup) {
   }
 }
 
+TEST(Quant, ActivationsHaveTheSameBitsWithAvx2) {
+  if (!cpu_features().avx2) GTEST_SKIP() << "no AVX2";
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal;
+  const float odd[] = {0,      -0.0f,     INFINITY,   -INFINITY, NAN,     -NAN,
+                       1e-40f, 0x1p-121f, -0x1p-120f, 3.4e38f,   -3.4e38f};
+  for (int64_t cols = 1; cols <= 200; ++cols) {
+    std::vector<float> x(static_cast<size_t>(cols));
+    const float size = std::ldexp(1.0f, static_cast<int>(random() % 250) - 125);
+    for (float& value : x)
+      value = random() % 64 == 0 ? odd[random() % std::size(odd)] : normal(random) * size;
+    const size_t groups = static_cast<size_t>((cols + 31) / 32);
+    std::vector<int8_t> q(groups * 32), fast_q(q.size(), 99);
+    std::vector<float> scale(groups), fast_scale(groups);
+    std::vector<int32_t> sum(groups), fast_sum(groups);
+    quantize_activations(x.data(), cols, q.data(), scale.data(), sum.data());
+    quantize_activations_avx2(x.data(), cols, fast_q.data(), fast_scale.data(), fast_sum.data());
+    ASSERT_EQ(fast_q, q);
+    ASSERT_EQ(fast_sum, sum);
+    ASSERT_EQ(std::memcmp(fast_scale.data(), scale.data(), groups * sizeof(float)), 0);
+  }
+}
+
 TEST(Quant, ActivationsAtTheEdges) {
   const auto quantize = [](std::vector<float> x, std::vector<int8_t>* q) {
     q->assign(32, 99);
@@ -299,8 +323,9 @@ TEST(Quant, SizesAndNames) {
   EXPECT_EQ(w.w.bytes(), 3 * 36 + 3 * 3 * 2);
   EXPECT_EQ(w.w.describe(), "int4[3, 72]");
   for (Format format : kAllFormats) {
-    EXPECT_FALSE(best_kernels(format, false).needs_avx2);
-    EXPECT_FALSE(format_kernels(format).back().needs_avx2);
+    EXPECT_EQ(&best_kernels(format, Isa::kScalar), &format_kernels(format).back());
+    for (const Isa most : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512})
+      EXPECT_LE(best_kernels(format, most).isa, most);
   }
 }
 
@@ -450,11 +475,11 @@ TEST(Products, CpuGemmChoosesTheNumericsOfIntegerFormats) {
       std::vector<float> y(static_cast<size_t>(n * 150));
       LinearArgs args{owned.w, f32_tensor(x.x.data(), {n, 100}), {}, f32_tensor(y.data(), {n, 150}), false};
       HostContext context;
-      context.gemm = gemm, context.avx2 = cpu_features().avx2;
+      context.gemm = gemm, context.isa = cpu_features().isa();
       for (const Candidate<LinearArgs>& candidate : host_linear()) {
         if (candidate.declines(args, context)) continue;
         candidate.run(args, context);
-        const FormatKernels& named = best_kernels(Format::kInt4, context.avx2);
+        const FormatKernels& named = context.kernels(Format::kInt4);
         if (gemm == CpuGemm::kOneDnn && !onednn_missing()) {
           expect_float_dots(named, owned.w, x, y, candidate.name);
         } else {

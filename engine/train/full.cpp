@@ -98,7 +98,7 @@ Status FullModel::start_from(const Weights& weights) {
   WeightVisitor visitor;
   visitor.matrix = [&](const std::string&, Role, int64_t rows, int64_t cols, Matrix& from) {
     const optim::MatrixView& to = entries_[next++].weight;
-    best_kernels(from.format, cpu_features().avx2).dequantize_rows(from, 0, rows, to.values().data(), cols);
+    best_kernels(from.format, cpu_features().isa()).dequantize_rows(from, 0, rows, to.values().data(), cols);
     return Status();
   };
   visitor.vector = [&](const std::string&, int64_t size, Tensor& from) {

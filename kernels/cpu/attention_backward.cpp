@@ -130,7 +130,7 @@ void attention_backward_gemm(const AttentionBackwardArgs& args, HostContext& con
     work.emplace_back(longest, args.q.shape[2], context.scratch);
   for_each_unit(context, sequences * kv_heads, [&](int64_t unit, int64_t worker) {
     const int64_t s = unit / kv_heads, kv = unit % kv_heads, begin = args.starts[s];
-    HeadTask(args, begin, args.starts[s + 1], kv, work[static_cast<size_t>(worker)], context.avx2)
+    HeadTask(args, begin, args.starts[s + 1], kv, work[static_cast<size_t>(worker)], context.avx2())
         .run(dshared ? dshared + (kv * n + begin) * rest : nullptr, highest + s * heads);
   });
   if (dshared) add_dshared(args, dshared, context);

@@ -41,6 +41,16 @@ CpuFeatures cpu_features() {
   return features;
 }
 
+Isa CpuFeatures::isa() const {
+  if (!avx2) return Isa::kScalar;
+  return avx512_vnni ? Isa::kAvx512 : Isa::kAvx2;
+}
+
+const char* isa_name(Isa isa) {
+  static constexpr const char* kNames[] = {"scalar", "AVX2", "AVX-512"};
+  return kNames[static_cast<int>(isa)];
+}
+
 std::string CpuFeatures::describe() const {
   std::string text;
   const auto add = [&text](bool have, const char* name) {

@@ -92,7 +92,7 @@ void round_h(const Sorted& sorted, Group* groups, int64_t count, const float* h,
     for (Group* group = groups + begin; group < groups + end; ++group) {
       if (!is_integer(group->expert->down.format)) continue;
       const int64_t at = group->first * groups_wide;
-      round_tokens(group->h, 0, group->n, q + at * kActivationGroup, scale + at, sum + at);
+      round_tokens(group->h, 0, group->n, q + at * kActivationGroup, scale + at, sum + at, context);
       group->h.q = q + at * kActivationGroup, group->h.scale = scale + at, group->h.sum = sum + at;
     }
   });

@@ -112,7 +112,7 @@ class PartTask {
         sorted_(sorted),
         part_(part),
         work_(work),
-        avx2_(context.avx2),
+        avx2_(context.avx2()),
         gate_(args.experts[part.expert].gate, part.sums[0], work.matrix[0], context),
         up_(args.experts[part.expert].up, part.sums[1], work.matrix[1], context),
         down_(args.experts[part.expert].down, part.sums[2], work.matrix[2], context) {}

@@ -70,7 +70,7 @@ void run_task(const ExpertFfnArgs& args, const SortedSlots& sorted, const Expert
     gather(args, sorted, first, first + n, work.x);
     gate.product(n, work.x, work.gate);
     up.product(n, work.x, work.up);
-    swiglu_row(work.gate, work.up, n * e.gate.rows, work.gate, context.avx2);
+    swiglu_row(work.gate, work.up, n * e.gate.rows, work.gate, context.avx2());
     down.product(n, work.gate, work.x);
     scatter(args, sorted, first, first + n, work.x);
   }
@@ -103,7 +103,7 @@ void run_by_panels(const ExpertFfnArgs& args, const SortedSlots& sorted, const E
   multiply_panels_adapted(e.up, x, hidden, n, up, width, false, context);
   parallel_for(context.pool, n, kGrain, [&](int64_t begin, int64_t end) {
     float* h = gate + begin * width;
-    swiglu_row(h, up + begin * width, (end - begin) * width, h, context.avx2);
+    swiglu_row(h, up + begin * width, (end - begin) * width, h, context.avx2());
   });
   multiply_panels_adapted(e.down, gate, width, n, x, hidden, false, context);
   parallel_for(context.pool, n, kGrain, [&](int64_t begin, int64_t end) {

@@ -43,11 +43,12 @@ struct HostContext {
   const int threads;
   ThreadPool pool;
   bool exact_activations = false;
-  bool avx2 = false;
+  Isa isa = Isa::kScalar;
   CpuGemm gemm = CpuGemm::kAuto;
   Scratch scratch;
 
-  const FormatKernels& kernels(Format format) const { return best_kernels(format, avx2); }
+  bool avx2() const { return isa >= Isa::kAvx2; }
+  const FormatKernels& kernels(Format format) const { return best_kernels(format, isa); }
 };
 
 // An implementation of an operation on the host. declines: null if it takes these arguments, else why not.
@@ -65,7 +66,7 @@ const char* declines_nothing(const Args&, const HostContext&) {
 
 template <class Args>
 const char* needs_avx2(const Args&, const HostContext& context) {
-  return context.avx2 ? nullptr : "needs AVX2";
+  return context.avx2() ? nullptr : "needs AVX2";
 }
 
 // The scalar reference as a candidate: reference_candidate<Args, ref::op>("op_ref").

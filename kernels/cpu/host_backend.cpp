@@ -26,13 +26,13 @@ class HostBackend final : public Backend {
   explicit HostBackend(const HostOptions& options)
       : context_(options.threads > 0 ? options.threads : physical_cores()) {
     context_.exact_activations = options.exact_activations;
-    context_.avx2 = options.use_avx2 && cpu_features().avx2;
+    context_.isa = std::min(options.isa, cpu_features().isa());
     context_.gemm = options.gemm;
   }
 
   std::string name() const override {
     return fmt::format("host ({} thread{}, {})", context_.threads, context_.threads == 1 ? "" : "s",
-                       context_.avx2 ? "AVX2" : "scalar");
+                       isa_name(context_.isa));
   }
 
   Result<Buffer> alloc(size_t bytes) override { return Buffer::host(bytes); }

@@ -21,6 +21,7 @@ namespace moebius {
 namespace {
 
 constexpr int64_t kPiece = 4 << 20;
+constexpr int64_t kRead = 256;  // bytes that the loop takes at a time
 
 // Work per second of the best pass of `pass`, in units of 1e9; passes repeat for `seconds`, at least twice.
 template <class Pass>
@@ -73,6 +74,24 @@ double compute_rate(int threads, double seconds, double work_per_round, const Lo
 
 }  // namespace
 
+double probe_read_GBs(int threads, const void* memory, int64_t bytes, double seconds) {
+  constexpr uintptr_t kLine = 64;
+  const uintptr_t at = (reinterpret_cast<uintptr_t>(memory) + kLine - 1) / kLine * kLine;
+  const auto* data = reinterpret_cast<const uint8_t*>(at);
+  const int64_t skipped = data - static_cast<const uint8_t*>(memory),
+                whole = (bytes - skipped) / kRead * kRead;
+  if (whole <= 0) return 0;
+  ThreadPool pool(threads);
+  const bool avx2 = cpu_features().avx2;
+  std::atomic<uint64_t> kept{0};
+  return best_rate(static_cast<double>(whole), seconds, [&] {
+    parallel_for(pool, whole, kPiece, [&](int64_t begin, int64_t end) {
+      kept.fetch_xor(avx2 ? probe_load_avx2(data + begin, end - begin)
+                          : load_words(data + begin, end - begin));
+    });
+  });
+}
+
 Result<double> probe_memory_read_GBs(int threads, int64_t buffer_bytes, double seconds) {
   const int64_t bytes = std::max<int64_t>(buffer_bytes / kPiece, 1) * kPiece;
   MOEBIUS_ASSIGN(const Buffer buffer, Buffer::host(static_cast<size_t>(bytes)));
@@ -85,14 +104,7 @@ Result<double> probe_memory_read_GBs(int threads, int64_t buffer_bytes, double s
   parallel_for(pool, bytes, kPiece, [&](int64_t begin, int64_t end) {
     for (int64_t at = begin; at < end; at += 4096) data[at] = static_cast<uint8_t>(at >> 12 | 1);
   });
-  const bool avx2 = cpu_features().avx2;
-  std::atomic<uint64_t> kept{0};
-  return best_rate(static_cast<double>(bytes), seconds, [&] {
-    parallel_for(pool, bytes, kPiece, [&](int64_t begin, int64_t end) {
-      kept.fetch_xor(avx2 ? probe_load_avx2(data + begin, end - begin)
-                          : load_words(data + begin, end - begin));
-    });
-  });
+  return probe_read_GBs(threads, data, bytes, seconds);
 }
 
 double probe_float32_GFLOPs(int threads, double seconds) {
@@ -102,7 +114,7 @@ double probe_float32_GFLOPs(int threads, double seconds) {
 
 double probe_int8_GOPs(int threads, double seconds) {
   if (!cpu_features().avx2) return 0;
-  return compute_rate(threads, seconds, 2. * 32 * kProbeChains, probe_int8_avx2);
+  return compute_rate(threads, seconds, 2. * 32 * kProbeInt8Chains, probe_int8_avx2);
 }
 
 int64_t probe_buffer_bytes() {

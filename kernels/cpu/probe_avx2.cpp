@@ -37,18 +37,19 @@ float probe_fma_avx2(int64_t rounds) {
 }
 
 uint64_t probe_int8_avx2(int64_t rounds) {
-  __m256i chains[kProbeChains];
-  for (int i = 0; i < kProbeChains; ++i) chains[i] = _mm256_set1_epi32(i);
-  const __m256i ones = _mm256_set1_epi16(1), weights = _mm256_set1_epi8(3);
+  __m256i chains[kProbeInt8Chains];
+  for (int i = 0; i < kProbeInt8Chains; ++i) chains[i] = _mm256_set1_epi32(i);
+  const __m256i ones = _mm256_set1_epi16(1), activations = _mm256_set1_epi8(5);
+  __m256i weights = _mm256_set1_epi8(3);
   for (int64_t round = 0; round < rounds; ++round) {
-    for (int i = 0; i < kProbeChains; ++i) {
-      // The chain itself is an operand, so that the product cannot be moved out of the loop.
-      const __m256i products = _mm256_madd_epi16(_mm256_maddubs_epi16(weights, chains[i]), ones);
+    for (int i = 0; i < kProbeInt8Chains; ++i) {
+      __asm__("" : "+x"(weights));  // might be others now, so the product cannot be moved out of the loop
+      const __m256i products = _mm256_madd_epi16(_mm256_maddubs_epi16(weights, activations), ones);
       chains[i] = _mm256_add_epi32(chains[i], products);
     }
   }
   __m256i sum = chains[0];
-  for (int i = 1; i < kProbeChains; ++i) sum = _mm256_add_epi32(sum, chains[i]);
+  for (int i = 1; i < kProbeInt8Chains; ++i) sum = _mm256_add_epi32(sum, chains[i]);
   return sum_words(sum);
 }
 

@@ -1,6 +1,7 @@
 #include "kernels/cpu/products.h"
 
 #include "kernels/cpu/onednn.h"
+#include "kernels/cpu/vector_ops.h"
 #include "kernels/cpu/workers.h"
 
 namespace moebius {
@@ -24,11 +25,12 @@ bool exact_activations(const HostContext& context) {
   return context.exact_activations || (context.gemm == CpuGemm::kOneDnn && !onednn_missing());
 }
 
-void round_tokens(const Activations& x, int64_t begin, int64_t end, int8_t* q, float* scale, int32_t* sum) {
+void round_tokens(const Activations& x, int64_t begin, int64_t end, int8_t* q, float* scale, int32_t* sum,
+                  const HostContext& context) {
+  const auto round = context.avx2() ? quantize_activations_avx2 : quantize_activations;
   const int64_t groups = x.groups();
   for (int64_t i = begin; i < end; ++i)
-    quantize_activations(x.x + i * x.ld, x.cols, q + i * groups * kActivationGroup, scale + i * groups,
-                         sum + i * groups);
+    round(x.x + i * x.ld, x.cols, q + i * groups * kActivationGroup, scale + i * groups, sum + i * groups);
 }
 
 Activations prepare_tokens(const Matrix& w, const float* x, int64_t n, int64_t ld, HostContext& context) {
@@ -41,7 +43,7 @@ Activations prepare_tokens(const Matrix& w, const float* x, int64_t n, int64_t l
   int32_t* sum = context.scratch.take<int32_t>(n * groups);
   const int64_t grain = std::max<int64_t>(1, kTaskBytes / 8 / std::max<int64_t>(1, w.cols));
   parallel_for(context.pool, n, grain,
-               [&](int64_t begin, int64_t end) { round_tokens(tokens, begin, end, q, scale, sum); });
+               [&](int64_t begin, int64_t end) { round_tokens(tokens, begin, end, q, scale, sum, context); });
   tokens.q = q, tokens.scale = scale, tokens.sum = sum;
   return tokens;
 }

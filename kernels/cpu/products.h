@@ -22,7 +22,8 @@ bool float32_in_place(const Matrix& w);
 Activations prepare_tokens(const Matrix& w, const float* x, int64_t n, int64_t ld, HostContext& context);
 // Rounds tokens [begin, end) into memory of the caller, on its thread: q [n, groups * 32], scale and sum [n,
 // groups].
-void round_tokens(const Activations& x, int64_t begin, int64_t end, int8_t* q, float* scale, int32_t* sum);
+void round_tokens(const Activations& x, int64_t begin, int64_t end, int8_t* q, float* scale, int32_t* sum,
+                  const HostContext& context);
 
 // Tokens from `first` on.
 Activations tokens_from(const Activations& x, int64_t first);

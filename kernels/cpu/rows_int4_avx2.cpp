@@ -1,5 +1,5 @@
 // AVX2 row kernels of int4: codes stay unsigned (0 .. 15), and 8 * sum(q) is taken off at the end of a group.
-#include "kernels/cpu/rows_int_avx2.h"
+#include "kernels/cpu/rows_int_dots_avx2.h"
 #include "kernels/rows.h"
 
 namespace moebius {
@@ -23,7 +23,7 @@ struct Int4 {
     __m256i even[4], odd[4];  // columns
   };
 
-  static inline Unpacked unpack(const uint8_t* const* rows, int64_t offset) {
+  static inline Unpacked unpack(const EightRows& rows, int64_t offset) {
     __m256i words[4];
     gather_words(rows, offset, words);
     Unpacked w;
@@ -35,25 +35,58 @@ struct Int4 {
     return w;
   }
 
-  // Even columns first, then odd ones.
   static inline void arrange(const int8_t* q, int8_t* arranged) {
-    const __m256i order = _mm256_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15, 0, 2, 4, 6,
-                                           8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
-    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(arranged),
-                        _mm256_permute4x64_epi64(_mm256_shuffle_epi8(bytes, order), 0xd8));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(arranged), even_then_odd(q));
   }
 
-  // Sixteen-bit sums hold: 8 pairs of at most 2 * 15 * 127 make 30480.
-  static inline __m256i dot(const Unpacked& w, const int8_t* arranged, int32_t sum) {
-    __m256i pairs = _mm256_setzero_si256();
+  // Sixteen-bit sums hold, here and below: 8 pairs of at most 2 * 15 * 127 make 30480.
+  static inline __m256i dot(const Unpacked& w, const int8_t* arranged) {
+    __m256i pairs[2];
     for (int j = 0; j < 4; ++j) {
       const __m256i even = _mm256_maddubs_epi16(w.even[j], four_activations(arranged + 4 * j));
       const __m256i odd = _mm256_maddubs_epi16(w.odd[j], four_activations(arranged + 16 + 4 * j));
-      pairs = _mm256_add_epi16(pairs, _mm256_add_epi16(even, odd));
+      pairs[0] = j == 0 ? even : _mm256_add_epi16(pairs[0], even);
+      pairs[1] = j == 0 ? odd : _mm256_add_epi16(pairs[1], odd);
     }
-    const __m256i s = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-    return _mm256_sub_epi32(s, _mm256_set1_epi32(8 * sum));
+    return _mm256_madd_epi16(_mm256_add_epi16(pairs[0], pairs[1]), _mm256_set1_epi16(1));
+  }
+
+  static constexpr int64_t kUnitGroups = 2;
+  static constexpr int32_t kOffset = 8, kDotOffset = 8;
+
+  // Even columns of both groups, then odd ones.
+  static inline void arrange_unit(const int8_t* q, int8_t* arranged) {
+    const __m256i first = even_then_odd(q), second = even_then_odd(q + 32);
+    __m256i* to = reinterpret_cast<__m256i*>(arranged);
+    _mm256_storeu_si256(to, _mm256_permute2x128_si256(first, second, 0x20));
+    _mm256_storeu_si256(to + 1, _mm256_permute2x128_si256(first, second, 0x31));
+  }
+
+  // The low half of the result is of the first group, as is the high half of the second.
+  static inline __m256i row_pairs(const uint8_t* row, __m256i even, __m256i odd) {
+    const __m256i low = _mm256_set1_epi8(15), codes = load_bytes(row);
+    return _mm256_add_epi16(_mm256_maddubs_epi16(_mm256_and_si256(codes, low), even),
+                            _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(codes, 4), low), odd));
+  }
+
+  // Four rows: lane i of each half is row i.
+  static inline __m256i four_rows(const uint8_t* rows, int64_t stride, __m256i even, __m256i odd) {
+    const __m256i a = row_pairs(rows, even, odd), b = row_pairs(rows + stride, even, odd);
+    const __m256i c = row_pairs(rows + 2 * stride, even, odd), d = row_pairs(rows + 3 * stride, even, odd);
+    const __m256i ab = _mm256_add_epi16(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+    const __m256i cd = _mm256_add_epi16(_mm256_unpacklo_epi64(c, d), _mm256_unpackhi_epi64(c, d));
+    const __m256 left = _mm256_castsi256_ps(ab), right = _mm256_castsi256_ps(cd);
+    const __m256i pairs = _mm256_add_epi16(_mm256_castps_si256(_mm256_shuffle_ps(left, right, 0x88)),
+                                           _mm256_castps_si256(_mm256_shuffle_ps(left, right, 0xdd)));
+    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+  }
+
+  static inline void sum_unit(const uint8_t* rows, int64_t stride, const int8_t* arranged, __m256i* sums) {
+    const __m256i even = load_bytes(arranged), odd = load_bytes(arranged + 32);
+    const __m256i low = four_rows(rows, stride, even, odd),
+                  high = four_rows(rows + 4 * stride, stride, even, odd);
+    sums[0] = _mm256_permute2x128_si256(low, high, 0x20);
+    sums[1] = _mm256_permute2x128_si256(low, high, 0x31);
   }
 };
 

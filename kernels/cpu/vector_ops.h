@@ -11,5 +11,7 @@ void narrow_row_avx2(const float* x, int64_t n, uint16_t* bf16);  // to nearest 
 void add_scaled_row_avx2(float weight, const float* x, int64_t n, float* y);  // y = fma(weight, x, y)
 void swiglu_row_avx2(const float* gate, const float* up, int64_t n, float* y);
 void exp_row_avx2(const float* x, int64_t n, float* y);
+// The bits of quantize_activations.
+void quantize_activations_avx2(const float* x, int64_t cols, int8_t* q, float* scale, int32_t* sum);
 
 }  // namespace moebius

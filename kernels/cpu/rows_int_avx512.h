@@ -1,0 +1,253 @@
+// AVX-512 VNNI dots of int4 and int8 rows. Only *_avx512.cpp files include this; all of it has internal
+// linkage, for the reason that rows_avx2.h gives. The ways are those of rows_int_token_avx2.h and
+// rows_int_batch_avx2.h, on registers twice as wide; vpdpbusd takes codes as they are, unsigned, and what
+// their offset adds is where its sums start from.
+//
+// A format F offers
+//   static constexpr int64_t kUnitGroups;   // groups in 64 bytes of a row: even
+//   static constexpr int64_t kUnitBytes;    // of arranged activations of these
+//   static void arrange_unit(const int8_t* q, int8_t* arranged);
+//   static __m512i row_sums(const uint8_t* row, const int8_t* arranged, const int32_t* start);
+//       // 16 / kUnitGroups numbers for each group, whose sum is the group's; start likewise
+//   static void join(__m512i low, __m512i high, __m512i* sums);
+//       // of rows 0 .. 3 and 4 .. 7, four lanes for four rows: sums[p] = groups 2p, 2p + 1 of eight rows
+//   kGroupBytes, kDotOffset, arrange as in rows_int_batch_avx2.h
+//   static void unpack(const __m512i* words, __m512i* codes);  // 8 of them, in the order of arrange
+#pragma once
+
+#include "kernels/cpu/rows_int_batch_avx2.h"
+
+namespace moebius {
+namespace {
+
+constexpr int64_t kWideGroups = 512;  // of a token in one go
+
+static inline __m512i load_wide(const void* at) { return _mm512_loadu_si512(at); }
+
+template <class F>
+struct WideSlice {  // groups [first, last) of one token
+  static constexpr int64_t kStart = 16 / F::kUnitGroups;
+  alignas(64) int8_t q[kWideGroups / F::kUnitGroups * F::kUnitBytes];
+  alignas(64) int32_t
+      start[(kWideGroups + F::kUnitGroups) * kStart];  // minus what the offset adds, in a group's first lane
+  alignas(64) float scale[kWideGroups * 8 + 8];        // eight times
+  int64_t first, last;
+
+  WideSlice(const Activations& x, int64_t token, int64_t groups, int64_t begin)
+      : first(begin), last(begin + kWideGroups < groups ? begin + kWideGroups : groups) {
+    constexpr int64_t kColumns = F::kUnitGroups * kActivationGroup;
+    const int8_t* from = x.q + (token * groups + first) * kActivationGroup;
+    const int64_t columns = (last - first) * kActivationGroup;
+    int8_t* to = q;
+    for (int64_t at = 0; at < columns; at += kColumns, to += F::kUnitBytes) {
+      int8_t padded[kColumns] = {};
+      if (at + kColumns > columns) std::memcpy(padded, from + at, static_cast<size_t>(columns - at));
+      F::arrange_unit(at + kColumns > columns ? padded : from + at, to);
+    }
+    std::memset(start, 0, static_cast<size_t>((last - first + F::kUnitGroups) * kStart) * sizeof(int32_t));
+    for (int64_t g = 0; g < last - first; ++g) {
+      start[g * kStart] = -F::kDotOffset * x.sum[token * groups + first + g];
+      _mm256_store_ps(scale + g * 8, _mm256_set1_ps(x.scale[token * groups + first + g]));
+    }
+  }
+};
+
+// Lane i of each quarter: the sum of that quarter of row i.
+static inline __m512i four_rows(__m512i a, __m512i b, __m512i c, __m512i d) {
+  const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+  const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+  return _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+}
+
+template <class F>
+static inline void sum_unit(const uint8_t* rows, int64_t stride, const int8_t* q, const int32_t* start,
+                            __m512i* sums) {
+  const int64_t two = 2 * stride, three = 3 * stride;
+  const uint8_t* upper = rows + 4 * stride;
+  const __m512i low = four_rows(F::row_sums(rows, q, start), F::row_sums(rows + stride, q, start),
+                                F::row_sums(rows + two, q, start), F::row_sums(rows + three, q, start));
+  const __m512i high = four_rows(F::row_sums(upper, q, start), F::row_sums(upper + stride, q, start),
+                                 F::row_sums(upper + two, q, start), F::row_sums(upper + three, q, start));
+  F::join(low, high, sums);
+}
+
+// total + two groups, the second one only if `both`.
+static inline __m256 add_two_groups(__m512i sums, const float* w_scale, const float* x_scale, bool both,
+                                    __m256 total) {
+  const __m512 s = _mm512_cvtepi32_ps(sums);
+  const __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(w_scale), _mm512_loadu_ps(x_scale));
+  total = _mm256_fmadd_ps(_mm512_castps512_ps256(s), _mm512_castps512_ps256(scale), total);
+  if (both) total = _mm256_fmadd_ps(_mm512_extractf32x8_ps(s, 1), _mm512_extractf32x8_ps(scale, 1), total);
+  return total;
+}
+
+template <class F>
+static inline __m256 dot_wide_slice(const EightRows& rows, int64_t bytes, const WideSlice<F>& x,
+                                    const float* scales, __m256 total) {
+  constexpr int64_t kUnit = 64, kGroups = F::kUnitGroups;
+  const int64_t from = x.first / kGroups * kUnit, count = x.last - x.first;
+  const int64_t in_row = (bytes - from) / kUnit, in_slice = count / kGroups;
+  const int64_t units = in_row < in_slice ? in_row : in_slice;
+  const uint8_t* at = rows.data + from;
+  const bool whole_row = from + (units + 1) * kUnit > bytes;  // else the next rows are no single stream
+  const uint8_t* ahead = rows.data + (whole_row ? 8 * rows.stride : 0);
+  int64_t g = 0;
+  for (int64_t u = 0; u < units; ++u, at += kUnit, ahead += 8 * kUnit) {
+    __m512i sums[kGroups / 2];
+    sum_unit<F>(at, rows.stride, x.q + u * F::kUnitBytes, x.start + u * 16, sums);
+    for (int64_t i = 0; i < 8 * kUnit; i += 64) prefetch(ahead + i);
+    for (int j = 0; j < kGroups / 2; ++j, g += 2)
+      total = add_two_groups(sums[j], scales + 8 * g, x.scale + 8 * g, true, total);
+  }
+  if (g < count) {  // the row, or the slice, ends within this unit
+    uint8_t padded[8][kUnit] = {};
+    const int64_t left = bytes - from - units * kUnit;
+    for (int i = 0; i < 8; ++i)
+      std::memcpy(padded[i], rows.row(i) + from + units * kUnit, static_cast<size_t>(left));
+    __m512i sums[kGroups / 2];
+    sum_unit<F>(padded[0], kUnit, x.q + units * F::kUnitBytes, x.start + units * 16, sums);
+    for (int j = 0; g < count; ++j, g += 2)
+      total = add_two_groups(sums[j], scales + 8 * g, x.scale + 8 * g, g + 1 < count, total);
+  }
+  return total;
+}
+
+// y[r - begin], r in [begin, end): a multiple of eight rows.
+template <class F>
+static void dot_wide_token(const Rows& w, int64_t begin, int64_t end, const Activations& x, int64_t token,
+                           float* y) {
+  const int64_t groups = (w.cols + kActivationGroup - 1) / kActivationGroup;
+  for (int64_t first = 0; first < groups; first += kWideGroups) {
+    const WideSlice<F> slice(x, token, groups, first);
+    for (int64_t r = begin; r < end; r += 8) {
+      const EightRows rows = eight_rows(w, r, false);
+      alignas(64) float scales[kWideGroups * 8 + 8];
+      spread_scales(w, rows, slice.first, slice.last, scales);
+      prefetch_scales(rows);
+      float* out = y + (r - begin);
+      const __m256 total = first == 0 ? _mm256_setzero_ps() : _mm256_loadu_ps(out);
+      _mm256_storeu_ps(out, dot_wide_slice<F>(rows, w.bytes, slice, scales, total));
+    }
+  }
+}
+
+static inline __m512i load_four(const uint8_t* at, int64_t stride) {
+  const auto load = [&](int64_t i) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at + 4 * i * stride));
+  };
+  __m512i rows = _mm512_castsi128_si512(load(0));
+  rows = _mm512_inserti32x4(rows, load(1), 1);
+  rows = _mm512_inserti32x4(rows, load(2), 2);
+  return _mm512_inserti32x4(rows, load(3), 3);
+}
+
+// words[j] lane i = bytes 4j .. 4j + 3 of row i of sixteen.
+static inline void gather_wide(const uint8_t* at, int64_t stride, __m512i* words) {
+  const __m512i a = load_four(at, stride), b = load_four(at + stride, stride);
+  const __m512i c = load_four(at + 2 * stride, stride), d = load_four(at + 3 * stride, stride);
+  const __m512i ab_low = _mm512_unpacklo_epi32(a, b), ab_high = _mm512_unpackhi_epi32(a, b);
+  const __m512i cd_low = _mm512_unpacklo_epi32(c, d), cd_high = _mm512_unpackhi_epi32(c, d);
+  words[0] = _mm512_unpacklo_epi64(ab_low, cd_low);
+  words[1] = _mm512_unpackhi_epi64(ab_low, cd_low);
+  words[2] = _mm512_unpacklo_epi64(ab_high, cd_high);
+  words[3] = _mm512_unpackhi_epi64(ab_high, cd_high);
+}
+
+// total[t] += groups [g, end) of the slice, for sixteen rows that start at `at`, `stride` apart.
+template <class F, int T>
+static inline void dot_wide_groups(const uint8_t* at, int64_t stride, const BatchSlice<T>& x, int64_t g,
+                                   int64_t end, const float* scales, const uint8_t* ahead, __m512* total) {
+  for (; g < end; ++g, at += F::kGroupBytes, ahead += 16 * F::kGroupBytes) {
+    __m512i words[F::kGroupBytes / 4], codes[8];
+    for (int64_t i = 0; i < F::kGroupBytes; i += 16) gather_wide(at + i, stride, words + i / 4);
+    F::unpack(words, codes);
+    for (int64_t i = 0; i < 16 * F::kGroupBytes; i += 64) prefetch(ahead + i);
+    const __m512 w_scale = _mm512_load_ps(scales + 16 * g);
+    for (int t = 0; t < T; ++t) {
+      __m512i sums[2] = {_mm512_set1_epi32(x.start[t][g]), _mm512_setzero_si512()};
+      for (int j = 0; j < 8; ++j) {
+        int32_t word;
+        std::memcpy(&word, x.q[t] + g * kActivationGroup + 4 * j, 4);
+        sums[j % 2] = _mm512_dpbusd_epi32(sums[j % 2], codes[j], _mm512_set1_epi32(word));
+      }
+      const __m512 s = _mm512_cvtepi32_ps(_mm512_add_epi32(sums[0], sums[1]));
+      total[t] = _mm512_fmadd_ps(s, _mm512_mul_ps(w_scale, _mm512_set1_ps(x.scale[t][g])), total[t]);
+    }
+  }
+}
+
+template <class F, int T>
+static void dot_sixteen_rows(const Rows& w, int64_t r, const BatchSlice<T>& x, float* const* y) {
+  alignas(64) float scales[kBatchGroups * 16];
+  for (int half = 0; half < 2; ++half) {
+    const EightRows rows = eight_rows(w, r + 8 * half, false);
+    spread_scales(w, rows, x.first, x.last, scales + 8 * half, 16);
+    prefetch_scales(rows);
+  }
+  __m512 total[T];
+  for (int t = 0; t < T; ++t) total[t] = x.first == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(y[t]);
+  const int64_t from = x.first * F::kGroupBytes, count = x.last - x.first;
+  const int64_t in_row = (w.bytes - from) / F::kGroupBytes, whole = in_row < count ? in_row : count;
+  const bool whole_row = (whole + 1) * F::kGroupBytes > w.bytes;
+  const uint8_t* rows = w.row(r);
+  dot_wide_groups<F, T>(rows + from, w.bytes, x, 0, whole, scales, rows + (whole_row ? 16 * w.bytes : 0),
+                        total);
+  if (whole < count) {  // the row ends within this group
+    uint8_t padded[16][F::kGroupBytes] = {};
+    const int64_t at = from + whole * F::kGroupBytes;
+    for (int i = 0; i < 16; ++i)
+      std::memcpy(padded[i], rows + i * w.bytes + at, static_cast<size_t>(w.bytes - at));
+    dot_wide_groups<F, T>(padded[0], F::kGroupBytes, x, whole, count, scales, rows, total);
+  }
+  for (int t = 0; t < T; ++t) _mm512_storeu_ps(y[t], total[t]);
+}
+
+// Rows [begin, end): a multiple of sixteen.
+template <class F, int T>
+static void dot_wide_batch(const Rows& w, int64_t begin, int64_t end, const Activations& x,
+                           const int32_t* tokens, int64_t first_token, float* y, int64_t ldy) {
+  const int64_t groups = (w.cols + kActivationGroup - 1) / kActivationGroup;
+  int64_t token[T];
+  for (int t = 0; t < T; ++t) token[t] = tokens ? tokens[first_token + t] : first_token + t;
+  BatchSlice<T> slice;
+  for (int64_t first = 0; first < groups; first += kBatchGroups) {
+    slice.template fill<F>(x, token, groups, first);
+    for (int64_t r = begin; r < end; r += 16) {
+      float* at[T];
+      for (int t = 0; t < T; ++t) at[t] = y + (first_token + t) * ldy + (r - begin);
+      dot_sixteen_rows<F, T>(w, r, slice, at);
+    }
+  }
+}
+
+// narrow: the AVX2 kernel, for rows that are left over and for exact activations.
+template <class F>
+static void dot_rows_wide(const Matrix& matrix, int64_t begin, int64_t end, const Activations& x,
+                          const int32_t* tokens, int64_t n, float* y, int64_t ldy,
+                          decltype(FormatKernels::dot_rows) narrow) {
+  if (!x.q || matrix.cols == 0) return narrow(matrix, begin, end, x, tokens, n, y, ldy);
+  const Rows w(matrix);
+  using Dot =
+      void (*)(const Rows&, int64_t, int64_t, const Activations&, const int32_t*, int64_t, float*, int64_t);
+  static constexpr Dot kDots[] = {nullptr,
+                                  nullptr,
+                                  dot_wide_batch<F, 2>,
+                                  dot_wide_batch<F, 3>,
+                                  dot_wide_batch<F, 4>,
+                                  dot_wide_batch<F, 5>,
+                                  dot_wide_batch<F, 6>,
+                                  dot_wide_batch<F, 7>,
+                                  dot_wide_batch<F, 8>};
+  const int64_t whole = begin + (end - begin) / 16 * 16;
+  for (int64_t i = 0; i < n; i += kTokens) {
+    const int64_t count = n - i < kTokens ? n - i : kTokens;
+    if (count == 1)
+      dot_wide_token<F>(w, begin, whole, x, tokens ? tokens[i] : i, y + i * ldy);
+    else
+      kDots[count](w, begin, whole, x, tokens, i, y, ldy);
+  }
+  if (whole < end) narrow(matrix, whole, end, x, tokens, n, y + (whole - begin), ldy);
+}
+
+}  // namespace
+}  // namespace moebius
