@@ -77,6 +77,9 @@ struct Engine::Impl {
   GenerationConfig generation;
   std::unique_ptr<Tokenizer> tokenizer;
   PromptRenderer prompt;
+  ChatMarkup markup;
+  std::once_flag vocabulary_made;
+  std::shared_ptr<const TokenVocabulary> vocabulary;  // for constraints; null before the first
   DType cache_type = DType::kF32;
   std::optional<DiskTier> disk;  // on the host, if the model is larger than its memory
   std::optional<KvCache> cache;
@@ -261,6 +264,7 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked, const M
     MOEBIUS_ASSIGN(impl->tokenizer, Tokenizer::open(options.model));
   }
   MOEBIUS_ASSIGN(impl->prompt, PromptRenderer::open(options.model));
+  if (impl->tokenizer) impl->markup = chat_markup(*impl->tokenizer, impl->prompt.source());
   const bool float32 = impl->files->weights().layers.front().o.format == Format::kF32;
   const bool wide = options.cache == CacheType::kF32 || (options.cache == CacheType::kAuto && float32);
   impl->cache_type = wide ? DType::kF32 : DType::kBF16;
@@ -283,6 +287,15 @@ const std::vector<std::string>& Engine::notes() const { return impl_->notes; }
 const Tokenizer& Engine::tokenizer() const {
   MOEBIUS_CHECK(impl_->tokenizer != nullptr, "look at has_tokenizer() first");
   return *impl_->tokenizer;
+}
+
+const ChatMarkup& Engine::markup() const { return impl_->markup; }
+
+Result<std::shared_ptr<const Constraint>> Engine::constrain(const Grammar& grammar) const {
+  std::call_once(impl_->vocabulary_made, [&] {
+    impl_->vocabulary = TokenVocabulary::of(tokenizer(), config().vocab, impl_->markup.ids());
+  });
+  return Constraint::compile(grammar, impl_->vocabulary, generation().eos_ids);
 }
 
 std::string Engine::describe() const {

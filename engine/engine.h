@@ -15,11 +15,13 @@
 
 #include <nlohmann/json_fwd.hpp>
 
+#include "engine/answer_stream.h"
 #include "engine/expert_use.h"
 #include "engine/options.h"
 #include "engine/placement.h"
 #include "engine/sampler.h"
 #include "models/config.h"
+#include "models/constraint/constraint.h"
 #include "models/tokenizer.h"
 
 namespace moebius {
@@ -70,12 +72,17 @@ struct GenerateOptions {
   std::vector<std::string> stop;  // the answer ends before the first of these
   bool ignore_eos = false;
   int top_logprobs = -1;  // -1: none; 0: of the chosen token alone; else that many alternatives too
+  std::shared_ptr<const AnswerForm> form;  // null: the answer is plain text, markup included
+  std::shared_ptr<const Constraint>
+      constraint;  // what is said must satisfy it, thinking apart; null: anything
 };
 
 // One piece of an answer. text is complete characters with no part of a stop string and may be empty while
-// bytes or a possible stop string are held back; the concatenation of all texts is the answer.
+// bytes or a possible stop string are held back; the concatenation of all texts is the answer. With a form,
+// text is the content, and thinking and tool calls come apart.
 struct Piece {
-  std::string_view text;
+  std::string_view text, reasoning;
+  std::span<const CallPiece> calls;
   int32_t id = -1;                                 // -1: the rest of held-back text at the end
   TokenProbability chosen;                         // with top_logprobs >= 0
   std::span<const TokenProbability> alternatives;  // with top_logprobs > 0
@@ -85,6 +92,7 @@ struct GenerateStats {
   FinishReason finish = FinishReason::kStop;
   std::string matched_stop;  // the stop string that ended it; "" for a stop id
   int64_t prompt_tokens = 0, reused_tokens = 0, answer_tokens = 0;  // answer_tokens counts a final stop id
+  int64_t reasoning_tokens = 0;                                     // of the answer's, with a form
   double prefill_s = 0, decode_s = 0;
 };
 
@@ -108,6 +116,11 @@ class Engine {
   // [layer], when experts are both on the device and on the host; else empty.
   std::vector<LayerUse> expert_use() const;
 
+  // How this model marks thinking and tool calls.
+  const ChatMarkup& markup() const;
+  // A grammar over this model's vocabulary. Takes milliseconds, and more the first time.
+  Result<std::shared_ptr<const Constraint>> constrain(const Grammar& grammar) const;
+
   Result<std::unique_ptr<Session>> new_session();
 
   // The prompt of a conversation by the model's own template. request: {"messages": [...], "tools": [...]
@@ -122,7 +135,8 @@ class Engine {
   Status append(std::span<Session* const> sessions, std::span<const int32_t> ids);
 
   // Syncs the session to the prompt and generates until a stop id, a stop string, max_tokens, the end of the
-  // context or `on_piece` returning false. progress is called during the prefill.
+  // context or `on_piece` returning false. progress is called during the prefill. kInvalid: also a constraint
+  // that cannot be followed any further.
   using OnPiece = std::function<bool(const Piece&)>;
   Result<GenerateStats> generate(Session& session, std::span<const int32_t> prompt,
                                  const GenerateOptions& options, const OnPiece& on_piece,

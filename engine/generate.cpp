@@ -1,11 +1,9 @@
 // Engine::generate: the loop from prompt to answer, and the text that may be shown at each step.
 #include <algorithm>
 #include <chrono>
-#include <optional>
-
-#include <fmt/format.h>
 
 #include "engine/engine.h"
+#include "engine/token_gate.h"
 
 namespace moebius {
 namespace {
@@ -13,51 +11,6 @@ namespace {
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
-
-// Passes text through, but holds back what may be the beginning of a stop string.
-class StopFilter {
- public:
-  explicit StopFilter(const std::vector<std::string>& stops) : stops_(stops) {}
-
-  // The text that may be shown now. After a match, matched() names the stop string and nothing more is given
-  // out.
-  std::string push(const std::string& text) {
-    held_ += text;
-    size_t at = std::string::npos;
-    for (const std::string& stop : stops_) {
-      const size_t found = stop.empty() ? std::string::npos : held_.find(stop);
-      if (found < at) at = found, matched_ = stop;
-    }
-    if (at != std::string::npos) {
-      std::string shown = held_.substr(0, at);
-      held_.clear();
-      return shown;
-    }
-    const size_t keep = possible_start();
-    std::string shown = held_.substr(0, held_.size() - keep);
-    held_.erase(0, shown.size());
-    return shown;
-  }
-
-  std::string finish() { return std::exchange(held_, ""); }
-  const std::optional<std::string>& matched() const { return matched_; }
-
- private:
-  // Length of the longest end of held_ that begins a stop string.
-  size_t possible_start() const {
-    size_t longest = 0;
-    for (const std::string& stop : stops_) {
-      for (size_t n = std::min(stop.size(), held_.size()); n > longest; --n) {
-        if (held_.compare(held_.size() - n, n, stop, 0, n) == 0) longest = n;
-      }
-    }
-    return longest;
-  }
-
-  const std::vector<std::string>& stops_;
-  std::string held_;
-  std::optional<std::string> matched_;
-};
 
 Piece make_piece(std::span<const float> logits, int32_t id, int top_logprobs,
                  std::vector<TokenProbability>& storage) {
@@ -69,6 +22,12 @@ Piece make_piece(std::span<const float> logits, int32_t id, int top_logprobs,
     piece.alternatives = storage;
   }
   return piece;
+}
+
+void show(const AnswerText& text, Piece& piece) {
+  piece.text = text.content;
+  piece.reasoning = text.reasoning;
+  piece.calls = text.calls;
 }
 
 }  // namespace
@@ -91,42 +50,46 @@ Result<GenerateStats> Engine::generate(Session& session, std::span<const int32_t
   const auto decode_started = std::chrono::steady_clock::now();
   Sampler sampler(options.sampling, config().vocab);
   sampler.observe_prompt(prompt);
-  StreamDecoder decoder(tokenizer());
-  StopFilter filter(options.stop);
+  AnswerStream stream(tokenizer(), options.stop, options.form.get(), prompt);
+  TokenGate gate(options.constraint, options.form ? &options.form->markup : nullptr, prompt);
   const std::vector<int32_t>& eos = generation().eos_ids;
   std::vector<TokenProbability> alternatives;
-  std::string text;
+  AnswerText text;
   stats.finish = FinishReason::kLength;
   while (options.max_tokens < 0 || stats.answer_tokens < options.max_tokens) {
-    const int32_t id = sampler.sample(session.logits());
+    MOEBIUS_ASSIGN(const std::span<const uint64_t> allowed, gate.allowed());
+    const int32_t id = sampler.sample(session.logits(), allowed);
+    gate.take(id);
     ++stats.answer_tokens;
-    if (!options.ignore_eos && std::find(eos.begin(), eos.end(), id) != eos.end()) {
+    const bool may_end = !options.ignore_eos || gate.constrained();  // which allows no end before it is due
+    if (may_end && std::find(eos.begin(), eos.end(), id) != eos.end()) {
       stats.finish = FinishReason::kStop;
       break;
     }
     Piece piece = make_piece(session.logits(), id, options.top_logprobs, alternatives);
-    text = filter.push(decoder.push(id));
-    piece.text = text;
+    text = stream.push(id);
+    stats.reasoning_tokens += stream.thinking();
+    show(text, piece);
     if (on_piece && !on_piece(piece)) {
       stats.finish = FinishReason::kCancelled;
       break;
     }
-    if (filter.matched()) {
+    if (stream.matched()) {
       stats.finish = FinishReason::kStop;
-      stats.matched_stop = *filter.matched();
+      stats.matched_stop = *stream.matched();
       break;
     }
     const bool last = stats.answer_tokens == options.max_tokens;
     if (last || static_cast<int64_t>(session.tokens().size()) >= session.context()) break;
     MOEBIUS_TRY(session.append(id));
   }
-  if (!filter.matched() && stats.finish != FinishReason::kCancelled) {
-    text = filter.push(decoder.finish());
-    if (!filter.matched()) text += filter.finish();
-    if (filter.matched()) stats.finish = FinishReason::kStop, stats.matched_stop = *filter.matched();
+  if (!stream.matched() && stats.finish != FinishReason::kCancelled) {
+    text = stream.finish();
+    if (stream.matched()) stats.finish = FinishReason::kStop, stats.matched_stop = *stream.matched();
     Piece rest;
-    rest.text = text;
-    if (on_piece && !text.empty()) on_piece(rest);
+    show(text, rest);
+    const bool empty = text.content.empty() && text.reasoning.empty() && text.calls.empty();
+    if (on_piece && !empty) on_piece(rest);
   }
   stats.decode_s = seconds_since(decode_started);
   return stats;

@@ -58,7 +58,8 @@ Result<PromptRenderer> PromptRenderer::open(const std::string& dir) {
                               dir));
     return renderer;
   }
-  Result<std::unique_ptr<ChatTemplate>> parsed = ChatTemplate::parse(source);
+  renderer.source_ = std::move(source);
+  Result<std::unique_ptr<ChatTemplate>> parsed = ChatTemplate::parse(renderer.source_);
   if (parsed.ok()) {
     renderer.template_ = std::move(*parsed);
   } else {

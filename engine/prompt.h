@@ -17,12 +17,15 @@ class PromptRenderer {
   // render()'s error, since a model can be used without its template.
   static Result<PromptRenderer> open(const std::string& dir);
 
+  const std::string& source() const { return source_; }  // of the template; "" without one
+
   // request: {"messages", optional "tools", further variables}. See Engine::render_chat.
   Result<std::string> render(const nlohmann::ordered_json& request, bool generation_prompt) const;
 
  private:
   std::unique_ptr<ChatTemplate> template_;
   Status missing_;
+  std::string source_;
   nlohmann::ordered_json tokens_ = nlohmann::ordered_json::object();  // bos_token, eos_token, ... as text
 };
 

@@ -1,6 +1,7 @@
 #include "engine/sampler.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -80,6 +81,18 @@ float log_share(float logit, const Normalizer& normalizer) {
   return std::isfinite(share) ? std::max(static_cast<float>(share), kImpossible) : kImpossible;
 }
 
+bool is_allowed(std::span<const uint64_t> allowed, int32_t id) {
+  const auto word = static_cast<size_t>(id) / 64;
+  return word < allowed.size() && (allowed[word] >> (id % 64) & 1);
+}
+
+int32_t first_allowed(std::span<const uint64_t> allowed) {
+  for (size_t word = 0; word < allowed.size(); ++word) {
+    if (allowed[word] != 0) return static_cast<int32_t>(64 * word) + std::countr_zero(allowed[word]);
+  }
+  MOEBIUS_CHECK(false, "a mask allows a token");
+}
+
 Status check_range(const char* name, float value, float low, float high, bool open_low = false) {
   if (value >= low && value <= high && !(open_low && value == low)) return {};
   return invalid(fmt::format("{} is {}; it must be {} {} and at most {}", name, value,
@@ -120,10 +133,12 @@ void Sampler::observe_prompt(std::span<const int32_t> ids) {
   }
 }
 
-int32_t Sampler::sample(std::span<const float> logits) {
+int32_t Sampler::sample(std::span<const float> logits, std::span<const uint64_t> allowed) {
   MOEBIUS_CHECK(static_cast<int64_t>(logits.size()) == vocab_);
-  const std::span<const float> adjusted = adjust(logits);
-  const int32_t id = params_.temperature == 0 ? argmax(adjusted) : draw(keep(adjusted));
+  const std::span<const float> adjusted = adjust(logits, allowed);
+  int32_t id = params_.temperature == 0 ? argmax(adjusted) : draw(keep(adjusted));
+  if (!allowed.empty() && !is_allowed(allowed, id))
+    id = first_allowed(allowed);  // all of them are impossible
   ++answer_counts_[id];
   observe_prompt({&id, 1});
   return id;
@@ -131,7 +146,7 @@ int32_t Sampler::sample(std::span<const float> logits) {
 
 std::vector<std::pair<float, int32_t>> Sampler::distribution(std::span<const float> logits) {
   MOEBIUS_CHECK(static_cast<int64_t>(logits.size()) == vocab_);
-  const std::span<const float> adjusted = adjust(logits);
+  const std::span<const float> adjusted = adjust(logits, {});
   if (params_.temperature == 0) return {{1.f, argmax(adjusted)}};
   const double total = keep(adjusted);
   if (total == 0) return {{1.f, 0}};
@@ -141,9 +156,11 @@ std::vector<std::pair<float, int32_t>> Sampler::distribution(std::span<const flo
   return out;
 }
 
-std::span<const float> Sampler::adjust(std::span<const float> logits) {
+std::span<const float> Sampler::adjust(std::span<const float> logits, std::span<const uint64_t> allowed) {
   const bool counts = params_.presence_penalty != 0 || params_.frequency_penalty != 0;
-  if (seen_ids_.empty() && params_.logit_bias.empty() && !(counts && !answer_counts_.empty())) return logits;
+  const bool changes =
+      !seen_ids_.empty() || !params_.logit_bias.empty() || (counts && !answer_counts_.empty());
+  if (!changes && allowed.empty()) return logits;
   adjusted_.assign(logits.begin(), logits.end());
   for (int32_t id : seen_ids_) {
     float& logit = adjusted_[static_cast<size_t>(id)];
@@ -156,6 +173,14 @@ std::span<const float> Sampler::adjust(std::span<const float> logits) {
     }
   }
   for (const auto& [id, bias] : params_.logit_bias) adjusted_[static_cast<size_t>(id)] += bias;
+  for (size_t word = 0; !allowed.empty() && 64 * word < adjusted_.size(); ++word) {
+    const uint64_t bits = word < allowed.size() ? allowed[word] : 0;
+    if (bits == ~uint64_t{0}) continue;
+    const size_t end = std::min(adjusted_.size(), 64 * (word + 1));
+    for (size_t i = 64 * word; i < end; ++i) {
+      if (!(bits >> (i % 64) & 1)) adjusted_[i] = kLowest;
+    }
+  }
   return adjusted_;
 }
 

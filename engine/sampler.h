@@ -2,7 +2,7 @@
 // temperature, top-k, min-p, top-p and one draw. All state, the random generator's too, is explicit.
 //
 // Logits are taken as they come: NaN counts as impossible (-inf), +inf as the largest float. Ties go to the
-// lowest id everywhere. When every token is impossible, the answer is id 0.
+// lowest id everywhere. When every token is impossible, the answer is the lowest id that is allowed.
 #pragma once
 
 #include <cstdint>
@@ -44,14 +44,15 @@ class Sampler {
 
   void observe_prompt(
       std::span<const int32_t> ids);  // for the repetition penalty; ids out of range are skipped
-  // Chooses and counts the next token. logits: [vocab], left as they are.
-  int32_t sample(std::span<const float> logits);
+  // Chooses and counts the next token. logits: [vocab], left as they are. allowed: one bit per id, at least
+  // one set, of the tokens that may come (see TokenMask); empty: every token.
+  int32_t sample(std::span<const float> logits, std::span<const uint64_t> allowed = {});
 
   // What the next sample() would draw from: (probability, id), most likely first; one entry at temperature 0.
   std::vector<std::pair<float, int32_t>> distribution(std::span<const float> logits);
 
  private:
-  std::span<const float> adjust(std::span<const float> logits);
+  std::span<const float> adjust(std::span<const float> logits, std::span<const uint64_t> allowed);
   double keep(std::span<const float> logits);
   void keep_top_k(std::span<const float> logits);
   double keep_top_p(double total);

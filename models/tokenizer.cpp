@@ -138,12 +138,16 @@ std::string StreamDecoder::push(int32_t id) {
   return text;
 }
 
-std::string StreamDecoder::finish() {
+std::string StreamDecoder::flush() {
   std::string storage;
   std::string text(utf8_lossy(held_, storage));
   held_.clear();
-  started_ = false;
   return text;
+}
+
+std::string StreamDecoder::finish() {
+  started_ = false;
+  return flush();
 }
 
 }  // namespace moebius

@@ -70,8 +70,9 @@ class StreamDecoder {
   // The text that became complete with this id; "" while a character is incomplete, for a skipped special and
   // for an id that is out of range.
   std::string push(int32_t id);
-  // What was held back, invalid bytes as U+FFFD; ready for a new stream.
-  std::string finish();
+  // What was held back, invalid bytes as U+FFFD; the stream goes on with the next character.
+  std::string flush();
+  std::string finish();  // the same, ready for a new stream
 
  private:
   const Tokenizer& tokenizer_;

@@ -1,6 +1,9 @@
 #include "server/answer.h"
 
 #include <algorithm>
+#include <utility>
+
+#include <fmt/format.h>
 
 namespace moebius {
 
@@ -96,19 +99,83 @@ std::string Answer::add_piece(const GenerationEvent& event) {
     append_logprobs(event, choice.token_offset, options_.stream ? logprobs : choice.logprobs);
     choice.token_offset += characters(token_bytes_(event.id));
   }
-  if (!options_.stream) {
-    choice.text += event.text;
-  } else if (!event.text.empty() || !logprobs.is_null()) {
-    out +=
-        sse_event(chunk(event.choice, {{"content", event.text}}, event.text, std::move(logprobs), nullptr));
+  keep(event, choice);
+  if (!options_.stream) return out;
+  if (options_.api == Api::kCompletion) {
+    if (event.text.empty() && logprobs.is_null()) return out;
+    return out + sse_event(chunk(event.choice, nullptr, event.text, std::move(logprobs), nullptr));
   }
+  for (Json& delta : deltas(event, !logprobs.is_null()))
+    out += sse_event(chunk(event.choice, std::move(delta), "", std::exchange(logprobs, nullptr), nullptr));
+  return out;
+}
+
+// Of a stream no more than the calls, for how it finished.
+void Answer::keep(const GenerationEvent& event, Choice& choice) {
+  choice.called |= !event.calls.empty();
+  if (options_.stream) return;
+  choice.text += event.text;
+  choice.reasoning += event.reasoning;
+  for (const CallPiece& piece : event.calls) {
+    if (static_cast<size_t>(piece.index) >= choice.calls.size()) {
+      choice.calls.push_back(piece);
+    } else {
+      choice.calls[static_cast<size_t>(piece.index)].arguments += piece.arguments;
+    }
+  }
+}
+
+// The family's own id, else one that no other call of any answer has.
+std::string Answer::call_id(int choice, const CallPiece& call) const {
+  if (!call.id.empty()) return call.id;
+  return fmt::format("call_{}_{}_{}", options_.id.substr(options_.id.find('-') + 1), choice, call.index);
+}
+
+Json Answer::call_delta(int choice, const CallPiece& piece) const {
+  Json out = {{"index", piece.index}};
+  Json function = Json::object();
+  if (!piece.name.empty()) {
+    out["id"] = call_id(choice, piece);
+    out["type"] = "function";
+    function["name"] = piece.name;
+  }
+  function["arguments"] = piece.arguments;
+  out["function"] = std::move(function);
+  return out;
+}
+
+std::vector<Json> Answer::deltas(const GenerationEvent& event, bool logprobs) const {
+  std::vector<Json> out;
+  if (!event.reasoning.empty()) out.push_back({{"reasoning_content", event.reasoning}});
+  if (!event.text.empty()) out.push_back({{"content", event.text}});
+  for (const CallPiece& piece : event.calls)
+    out.push_back({{"tool_calls", Json::array({call_delta(event.choice, piece)})}});
+  if (out.empty() && logprobs) out.push_back({{"content", ""}});
+  return out;
+}
+
+Json Answer::message(int index) const {
+  const Choice& choice = choices_[static_cast<size_t>(index)];
+  Json out = {{"role", "assistant"}, {"content", choice.text}, {"refusal", nullptr}};
+  if (!choice.reasoning.empty()) out["reasoning_content"] = choice.reasoning;
+  if (choice.calls.empty()) return out;
+  if (choice.text.empty()) out["content"] = nullptr;
+  Json calls = Json::array();
+  for (const CallPiece& call : choice.calls) {
+    calls.push_back({{"id", call_id(index, call)},
+                     {"type", "function"},
+                     {"function", {{"name", call.name}, {"arguments", call.arguments}}}});
+  }
+  out["tool_calls"] = std::move(calls);
   return out;
 }
 
 std::string Answer::add_end(const GenerationEvent& event) {
   Choice& choice = choices_[event.choice];
-  choice.finish = finish_ = finish_name(event.stats.finish);
+  const bool calls = choice.called && event.stats.finish == FinishReason::kStop;
+  choice.finish = finish_ = calls ? "tool_calls" : finish_name(event.stats.finish);
   usage_.completion += event.stats.answer_tokens;
+  usage_.reasoning += event.stats.reasoning_tokens;
   if (event.choice % options_.n == 0) {  // the others share this one's prompt
     usage_.prompt += event.stats.prompt_tokens;
     usage_.cached += event.stats.reused_tokens;
@@ -151,7 +218,7 @@ Json Answer::usage_json() const {
           {"completion_tokens", usage_.completion},
           {"total_tokens", usage_.prompt + usage_.completion},
           {"prompt_tokens_details", {{"cached_tokens", usage_.cached}}},
-          {"completion_tokens_details", {{"reasoning_tokens", 0}}}};
+          {"completion_tokens_details", {{"reasoning_tokens", usage_.reasoning}}}};
 }
 
 Json Answer::json() const {
@@ -159,7 +226,7 @@ Json Answer::json() const {
   for (size_t i = 0; i < choices_.size(); ++i) {
     Json choice = {{"index", i}};
     if (options_.api == Api::kChat) {
-      choice["message"] = {{"role", "assistant"}, {"content", choices_[i].text}, {"refusal", nullptr}};
+      choice["message"] = message(static_cast<int>(i));
     } else {
       choice["text"] = choices_[i].text;
     }

@@ -23,7 +23,7 @@ struct AnswerOptions {
 };
 
 struct Usage {
-  int64_t prompt = 0, completion = 0, cached = 0;
+  int64_t prompt = 0, completion = 0, cached = 0, reasoning = 0;
 };
 
 // "data: ...\n\n"
@@ -45,16 +45,23 @@ class Answer {
 
  private:
   struct Choice {
-    bool begun = false;
-    std::string text, finish;
-    Json logprobs;             // null or as the API has them
-    int64_t token_offset = 0;  // characters in the tokens so far
+    bool begun = false, called = false;
+    std::string text, reasoning, finish;
+    std::vector<CallPiece> calls;  // whole
+    Json logprobs;                 // null or as the API has them
+    int64_t token_offset = 0;      // characters in the tokens so far
   };
 
   std::string add_piece(const GenerationEvent& event);
   std::string add_end(const GenerationEvent& event);
+  void keep(const GenerationEvent& event, Choice& choice);
+  std::string call_id(int choice, const CallPiece& call) const;
+  Json call_delta(int choice, const CallPiece& piece) const;
+  Json message(int choice) const;
   Json empty_logprobs() const;
   void append_logprobs(const GenerationEvent& event, int64_t offset, Json& out) const;
+  // The deltas of a chat's piece; at least one if there are logprobs to go with it.
+  std::vector<Json> deltas(const GenerationEvent& event, bool logprobs) const;
   Json chunk(int index, Json delta, const std::string& text, Json logprobs, Json finish) const;
   Json head(const char* object) const;
   Json usage_json() const;

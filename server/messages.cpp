@@ -106,36 +106,6 @@ Json read_message(const Json& message, size_t index, const RequestLimits& limits
   return out;
 }
 
-void check_tools(const Json& tools, const RequestLimits& limits, Fields& in) {
-  if (static_cast<int64_t>(tools.size()) > limits.tools) {
-    return in.fail("tools", fmt::format("may hold at most {} tools", limits.tools));
-  }
-  for (const Json& tool : tools) {
-    if (!tool.is_object() || tool.value("type", Json()) != "function" || !tool.contains("function") ||
-        !tool["function"].is_object() || !tool["function"].contains("name") ||
-        !tool["function"]["name"].is_string()) {
-      return in.fail("tools", "must hold objects with `type` \"function\" and `function.name`");
-    }
-  }
-  if (static_cast<int64_t>(ApiError::to_text(tools).size()) > limits.tool_bytes) {
-    in.fail("tools", fmt::format("may take at most {} bytes", limits.tool_bytes));
-  }
-}
-
-// True when the tools are to be shown to the model.
-bool read_tool_choice(Fields& in) {
-  const Json* choice = in.find("tool_choice");
-  if (choice == nullptr || *choice == "auto") return true;
-  if (*choice == "none") return false;
-  if (choice->is_object() || *choice == "required") {
-    in.fail(bad_request("`tool_choice` can be \"none\" or \"auto\" here", "tool_choice",
-                        "unsupported_parameter"));
-  } else {
-    in.fail("tool_choice", "must be \"none\" or \"auto\"");
-  }
-  return false;
-}
-
 void read_reasoning_effort(Fields& in, Json& variables) {
   constexpr std::array<std::string_view, 7> kEfforts = {"none", "minimal", "low", "medium",
                                                         "high", "xhigh",   "max"};
@@ -151,7 +121,7 @@ void read_reasoning_effort(Fields& in, Json& variables) {
 
 }  // namespace
 
-Json read_conversation(Fields& in, const RequestLimits& limits) {
+Json read_conversation(Fields& in, const RequestLimits& limits, ToolRequest& calls) {
   Json variables = Json::object();
   const Json* messages = in.array("messages");
   if (messages == nullptr) {
@@ -166,7 +136,6 @@ Json read_conversation(Fields& in, const RequestLimits& limits) {
   for (size_t i = 0; i < messages->size() && !in.failed(); ++i) {
     list.push_back(read_message((*messages)[i], i, limits, in));
   }
-  const bool show_tools = read_tool_choice(in);
   read_reasoning_effort(in, variables);
   if (const Json* kwargs = in.object("chat_template_kwargs")) {
     for (const auto& [key, value] : kwargs->items()) {
@@ -176,9 +145,7 @@ Json read_conversation(Fields& in, const RequestLimits& limits) {
       variables[key] = value;
     }
   }
-  const Json* tools = in.array("tools");
-  if (tools != nullptr) check_tools(*tools, limits, in);
-  if (tools != nullptr && !tools->empty() && show_tools) variables["tools"] = *tools;
+  if (read_tools(in, limits, calls)) variables["tools"] = *in.find("tools");
   variables["messages"] = std::move(list);
   return variables;
 }

@@ -93,15 +93,6 @@ void read_stream(Fields& in, SamplingRequest& request) {
 }
 
 void refuse_unsupported(Fields& in) {
-  const auto format = in.object("response_format");
-  if (format != nullptr && format->value("type", Json()) != "text") {
-    in.fail(bad_request("`response_format` can be {\"type\": \"text\"} only here", "response_format",
-                        "unsupported_parameter"));
-  }
-  for (const char* name : {"grammar", "json_schema", "guided_json", "guided_regex", "guided_choice",
-                           "guided_grammar", "structured_outputs"}) {
-    in.unsupported(name, "answers cannot be constrained");
-  }
   for (const char* name : {"lora", "adapter"})
     in.unsupported(name, "this server has one model and no adapters");
 }
@@ -119,6 +110,9 @@ void read_common(Fields& in, const RequestLimits& limits, SamplingRequest& reque
   in.boolean("ignore_eos", request.ignore_eos);
   in.integer("max_tokens", 1, INT32_MAX, request.max_tokens);
   refuse_unsupported(in);
+  read_constraint(in, limits, request.constraint);
+  if (request.constraint.kind != ConstraintRequest::Kind::kNone && request.ignore_eos)
+    in.fail("ignore_eos", "and a constraint, which says where the answer ends, cannot both hold");
 }
 
 bool is_token_list(const Json& value) {
@@ -178,7 +172,9 @@ std::optional<ApiError> parse_chat_request(const Json& body, const RequestLimits
     in.fail("top_logprobs", "needs `logprobs` to be true");
   }
   if (logprobs) request.top_logprobs = static_cast<int>(top);
-  request.variables = read_conversation(in, limits);
+  request.variables = read_conversation(in, limits, request.tools);
+  if (request.ignore_eos && !request.tools.rules.functions.empty())
+    in.fail("ignore_eos", "and `tools`, whose calls end the answer, cannot both hold");
   return in.error();
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/sampler.h"
+#include "server/constraint_request.h"
 #include "server/errors.h"
 
 namespace moebius {
@@ -20,7 +21,7 @@ struct RequestLimits {
   int64_t vocab = 0;
   SamplingParams sampling;  // where the request says nothing
   int64_t n = 8, prompts = 64, messages = 4096, stops = 16, stop_bytes = 256, biases = 1024;
-  int64_t tools = 128, tool_bytes = 256 << 10;
+  int64_t tools = 128, tool_bytes = 256 << 10, grammar_bytes = 1 << 20;
 };
 
 // What both kinds of request share.
@@ -33,10 +34,12 @@ struct SamplingRequest {
   int top_logprobs = -1;  // as GenerateOptions has it
   bool ignore_eos = false;
   bool stream = false, include_usage = false;
+  ConstraintRequest constraint;
 };
 
 struct ChatRequest : SamplingRequest {
   Json variables;  // for Engine::render_chat: messages with text content, tools, chat_template_kwargs
+  ToolRequest tools;
 };
 
 using Prompt = std::variant<std::string, std::vector<int32_t>>;

@@ -11,6 +11,7 @@
 
 #include "server/access.h"
 #include "server/answer.h"
+#include "server/constraints.h"
 #include "server/http_server.h"
 #include "server/json_input.h"
 #include "server/request.h"
@@ -115,6 +116,7 @@ struct Running {
   std::shared_ptr<Ticket> ticket;
   Answer answer;
   const char* route;
+  bool constrained = false;
   Clock::time_point begun, deadline;
 };
 
@@ -133,9 +135,9 @@ struct Server::Impl {
   std::optional<ApiError> encode_chat(const ChatRequest& asked, std::vector<int32_t>& ids) const;
   std::optional<ApiError> encode_prompt(const Prompt& prompt, std::vector<int32_t>& ids) const;
   std::optional<ApiError> submit(const SamplingRequest& asked, std::vector<std::vector<int32_t>> prompts,
-                                 Api api, std::shared_ptr<Running>& running);
+                                 GenerateOptions how, Api api, std::shared_ptr<Running>& running);
   void respond(const Request& request, Response& response, const SamplingRequest& asked,
-               std::vector<std::vector<int32_t>> prompts, Api api);
+               std::vector<std::vector<int32_t>> prompts, GenerateOptions how, Api api);
   void respond_whole(const Request& request, Response& response, Running& running);
   void respond_stream(const Request& request, Response& response, std::shared_ptr<Running> running);
   bool stream(const std::function<bool()>& client_there, httplib::DataSink& sink, Running& running);
@@ -151,6 +153,7 @@ struct Server::Impl {
   const bool loopback;
   RequestLimits limits;
   const int64_t created = std::time(nullptr);
+  Constraints constraints;
   EngineWorker worker;
   HttpServer http;
   int port = -1;
@@ -175,6 +178,7 @@ Server::Impl::Impl(Engine& e, ServerOptions o, spdlog::logger& l)
       log(l),
       keys(options.api_keys),
       loopback(is_loopback(options.host)),
+      constraints(e),
       worker(e, static_cast<size_t>(options.queue), static_cast<size_t>(options.sessions)),
       http(connection_limits(options), static_cast<size_t>(options.queue) + kSpareThreads) {
   limits.models = options.models;
@@ -315,9 +319,12 @@ void Server::Impl::chat(const Request& request, Response& response, const httpli
   std::vector<int32_t> ids;
   std::optional<ApiError> error = read_body(reader, body);
   if (!error) error = parse_chat_request(body, limits, asked);
+  GenerateOptions how;
+  if (!error) error = constraints.find(asked.constraint, asked.tools, how.constraint);
   if (!error) error = encode_chat(asked, ids);
   if (error) return refuse(response, "/v1/chat/completions", *error);
-  respond(request, response, asked, {std::move(ids)}, Api::kChat);
+  how.form = std::make_shared<AnswerForm>(AnswerForm{engine.markup(), text_arguments(asked.tools.rules)});
+  respond(request, response, asked, {std::move(ids)}, std::move(how), Api::kChat);
 }
 
 void Server::Impl::completion(const Request& request, Response& response,
@@ -326,15 +333,17 @@ void Server::Impl::completion(const Request& request, Response& response,
   CompletionRequest asked;
   std::optional<ApiError> error = read_body(reader, body);
   if (!error) error = parse_completion_request(body, limits, asked);
+  GenerateOptions how;
+  if (!error) error = constraints.find(asked.constraint, {}, how.constraint);
   std::vector<std::vector<int32_t>> prompts(asked.prompts.size());
   for (size_t i = 0; i < prompts.size() && !error; ++i) error = encode_prompt(asked.prompts[i], prompts[i]);
   if (error) return refuse(response, "/v1/completions", *error);
-  respond(request, response, asked, std::move(prompts), Api::kCompletion);
+  respond(request, response, asked, std::move(prompts), std::move(how), Api::kCompletion);
 }
 
 std::optional<ApiError> Server::Impl::submit(const SamplingRequest& asked,
-                                             std::vector<std::vector<int32_t>> prompts, Api api,
-                                             std::shared_ptr<Running>& running) {
+                                             std::vector<std::vector<int32_t>> prompts, GenerateOptions how,
+                                             Api api, std::shared_ptr<Running>& running) {
   if (draining) return unavailable("the server is shutting down", "shutting_down");
   const int64_t context = engine.options().context;
   for (const std::vector<int32_t>& prompt : prompts) {
@@ -357,7 +366,13 @@ std::optional<ApiError> Server::Impl::submit(const SamplingRequest& asked,
   Generation generation;
   generation.prompts = std::move(prompts);
   generation.n = asked.n;
-  generation.options = {asked.sampling, asked.max_tokens, asked.stop, asked.ignore_eos, asked.top_logprobs};
+  const bool constrained = how.constraint != nullptr;
+  how.sampling = asked.sampling;
+  how.max_tokens = asked.max_tokens;
+  how.stop = asked.stop;
+  how.ignore_eos = asked.ignore_eos;
+  how.top_logprobs = asked.top_logprobs;
+  generation.options = std::move(how);
   if (!asked.has_seed) generation.options.sampling.seed = random_seed();
   auto ticket = worker.submit(std::move(generation));
   if (!ticket) return queue_full(options.queue);
@@ -368,13 +383,14 @@ std::optional<ApiError> Server::Impl::submit(const SamplingRequest& asked,
   running = std::make_shared<Running>(
       worker, active, std::move(ticket), Answer(std::move(answer), token_bytes),
       api == Api::kChat ? "/v1/chat/completions" : "/v1/completions", options.timeout);
+  running->constrained = constrained;
   return {};
 }
 
 void Server::Impl::respond(const Request& request, Response& response, const SamplingRequest& asked,
-                           std::vector<std::vector<int32_t>> prompts, Api api) {
+                           std::vector<std::vector<int32_t>> prompts, GenerateOptions how, Api api) {
   std::shared_ptr<Running> running;
-  if (auto error = submit(asked, std::move(prompts), api, running)) {
+  if (auto error = submit(asked, std::move(prompts), std::move(how), api, running)) {
     return refuse(response, api == Api::kChat ? "/v1/chat/completions" : "/v1/completions", *error);
   }
   if (asked.stream) {
@@ -448,6 +464,8 @@ bool Server::Impl::stream(const std::function<bool()>& client_there, httplib::Da
 ApiError Server::Impl::failure(const Running& running, const Status& status) {
   if (status.ok()) return unavailable("the answer took longer than the server's --timeout", "timeout");
   if (status.code() == Code::kCancelled) return unavailable("the server is shutting down", "shutting_down");
+  if (running.constrained && status.code() == Code::kInvalid)
+    return bad_request("the answer cannot go on: " + status.message(), {}, "unsupported_constraint");
   log.error("{}: {}", running.route, status.message());
   if (status.code() == Code::kNoMemory)
     return unavailable("not enough memory for this request", "out_of_memory");

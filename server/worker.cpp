@@ -24,6 +24,8 @@ GenerationEvent failed(Status status) {
 GenerationEvent piece_event(const Piece& piece, int choice) {
   GenerationEvent event = event_of(GenerationEvent::Kind::kPiece, choice);
   event.text = piece.text;
+  event.reasoning = piece.reasoning;
+  event.calls.assign(piece.calls.begin(), piece.calls.end());
   event.id = piece.id;
   event.chosen = piece.chosen;
   event.alternatives.assign(piece.alternatives.begin(), piece.alternatives.end());

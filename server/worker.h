@@ -33,7 +33,8 @@ struct GenerationEvent {
   };
   Kind kind = Kind::kPiece;
   int choice = 0;
-  std::string text;
+  std::string text, reasoning;
+  std::vector<CallPiece> calls;
   int32_t id = -1;
   TokenProbability chosen;
   std::vector<TokenProbability> alternatives;

@@ -4,6 +4,7 @@
 
 #include <fstream>
 #include <random>
+#include <sstream>
 
 #include "models/constraint/constraint.h"
 #include "models/constraint/gbnf.h"
@@ -390,6 +391,68 @@ TEST(Mask, SurvivesAFullCache) {
   EXPECT_FALSE(mask_allows(**state.mask(), 'x'));
   ASSERT_TRUE(state.advance('"'));
   EXPECT_TRUE(state.accepts());
+}
+
+// What a model without any sense would answer: tokens drawn among those that are allowed, later on rather
+// those that close something. "" where no end was found.
+std::string random_answer(const std::shared_ptr<const Constraint>& constraint,
+                          const TokenVocabulary& vocabulary, int32_t end, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::string text;
+  ConstraintState state(constraint);
+  for (int step = 0; step < 300; ++step) {
+    const auto mask = state.mask();
+    EXPECT_TRUE(mask.ok());
+    if (!mask.ok()) break;
+    const auto closes = [](std::string_view t) { return t.find_first_of("\"]}") != t.npos; };
+    std::vector<int32_t> allowed, closing;
+    for (int32_t id = 0; id < vocabulary.size(); ++id) {
+      if (!mask_allows(**mask, id)) continue;
+      if (id == end && (step > 8 || random() % 2 == 0)) return text;
+      if (id == end) continue;
+      allowed.push_back(id);
+      if (closes(vocabulary.text(id))) closing.push_back(id);
+    }
+    if (allowed.empty()) return text;
+    const auto& from = step > 6 && !closing.empty() && random() % 4 != 0 ? closing : allowed;
+    const int32_t id = from[random() % from.size()];
+    text += vocabulary.text(id);
+    EXPECT_TRUE(state.advance(id));
+  }
+  return "";
+}
+
+// The walks were validated when they were committed (tests/golden/check_constraint_walks.py); they must stay
+// what they were.
+TEST(JsonSchema, RandomAnswersAreThoseThatWereValidated) {
+  const Schema cases = Schema::parse(std::ifstream("tests/golden/constraints/schemas.json"));
+  const auto tokenizer = Tokenizer::open("tests/golden/tokenizers/deepseek");
+  ASSERT_TRUE(tokenizer.ok());
+  const auto vocabulary = TokenVocabulary::of(**tokenizer, (*tokenizer)->vocab_size(), {});
+  const int32_t end = *(*tokenizer)->id_of("<｜end▁of▁sentence｜>");
+  Schema walks = Schema::array();
+  for (size_t i = 0; i < cases.size(); ++i) {
+    Grammar grammar;
+    JsonText text(grammar);
+    const Result<ExprId> root = add_json_schema(text, cases[i]["schema"]);
+    ASSERT_TRUE(root.ok());
+    grammar.set_root(*root);
+    const auto constraint = Constraint::compile(grammar, vocabulary, {end});
+    ASSERT_TRUE(constraint.ok()) << constraint.status().message();
+    Schema texts = Schema::array();
+    for (uint32_t seed = 0; seed < 4; ++seed) {
+      const std::string answer =
+          random_answer(*constraint, *vocabulary, end, static_cast<uint32_t>(4 * i) + seed);
+      if (!answer.empty()) texts.push_back(answer);
+    }
+    walks.push_back({{"schema", cases[i]["schema"]}, {"texts", texts}});
+  }
+  const std::string made = walks.dump(-1, ' ', true) + "\n";
+  std::ostringstream known;
+  known << std::ifstream("tests/golden/constraints/walks.json").rdbuf();
+  const std::string path = ::testing::TempDir() + "/constraint_walks.json";
+  if (made != known.str()) std::ofstream(path) << made;
+  EXPECT_TRUE(made == known.str()) << "run tests/golden/check_constraint_walks.py " << path;
 }
 
 }  // namespace

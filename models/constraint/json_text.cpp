@@ -108,12 +108,12 @@ ExprId JsonText::list(char open, ExprId item, int64_t min, int64_t max, char clo
 }
 
 // A tree over the names' characters: at each point a character that no name goes on with, then anything.
-ExprId JsonText::key_from(const std::vector<std::u32string>& names, size_t depth) {
-  std::map<char32_t, std::vector<std::u32string>> by_next;
+ExprId JsonText::key_from(const std::vector<const std::u32string*>& names, size_t depth) {
+  std::map<char32_t, std::vector<const std::u32string*>> by_next;
   bool is_name = false;
-  for (const std::u32string& name : names) {
-    if (name.size() == depth) is_name = true;
-    if (name.size() > depth) by_next[name[depth]].push_back(name);
+  for (const std::u32string* name : names) {
+    if (name->size() == depth) is_name = true;
+    if (name->size() > depth) by_next[(*name)[depth]].push_back(name);
   }
   CharSet others = plain_characters(), taken;
   std::vector<ExprId> ways;
@@ -142,7 +142,9 @@ ExprId JsonText::key_other_than(const std::vector<std::string>& names) {
     }
     wide.push_back(std::move(text));
   }
-  return quoted(key_from(wide, 0));
+  std::vector<const std::u32string*> all;
+  for (const std::u32string& name : wide) all.push_back(&name);
+  return quoted(key_from(all, 0));
 }
 
 }  // namespace moebius

@@ -49,7 +49,7 @@ class JsonText {
   ExprId make_string();
   ExprId make_character();
   ExprId any_character();
-  ExprId key_from(const std::vector<std::u32string>& names, size_t depth);
+  ExprId key_from(const std::vector<const std::u32string*>& names, size_t depth);
 
   Grammar& g_;
   RuleId space_ = -1, value_ = -1, string_ = -1, character_ = -1;

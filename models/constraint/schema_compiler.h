@@ -48,7 +48,7 @@ class SchemaCompiler {
   bool refuse_keywords(const Schema& s, const Place& place);
   const Schema* resolve(const Schema& s, const Place& place);  // follows $ref; null: it failed
   const Schema* find(const std::string& pointer) const;
-  // Both schemas as one; null, and a failure, where they restrict the same thing.
+  // Both schemas as one; a failure where they restrict the same thing.
   Schema merged(const Schema& a, const Schema& b, const Place& place);
   bool exclude_each_other(const Schema& a, const Schema& b, const Place& place, int depth);
   unsigned types_of(const Schema& s) const;
@@ -61,6 +61,7 @@ class SchemaCompiler {
   const Schema& document_;
   std::map<std::string, RuleId> references_;
   std::vector<std::pair<std::string, RuleId>> waiting_;
+  int merges_ = 0;
 };
 
 }  // namespace moebius

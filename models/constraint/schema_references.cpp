@@ -10,7 +10,10 @@ namespace moebius {
 
 namespace {
 
-constexpr int kChain = 16;  // references to references
+constexpr int kChain = 16;          // references to references
+constexpr int kMerges = 1000;       // of a document: each copies schemas
+constexpr size_t kParts = 100;      // of allOf and oneOf, and names looked at to tell two objects apart
+constexpr size_t kPairs = 100'000;  // of values that are compared
 
 // ~1, ~0 and %XX undone.
 std::string unescape(std::string_view token) {
@@ -112,6 +115,10 @@ const Schema* SchemaCompiler::resolve(const Schema& s, const Place& place) {
 }
 
 Schema SchemaCompiler::merged(const Schema& a, const Schema& b, const Place& place) {
+  if (++merges_ > kMerges) {
+    wrong(place, "too many schemas hold together");
+    return false;
+  }
   if (a == true || b == true) return a == true ? b : a;
   if (a == false || b == false) return false;
   if (!a.is_object() || !b.is_object()) {
@@ -145,6 +152,10 @@ ExprId SchemaCompiler::all_of(const Schema& s, const Place& place) {
     wrong(place, "`allOf` is a list of at least one schema");
     return 0;
   }
+  if (s["allOf"].size() > kParts) {
+    refuse(place, fmt::format("`allOf` of more than {} schemas", kParts));
+    return 0;
+  }
   const Schema rest = without(s, "allOf");
   if (rest.empty() && s["allOf"].size() == 1) return schema(s["allOf"][0], place.at("allOf"));
   Schema sum = rest;
@@ -163,7 +174,7 @@ ExprId SchemaCompiler::alternatives(const Schema& s, const char* key, const Plac
     return 0;
   }
   if (std::string_view(key) == "oneOf") {
-    if (list.size() > 100) refuse(place, "`oneOf` of more than 100 schemas");
+    if (list.size() > kParts) refuse(place, fmt::format("`oneOf` of more than {} schemas", kParts));
     for (size_t i = 0; i < list.size() && g_.status().ok(); ++i) {
       for (size_t j = 0; j < i; ++j) {
         if (!exclude_each_other(list[i], list[j], place, 0) && g_.status().ok())
@@ -200,6 +211,8 @@ bool SchemaCompiler::exclude_each_other(const Schema& first, const Schema& secon
     return s.contains("const") || (s.contains("enum") && s["enum"].is_array());
   };
   if (finite(*a) && finite(*b)) {
+    const auto count = [](const Schema& s) { return s.contains("const") ? 1 : s["enum"].size(); };
+    if (count(*a) * count(*b) > kPairs) return false;
     if (a->contains("const")) return !has_value(*b, (*a)["const"]);
     return std::none_of((*a)["enum"].begin(), (*a)["enum"].end(),
                         [&](const Schema& v) { return has_value(*b, v); });
@@ -208,11 +221,12 @@ bool SchemaCompiler::exclude_each_other(const Schema& first, const Schema& secon
   const unsigned object = types_of(Schema{{"type", "object"}});
   if (common != object || depth > 2) return false;
   const auto requires_property = [](const Schema& s, const std::string& name) {
-    return s.contains("required") && s["required"].is_array() && s.contains("properties") &&
-           s["properties"].is_object() && s["properties"].contains(name) &&
+    return s.contains("required") && s["required"].is_array() && s["required"].size() <= kParts &&
+           s.contains("properties") && s["properties"].is_object() && s["properties"].contains(name) &&
            std::find(s["required"].begin(), s["required"].end(), name) != s["required"].end();
   };
   if (!a->contains("properties") || !(*a)["properties"].is_object()) return false;
+  if ((*a)["properties"].size() > kParts) return false;
   for (const auto& [name, value] : (*a)["properties"].items()) {
     if (requires_property(*a, name) && requires_property(*b, name) &&
         exclude_each_other(value, (*b)["properties"][name], place, depth + 1))

@@ -1,17 +1,23 @@
 """Talks to a running `moebius serve` through OpenAI's own client and checks what comes back.
 
-Needs: pip install openai==3.54.0
+Needs: pip install openai==3.54.0 jsonschema==4.26.0
 Run:   build/moebius serve -m tests/golden/models/deepseek_v3_tiny --api-key secret &
        python tests/clients/openai_client.py --url http://127.0.0.1:8080/v1 --key secret
+       With pebble (build/moebius serve) also --tools, which checks calls of its calculator and structured answers.
 
 The client parses every answer into its typed models; this script re-validates them strictly, so that a missing or
 mistyped field fails. Exits with 1 and a line for every mismatch.
 """
 
 import argparse
+import enum
+import json
+import re
 import sys
 
+import jsonschema
 import openai
+import pydantic
 from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
@@ -134,7 +140,9 @@ def check_errors(client, model, url, key):
     check_error(openai.NotFoundError, "model_not_found", lambda: client.models.retrieve("no-such-model"))
     check_error(openai.BadRequestError, None, chat(temperature=-1))
     check_error(openai.BadRequestError, None, chat(messages=[]))
-    check_error(openai.BadRequestError, "unsupported_parameter", chat(response_format={"type": "json_object"}))
+    check_error(openai.BadRequestError, "unsupported_parameter", chat(modalities=["text", "audio"]))
+    never = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"not": {}}}}
+    check_error(openai.BadRequestError, "unsupported_constraint", chat(response_format=never))
     too_long = [{"role": "user", "content": "word " * 100_000}]
     check_error(openai.BadRequestError, "context_length_exceeded", chat(messages=too_long))
     if key:
@@ -142,10 +150,139 @@ def check_errors(client, model, url, key):
         check_error(openai.AuthenticationError, "invalid_api_key", lambda: stranger.models.list())
 
 
+CALCULATOR = {
+    "type": "function",
+    "function": {
+        "name": "calculator",
+        "description": "Evaluates an expression with + - * / and parentheses.",
+        "parameters": {"type": "object", "properties": {"expression": {"type": "string"}}, "required": ["expression"]},
+    },
+}
+
+
+def check_call(client, model):
+    """The model calls the calculator by itself, gets the result and answers with it."""
+    messages = [{"role": "user", "content": "What is 4567 * 89?"}]
+    ask = dict(model=model, tools=[CALCULATOR], temperature=0, max_tokens=100)
+    first = client.chat.completions.create(messages=messages, **ask)
+    valid(ChatCompletion, first, "a call")
+    choice = first.choices[0]
+    check(choice.finish_reason == "tool_calls" and choice.message.content is None, f"a call alone: {choice}")
+    call = choice.message.tool_calls[0]
+    arguments = json.loads(call.function.arguments)
+    check(call.function.name == "calculator" and arguments == {"expression": "4567 * 89"}, f"the call is {call}")
+    messages += [choice.message, {"role": "tool", "tool_call_id": call.id, "content": str(eval(arguments["expression"]))}]
+    last = client.chat.completions.create(messages=messages, **ask)
+    check("406463" in (last.choices[0].message.content or ""), f"the answer is {last.choices[0].message}")
+    check(last.usage.prompt_tokens_details.cached_tokens > 0, "the turn after a call re-uses the one before")
+    return call.function.arguments
+
+
+def check_streamed_call(client, model, expected):
+    ask = dict(model=model, tools=[CALCULATOR], temperature=0, max_tokens=100)
+    messages = [{"role": "user", "content": "What is 4567 * 89?"}]
+    names, text, pieces = [], "", 0
+    for chunk in client.chat.completions.create(messages=messages, stream=True, **ask):
+        valid(ChatCompletionChunk, chunk, "chunk of a call")
+        for piece in chunk.choices[0].delta.tool_calls or []:
+            pieces += 1
+            check(piece.index == 0 and (piece.id is not None) == (piece.function.name is not None), f"a piece: {piece}")
+            names += [piece.function.name] if piece.function.name else []
+            text += piece.function.arguments or ""
+    check(names == ["calculator"] and text == expected and pieces > 2, f"streamed {names} {text!r} in {pieces} pieces")
+    with client.chat.completions.stream(messages=messages, **ask) as stream:  # the client's own accumulator
+        for _ in stream:
+            pass
+        final = stream.get_final_completion().choices[0]
+    check(final.message.tool_calls[0].function.arguments == expected, f"accumulated {final}")
+
+
+def check_forced_call(client, model):
+    timer = {"type": "object", "properties": {"minutes": {"type": "integer", "minimum": 1, "maximum": 60}}, "required": ["minutes"],
+             "additionalProperties": False}  # fmt: skip
+    tools = [CALCULATOR, {"type": "function", "function": {"name": "set_timer", "strict": True, "parameters": timer}}]
+    messages = [{"role": "user", "content": "Sort 3, 1, 2."}]
+    for choice in ("required", {"type": "function", "function": {"name": "set_timer"}}):
+        answer = client.chat.completions.create(
+            model=model, messages=messages, tools=tools, tool_choice=choice, parallel_tool_calls=False, max_tokens=100
+        )
+        valid(ChatCompletion, answer, "a forced call")
+        calls = answer.choices[0].message.tool_calls or []
+        check(len(calls) == 1, f"one call, as {choice} demands: {answer.choices[0]}")
+        arguments = json.loads(calls[0].function.arguments)
+        if calls[0].function.name == "set_timer":
+            jsonschema.validate(arguments, timer)
+        check(choice == "required" or calls[0].function.name == "set_timer", f"called {calls[0].function.name}")
+    plain = client.chat.completions.create(model=model, messages=messages, tools=tools, tool_choice="none", max_tokens=50)
+    check(not plain.choices[0].message.tool_calls and plain.choices[0].message.content, "no call where none may come")
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Thing(pydantic.BaseModel):
+    name: str = pydantic.Field(max_length=12)
+    colour: Colour
+    sizes: list[int] = pydantic.Field(min_length=1, max_length=3)
+    parent: "Thing | None"
+
+
+def check_structured(client, model):
+    messages = [{"role": "user", "content": "What is 47 + 85?"}]
+    for seed in range(3):
+        parsed = client.chat.completions.parse(
+            model=model, messages=messages, response_format=Thing, temperature=1.5, seed=seed, max_tokens=400
+        )
+        thing = parsed.choices[0].message.parsed
+        check(isinstance(thing, Thing), f"a Thing: {parsed.choices[0]}")
+    schema = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "sum", "strict": True, "schema": schema}}
+    ask = dict(model=model, messages=messages, temperature=0, max_tokens=60)
+    text = client.chat.completions.create(response_format=form, **ask).choices[0].message.content
+    jsonschema.validate(json.loads(text), schema)
+    chunks = client.chat.completions.create(response_format=form, stream=True, **ask)
+    check("".join(c.choices[0].delta.content or "" for c in chunks) == text, "streamed and whole structured answers agree")
+    free = client.chat.completions.create(response_format={"type": "json_object"}, **{**ask, "max_tokens": 300})
+    done = free.choices[0].finish_reason == "stop"
+    check(not done or isinstance(json.loads(free.choices[0].message.content), dict), f"an object: {free.choices[0]}")
+    extra = lambda **fields: client.chat.completions.create(extra_body=fields, **ask).choices[0].message.content
+    check(extra(guided_choice=["132", "133"]) == "132", "a choice that the model knows")
+    check(re.fullmatch("Answer: [0-9]{3}", extra(structured_outputs={"regex": "Answer: [0-9]{3}"})), "a regular expression")
+    check(extra(grammar='root ::= "The sum is " [0-9]+ "."').startswith("The sum is "), "a grammar")
+    return text
+
+
+def check_hostile(client, model):
+    deep = {"type": "integer"}
+    for _ in range(20):
+        deep = {"type": "array", "items": deep}
+    bomb = {"$ref": "#/$defs/d30", "$defs": {"d0": {"type": "string"}}}
+    for i in range(1, 31):
+        before = {"$ref": f"#/$defs/d{i - 1}"}
+        bomb["$defs"][f"d{i}"] = {"anyOf": [before, {"type": "array", "items": before}, {"type": "object", "additionalProperties": before}]}
+    for fields in (
+        {"guided_json": deep},
+        {"guided_json": bomb},
+        {"guided_regex": "(((a{1,1000}){1,1000}){1,1000}){1,1000}"},
+        {"grammar": "root ::= " + "(" * 50_000},
+        {"grammar": "root ::= root"},
+    ):
+        try:
+            client.chat.completions.create(
+                model=model, messages=[{"role": "user", "content": "Hi"}], max_tokens=5, extra_body=fields
+            )
+        except openai.BadRequestError as error:
+            check(error.code == "unsupported_constraint", f"a hostile constraint has code {error.code}")
+    check(client.models.list().data, "the server goes on")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8080/v1")
     parser.add_argument("--key", default="", help="one of the server's keys; empty: it needs none")
+    parser.add_argument("--tools", action="store_true", help="the server has pebble, which calls a calculator")
     args = parser.parse_args()
     client = openai.OpenAI(base_url=args.url, api_key=args.key or "none", max_retries=0)
     model = check_models(client)
@@ -153,6 +290,12 @@ def main():
     check_conversation(client, model, first)
     check_logprobs(client, model)
     check_errors(client, model, args.url, args.key)
+    check_hostile(client, model)
+    if args.tools:
+        arguments = check_call(client, model)
+        check_streamed_call(client, model, arguments)
+        check_forced_call(client, model)
+        print("calculator called with", arguments, "and a structured answer", check_structured(client, model))
     print(f"{len(failures)} mismatches")
     return 1 if failures else 0
 
