@@ -9,6 +9,7 @@ Result<std::shared_ptr<const Constraint>> Constraint::compile(
   auto out = std::make_shared<Constraint>();
   MOEBIUS_ASSIGN(out->program_, Program::compile(grammar));
   out->vocabulary_ = std::move(vocabulary);
+  for (const CharSet& loop : out->program_->loops()) out->loops_.push_back(out->vocabulary_->tokens_of(loop));
   out->ends_ = std::move(ends);
   out->cache_ = std::make_shared<Cache>(out->program_);
   MOEBIUS_ASSIGN(out->start_, out->cache_->states.start());
@@ -48,7 +49,7 @@ Result<std::shared_ptr<const TokenMask>> ConstraintState::mask() {
     if (id >= 0 && id < vocabulary.size()) (*mask)[static_cast<size_t>(id) / 64] |= uint64_t{1} << (id % 64);
   };
   states.begin_mask();
-  vocabulary.allow(states, state_, *mask);
+  vocabulary.allow(states, state_, constraint_->loops_, *mask);
   const Program& program = states.program();
   for (size_t i = 0; i < program.tokens().size(); ++i) {
     const int32_t symbol = program.byte_classes() + static_cast<int32_t>(i);

@@ -31,6 +31,7 @@ class Constraint {
   };
   std::shared_ptr<const Program> program_;
   std::shared_ptr<const TokenVocabulary> vocabulary_;
+  std::vector<TokenVocabulary::LoopTokens> loops_;
   std::vector<int32_t> ends_;
   std::shared_ptr<Cache> cache_;
   StateCache::StateId start_ = 0;

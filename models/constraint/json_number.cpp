@@ -1,5 +1,6 @@
 // Numbers between bounds, digit by digit.
 #include <cmath>
+#include <map>
 
 #include <fmt/format.h>
 
@@ -211,6 +212,67 @@ int64_t whole_high(const NumberRange& r) {
 }
 
 }  // namespace
+
+namespace {
+
+// Numbers of at most kDigits digits by the remainder of what is written: a rule for each remainder and number
+// of digits that may still come.
+class Multiples {
+ public:
+  Multiples(Grammar& grammar, int64_t step) : g_(grammar), step_(step) {}
+
+  // After a first digit that is not 0.
+  ExprId positive() { return digits(1, kDigits, 0, false); }
+
+ private:
+  ExprId digits(int64_t first, int left, int64_t remainder, bool may_end) {
+    std::vector<ExprId> ways;
+    if (may_end && remainder == 0) ways.push_back(g_.empty());
+    for (int64_t digit = first; digit <= 9 && left > 0; ++digit) {
+      const auto c = static_cast<char32_t>('0' + digit);
+      ways.push_back(g_.sequence({g_.one_of({{c, c}}), rest(left - 1, (remainder * 10 + digit) % step_)}));
+    }
+    return g_.choice(std::move(ways));
+  }
+
+  ExprId rest(int left, int64_t remainder) {
+    const auto [at, added] = rules_.try_emplace({left, remainder}, 0);
+    if (added) {
+      const RuleId rule = at->second = g_.add_rule();
+      g_.define(rule, digits(0, left, remainder, true));
+      return g_.call(rule);
+    }
+    return g_.call(at->second);
+  }
+
+  Grammar& g_;
+  const int64_t step_;
+  std::map<std::pair<int, int64_t>, RuleId> rules_;
+};
+
+}  // namespace
+
+ExprId JsonText::multiple(int64_t step, const NumberRange& range) {
+  constexpr int64_t kListed = 5000, kLargestStep = 100;
+  const int64_t low = whole_low(range), high = whole_high(range);
+  if (low > high || step > kMost) return low <= 0 && high >= 0 ? g_.literal("0") : g_.never();
+  const int64_t first = low > 0 ? (low + step - 1) / step * step : -(-low / step * step);
+  if ((high - first) / step < kListed) {
+    std::vector<std::string> all;
+    for (int64_t value = first; value <= high; value += step) all.push_back(std::to_string(value));
+    return g_.any_of(std::move(all));
+  }
+  if (step > kLargestStep || range.high || (range.low && *range.low != 0)) {
+    g_.fail(unsupported(fmt::format(
+        "`multipleOf` {} in this range is not supported; give bounds that leave at most {} numbers", step,
+        kListed)));
+    return g_.never();
+  }
+  std::vector<ExprId> ways = {Multiples(g_, step).positive()};
+  if (low <= 0) ways.push_back(g_.literal("0"));
+  if (range.low) return g_.choice(std::move(ways));
+  return g_.sequence({g_.optional(g_.literal("-")), g_.choice(std::move(ways))});
+}
 
 ExprId JsonText::integer(const NumberRange& range) {
   Digits digits(g_);

@@ -47,7 +47,6 @@ constexpr const char* kRefused[] = {"not",
                                     "unevaluatedProperties",
                                     "unevaluatedItems",
                                     "uniqueItems",
-                                    "multipleOf",
                                     "additionalItems"};
 
 constexpr const char* kKept[] = {"type",
@@ -70,6 +69,7 @@ constexpr const char* kKept[] = {"type",
                                  "format",
                                  "minimum",
                                  "maximum",
+                                 "multipleOf",
                                  "exclusiveMinimum",
                                  "exclusiveMaximum"};
 
@@ -84,7 +84,6 @@ bool is_vacuous(std::string_view key, const Schema& value) {
   if (value.is_null()) return true;
   if (key == "uniqueItems") return value == false;
   if (key == "minProperties") return value == 0;
-  if (key == "multipleOf") return false;
   if (key == "propertyNames") return value == true || value == Schema{{"type", "string"}};
   if (key == "patternProperties" || key == "dependentRequired" || key == "dependentSchemas" ||
       key == "dependencies")
@@ -219,11 +218,7 @@ ExprId SchemaCompiler::typed(const Schema& s, const Place& place) {
   if (types & kObject) ways.push_back(object(s, place));
   if (types & kArray) ways.push_back(array(s, place));
   if (types & kString) ways.push_back(string(s, place));
-  if (types & kNumber) {
-    ways.push_back(t_.number(range(s, place)));
-  } else if (types & kInteger) {
-    ways.push_back(t_.integer(range(s, place)));
-  }
+  if (types & (kNumber | kInteger)) ways.push_back(number(s, (types & kNumber) == 0, place));
   if (types & kBoolean) ways.push_back(g_.any_of({"true", "false"}));
   if (types & kNull) ways.push_back(g_.literal("null"));
   return g_.choice(std::move(ways));
@@ -324,6 +319,16 @@ ExprId SchemaCompiler::pattern(const std::string& regex, int64_t min, int64_t ma
     return 0;
   }
   return t_.quoted(found->expr);
+}
+
+ExprId SchemaCompiler::number(const Schema& s, bool whole, const Place& place) {
+  const NumberRange bounds = range(s, place);
+  if (!s.contains("multipleOf")) return whole ? t_.integer(bounds) : t_.number(bounds);
+  constexpr double kLargest = 1e15;
+  const double step = s["multipleOf"].is_number() ? s["multipleOf"].get<double>() : 0;
+  if (step <= 0) wrong(place, "`multipleOf` is a number above 0");
+  if (step != std::floor(step) || step > kLargest) refuse(place, "`multipleOf` a number that is not whole");
+  return g_.status().ok() ? t_.multiple(static_cast<int64_t>(step), bounds) : 0;
 }
 
 NumberRange SchemaCompiler::range(const Schema& s, const Place& place) {

@@ -37,6 +37,9 @@ class JsonText {
   ExprId literal(std::string_view json) { return g_.literal(json); }
   ExprId integer(const NumberRange& range = {});
   ExprId number(const NumberRange& range = {});
+  // Whole multiples of `step`, from 1 on: any number of them for a step of 100 at most and a range open above
+  // and, unless it begins at 0, below; else at most 5000. Otherwise kUnsupported in the grammar's status.
+  ExprId multiple(int64_t step, const NumberRange& range);
   ExprId member(ExprId key, ExprId value);  // "key": value
   // open [first (, more){min - 1, max - 1}] close, with spaces; min may be 0
   ExprId list(char open, ExprId item, int64_t min, int64_t max, char close);

@@ -181,13 +181,36 @@ class ProgramChecker {
     return rule;
   }
 
+  // Whether nothing that begins with a plain character can follow at a node, `but` one apart.
+  bool ends_plain(int32_t node, int32_t but) const {
+    std::vector<int32_t> todo = {node}, seen;
+    while (!todo.empty()) {
+      const int32_t at = todo.back();
+      todo.pop_back();
+      if (at == but || std::find(seen.begin(), seen.end(), at) != seen.end()) continue;
+      if (seen.size() > 16) return false;
+      seen.push_back(at);
+      if (p_.node(at).final && at != p_.finals_.back()) return false;  // whatever comes after the rule
+      for (const Edge& e : edges_of(at)) {
+        if (e.kind == Kind::kFree) todo.push_back(e.target);
+        const bool special = e.kind == Kind::kToken || (e.kind == Kind::kBytes && e.low == e.high &&
+                                                        (e.low == '"' || e.low == '\\' || e.low < 0x20));
+        if (e.kind != Kind::kFree && !special) return false;
+      }
+    }
+    return true;
+  }
+
   void find_plain_ends() {
     for (Edge& edge : p_.edges_) {
-      if (edge.kind != Kind::kCounted || !edge.plain) continue;
-      const auto after = edges_of(edge.target);
-      edge.plain_then_other = !after.empty() && std::all_of(after.begin(), after.end(), [](const Edge& e) {
-        return e.kind == Kind::kBytes && e.low == e.high && (e.low == '"' || e.low == '\\' || e.low < 0x20);
-      });
+      if (edge.loop >= 0) edge.loop_ends = ends_plain(edge.target, -1);
+    }
+    for (size_t i = 0; i < p_.nodes_.size(); ++i) {
+      Program::Node& node = p_.nodes_[i];
+      if (node.loop < 0) continue;
+      // The one free edge into a body comes from the node that its iterations come back to.
+      const auto& before = into_[i];
+      node.loop_ends = before.size() == 1 && ends_plain(before[0].first, static_cast<int32_t>(i));
     }
   }
 

@@ -34,16 +34,18 @@ class Program {
     int32_t target = 0;
     int32_t symbol = 0;  // an index into tokens(), or a rule
     int32_t min = 0, max = 0;
-    // kCounted: the rule reads any one plain character (see kPlain), and after the last one no plain
-    // character can follow at once.
-    bool plain = false, plain_then_other = false;
+    // kCounted: the rule reads one plain character of loops()[loop], or something that begins with none; -1:
+    // otherwise. loop_ends: after the last one no plain character can follow at once.
+    int32_t loop = -1;
+    bool loop_ends = false;
   };
   struct Node {
     int32_t edges = 0, edges_end = 0;
-    int32_t need = 0;         // frames that the easiest way to the end pushes; kNoWay: there is none
-    bool final = false;       // of its rule
-    bool returns = false;     // has no other way than to the end, at once
-    bool plain_loop = false;  // reads any number of plain characters
+    int32_t need = 0;      // frames that the easiest way to the end pushes; kNoWay: there is none
+    bool final = false;    // of its rule
+    bool returns = false;  // has no other way than to the end, at once
+    int32_t loop = -1;     // as an edge's: it reads any number of them
+    bool loop_ends = false;
   };
   static constexpr int32_t kNoWay = INT32_MAX / 2;
 
@@ -59,6 +61,8 @@ class Program {
   int32_t class_of(unsigned char byte) const { return class_of_[byte]; }
   unsigned char byte_of(int32_t byte_class) const { return byte_of_[static_cast<size_t>(byte_class)]; }
   const std::vector<int32_t>& tokens() const { return tokens_; }  // ids
+  // The sets of plain characters that are read one after the other, any number of them or counted.
+  const std::vector<CharSet>& loops() const { return loops_; }
 
  private:
   friend class ProgramBuilder;
@@ -68,6 +72,7 @@ class Program {
   std::vector<Edge> edges_;
   std::vector<int32_t> starts_, finals_;  // of rules
   std::vector<int32_t> tokens_;
+  std::vector<CharSet> loops_;
   std::array<int32_t, 256> class_of_{};
   std::vector<unsigned char> byte_of_;
   int32_t byte_classes_ = 0;

@@ -125,9 +125,9 @@ void ProgramBuilder::emit_repeat(const Grammar::Expr& repeat, int32_t from, int3
     if (!endless) return;
   }
   const int32_t loop = add_node();
-  program_->nodes_[static_cast<size_t>(loop)].plain_loop = reads_any_plain(what);
   add_edge(from, {.kind = Program::EdgeKind::kFree, .target = loop});
   const int32_t begin = add_node();
+  program_->nodes_[static_cast<size_t>(begin)].loop = loop_of(what);
   add_edge(loop, {.kind = Program::EdgeKind::kFree, .target = begin});
   emit(what, begin, loop);
   add_edge(loop, {.kind = Program::EdgeKind::kFree, .target = to});
@@ -156,7 +156,7 @@ void ProgramBuilder::emit_counted(ExprId what, int64_t min, int64_t max, int32_t
                   .symbol = rule,
                   .min = static_cast<int32_t>(min),
                   .max = static_cast<int32_t>(max),
-                  .plain = reads_any_plain(is_rule ? grammar_.rule(e.index) : what)});
+                  .loop = loop_of(is_rule ? grammar_.rule(e.index) : what)});
 }
 
 bool ProgramBuilder::nullable(ExprId id) const {
@@ -187,16 +187,48 @@ bool ProgramBuilder::nullable(ExprId id) const {
   }
 }
 
-// Without pushing a frame, so that it can be read wherever the expression can be entered.
-bool ProgramBuilder::reads_any_plain(ExprId id) const {
+bool ProgramBuilder::reads_one_of(ExprId id, CharSet& set) const {
   const Grammar::Expr& e = grammar_.expr(id);
-  if (e.kind == Grammar::Kind::kSet) return grammar_.set(e).contains(plain_characters());
-  if (e.kind == Grammar::Kind::kAnyByte) return true;  // and so any character, byte by byte
-  if (e.kind != Grammar::Kind::kChoice) return false;
-  for (int32_t i = 0; i < e.parts; ++i) {
-    if (reads_any_plain(grammar_.part(e, i))) return true;
+  const auto is_special = [](const std::string& text) {
+    return !text.empty() && !plain_characters().contains(static_cast<unsigned char>(text[0])) &&
+           static_cast<unsigned char>(text[0]) < 0x80;
+  };
+  switch (e.kind) {
+    case Grammar::Kind::kSet:
+      set.add(grammar_.set(e).intersected(plain_characters()));
+      return true;
+    case Grammar::Kind::kAnyByte:  // and so any character, byte by byte
+      set.add(plain_characters());
+      return true;
+    case Grammar::Kind::kLiterals:
+      return std::all_of(grammar_.literals(e).begin(), grammar_.literals(e).end(), is_special);
+    case Grammar::Kind::kSequence: {
+      const Grammar::Expr& first = grammar_.expr(grammar_.part(e, 0));
+      return first.kind == Grammar::Kind::kLiterals &&
+             std::all_of(grammar_.literals(first).begin(), grammar_.literals(first).end(), is_special);
+    }
+    case Grammar::Kind::kChoice:
+      for (int32_t i = 0; i < e.parts; ++i) {
+        if (!reads_one_of(grammar_.part(e, i), set)) return false;
+      }
+      return true;
+    default:
+      return false;
   }
-  return false;
+}
+
+int32_t ProgramBuilder::loop_of(ExprId id) {
+  constexpr size_t kMost = 16;  // each costs a list of tokens
+  constexpr size_t kMostRanges = 64;
+  CharSet set;
+  if (!reads_one_of(id, set) || set.empty() || set.ranges().size() > kMostRanges) return -1;
+  std::vector<CharSet>& loops = program_->loops_;
+  const auto known =
+      std::find_if(loops.begin(), loops.end(), [&](const CharSet& s) { return s.ranges() == set.ranges(); });
+  if (known != loops.end()) return static_cast<int32_t>(known - loops.begin());
+  if (loops.size() >= kMost) return -1;
+  loops.push_back(set);
+  return static_cast<int32_t>(loops.size() - 1);
 }
 
 int64_t ProgramBuilder::size(ExprId id) const {

@@ -26,7 +26,10 @@ class ProgramBuilder {
   void emit_repeat(const Grammar::Expr& repeat, int32_t from, int32_t to);
   void emit_counted(ExprId what, int64_t min, int64_t max, int32_t from, int32_t to);
   bool nullable(ExprId id) const;
-  bool reads_any_plain(ExprId id) const;
+  // The plain characters that the expression reads one of; false where it reads other things that begin with
+  // a plain character.
+  bool reads_one_of(ExprId id, CharSet& set) const;
+  int32_t loop_of(ExprId id);     // an index into Program::loops(), or -1
   int64_t size(ExprId id) const;  // nodes it takes, roughly
   void find_nullable_rules();
   void lay_out();

@@ -36,6 +36,7 @@ class SchemaCompiler {
   ExprId pattern(const std::string& regex, int64_t min, int64_t max, const Place& place);
   ExprId object(const Schema& s, const Place& place);
   ExprId array(const Schema& s, const Place& place);
+  ExprId number(const Schema& s, bool whole, const Place& place);
   NumberRange range(const Schema& s, const Place& place);
 
   struct Member {

@@ -88,7 +88,7 @@ void StateCache::close() {
 
 void StateCache::follow(const Config& config) {
   const Program::Node& node = program_->node(config.node);
-  if (node.plain_loop) run_ = INT32_MAX;
+  if (node.loop >= 0) note_run(node.loop, INT32_MAX);
   if (node.final) leave(config.stack);
   bool reads = false;
   for (int32_t e = node.edges; e < node.edges_end; ++e) {
@@ -128,7 +128,7 @@ void StateCache::follow_counted(int32_t below, int32_t edge_id, int32_t done) {
   const bool room =
       depth + program_->node(edge.target).need <= stack && depth + 1 + program_->node(start).need <= stack;
   if (done >= edge.max || !room) return;
-  if (edge.plain) run_ = std::max(run_, edge.max - done);
+  if (edge.loop >= 0) note_run(edge.loop, edge.max - done);
   reach(push(below, edge_id, done), start);
 }
 
@@ -144,9 +144,15 @@ void StateCache::leave(int32_t stack) {
   reach(frame.below, edge.target);
 }
 
-// Whether a place that reads plain characters does so as an iteration that says how many can follow: that
-// many, else -1; -2 for a place that reads none.
-int32_t StateCache::free_plain_run(const Config& config) const {
+// Of several loops the longest run counts, which is enough for a mask together with what a walk finds.
+void StateCache::note_run(int32_t loop, int32_t length) {
+  if (run_.loop >= 0 && length <= run_.length) return;
+  run_.loop = loop;
+  run_.length = length;
+}
+
+// Whether a place reads no plain characters but those of the run, and none after them.
+bool StateCache::is_of_run(const Config& config) const {
   const Program::Node& node = program_->node(config.node);
   bool reads_plain = false;
   for (int32_t e = node.edges; e < node.edges_end && !reads_plain; ++e) {
@@ -155,19 +161,20 @@ int32_t StateCache::free_plain_run(const Config& config) const {
     const bool only_special = edge.low == edge.high && (edge.low == '"' || edge.low == '\\');
     reads_plain = edge.high >= 0x20 && !only_special;
   }
-  if (!reads_plain) return -2;
+  if (!reads_plain) return true;
+  if (node.loop >= 0) return node.loop == run_.loop && node.loop_ends;
+  if (config.stack == 0) return false;
   const Frame& frame = frames_[static_cast<size_t>(config.stack)];
-  if (config.stack == 0) return -1;
   const Program::Edge& edge = program_->edge(frame.edge);
-  const bool counted = edge.kind == Program::EdgeKind::kCounted && edge.plain_then_other;
-  return counted && config.node == program_->start(edge.symbol) ? edge.max - frame.count : -1;
+  return edge.kind == Program::EdgeKind::kCounted && edge.loop == run_.loop && edge.loop_ends &&
+         config.node == program_->start(edge.symbol) && edge.max - frame.count <= run_.length;
 }
 
 StateCache::StateId StateCache::intern() {
   if (!status_.ok() || (made_.empty() && !accepts_)) {
     made_.clear();
     accepts_ = false;
-    run_ = 0;
+    run_ = {};
     return kDead;
   }
   std::sort(made_.begin(), made_.end());
@@ -189,10 +196,7 @@ StateCache::StateId StateCache::intern() {
     state.configs_end = static_cast<int32_t>(configs_.size());
     state.accepts = accepts_;
     state.run = run_;
-    state.run_is_all = run_ < INT32_MAX && std::all_of(made_.begin(), made_.end(), [&](const Config& c) {
-                         const int32_t run = free_plain_run(c);
-                         return run == -2 || (run >= 0 && run <= run_);
-                       });
+    state.run.is_all = std::all_of(made_.begin(), made_.end(), [&](const Config& c) { return is_of_run(c); });
     id = static_cast<StateId>(states_.size());
     states_.push_back(std::move(state));
     steps_.resize(steps_.size() + classes_, kUnknown);
@@ -201,7 +205,7 @@ StateCache::StateId StateCache::intern() {
   }
   made_.clear();
   accepts_ = false;
-  run_ = 0;
+  run_ = {};
   return id;
 }
 

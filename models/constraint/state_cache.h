@@ -34,10 +34,13 @@ class StateCache {
   void begin_mask() { work_ = 0; }  // the limit of work counts from here
 
   bool accepts(StateId state) const { return states_[static_cast<size_t>(state)].accepts; }
-  // How many plain characters can be read from here, whichever they are; INT32_MAX: any number.
-  int32_t plain_run(StateId state) const { return states_[static_cast<size_t>(state)].run; }
-  // No text of more plain characters can be read from here.
-  bool plain_run_is_all(StateId state) const { return states_[static_cast<size_t>(state)].run_is_all; }
+  // Plain characters of a loop of the program that can be read from here, whichever they are.
+  struct Run {
+    int32_t loop = -1;    // -1: none
+    int32_t length = 0;   // at most so many; INT32_MAX: any number
+    bool is_all = false;  // no other text of plain characters can be read
+  };
+  Run run(StateId state) const { return states_[static_cast<size_t>(state)].run; }
 
   const Program& program() const { return *program_; }
   bool full() const { return bytes_ > program_->limits().cache_bytes; }
@@ -62,8 +65,8 @@ class StateCache {
   };
   struct State {
     int32_t configs = 0, configs_end = 0;
-    int32_t run = 0;
-    bool accepts = false, run_is_all = false;
+    Run run;
+    bool accepts = false;
     std::shared_ptr<const TokenMask> mask;
   };
 
@@ -75,7 +78,8 @@ class StateCache {
   void leave(int32_t stack);
   void close();  // follows everything in todo_ that reads nothing
   StateId intern();
-  int32_t free_plain_run(const Config& config) const;
+  void note_run(int32_t loop, int32_t length);
+  bool is_of_run(const Config& config) const;
 
   const std::shared_ptr<const Program> program_;
   const size_t classes_;
@@ -91,7 +95,7 @@ class StateCache {
   std::vector<Config> todo_, made_;
   std::unordered_set<uint64_t> seen_;
   bool accepts_ = false;
-  int32_t run_ = 0;
+  Run run_;
 };
 
 }  // namespace moebius

@@ -127,11 +127,39 @@ void TokenVocabulary::allow_plain(int32_t most, TokenMask& mask) const {
   for (; at != plain_by_length_.end() && at->first <= most; ++at) set_bit(mask, at->second);
 }
 
-void TokenVocabulary::allow(StateCache& cache, StateCache::StateId state, TokenMask& mask) const {
-  const int32_t run = cache.plain_run(state);
-  allow_plain(run, mask);
-  const bool longest_fits = plain_by_length_.empty() || run >= plain_by_length_.back().first;
-  if (!longest_fits && !cache.plain_run_is_all(state)) walk(plain_, cache, state, mask);
+TokenVocabulary::LoopTokens TokenVocabulary::tokens_of(const CharSet& loop) const {
+  LoopTokens out;
+  out.every = loop.contains(plain_characters());
+  if (out.every) return out;
+  bool ascii[128];
+  for (char32_t c = 0; c < 128; ++c) ascii[c] = loop.contains(c);
+  for (const auto& [length, id] : plain_by_length_) {
+    const std::string_view text = texts_[static_cast<size_t>(id)];
+    bool within = true;
+    for (size_t at = 0; at < text.size() && within;) {
+      const auto byte = static_cast<unsigned char>(text[at]);
+      within =
+          byte < 128 ? ascii[static_cast<unsigned char>(text[at++])] : loop.contains(utf8_next(text, at));
+    }
+    if (within) out.by_length.push_back({length, id});
+  }
+  return out;
+}
+
+void TokenVocabulary::allow(StateCache& cache, StateCache::StateId state, std::span<const LoopTokens> loops,
+                            TokenMask& mask) const {
+  const StateCache::Run run = cache.run(state);
+  bool found_all = run.is_all;
+  if (run.loop >= 0) {
+    const LoopTokens& loop = loops[static_cast<size_t>(run.loop)];
+    if (loop.every) allow_plain(run.length, mask);
+    for (const auto& [length, id] : loop.by_length) {
+      if (length > run.length) break;
+      set_bit(mask, id);
+    }
+    found_all |= loop.every && (plain_by_length_.empty() || run.length >= plain_by_length_.back().first);
+  }
+  if (!found_all) walk(plain_, cache, state, mask);
   walk(others_, cache, state, mask);
 }
 

@@ -24,8 +24,17 @@ class TokenVocabulary {
 
   int64_t size() const { return size_; }
   std::string_view text(int32_t id) const;  // "" without one, or out of range
-  // Adds to mask ([size / 64], rounded up) every token that can be read whole from the state.
-  void allow(StateCache& cache, StateCache::StateId state, TokenMask& mask) const;
+  // Plain tokens (see plain_characters) of nothing but a set's characters, by their length in characters.
+  struct LoopTokens {
+    std::vector<std::pair<int32_t, int32_t>> by_length;  // characters, id; ascending
+    bool every = false;  // the set has all plain characters; by_length is empty
+  };
+  LoopTokens tokens_of(const CharSet& loop) const;
+
+  // Adds to mask ([size / 64], rounded up) every token that can be read whole from the state. loops:
+  // tokens_of the program's.
+  void allow(StateCache& cache, StateCache::StateId state, std::span<const LoopTokens> loops,
+             TokenMask& mask) const;
 
  private:
   struct Node {
@@ -45,7 +54,7 @@ class TokenVocabulary {
 
   int64_t size_ = 0;
   std::vector<std::string> texts_;
-  // Plain tokens (see plain_characters) have a tree of their own, since most states read all of them or none.
+  // Plain tokens have a tree of their own, since most states read all of them or none.
   Tree plain_, others_;
   std::vector<std::pair<int32_t, int32_t>> plain_by_length_;  // characters, id
   std::vector<TokenMask> up_to_;                              // plain tokens of at most i + 1 characters

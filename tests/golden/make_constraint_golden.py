@@ -58,6 +58,10 @@ HAND_MADE = [
     {"type": "integer", "minimum": 0},
     {"type": "integer", "maximum": -12},
     {"type": "integer", "minimum": 2.5, "maximum": 7.5},
+    {"type": "integer", "multipleOf": 5, "minimum": -21, "maximum": 103},
+    {"type": "integer", "multipleOf": 7},
+    {"type": "integer", "multipleOf": 12, "minimum": 0},
+    {"type": "number", "multipleOf": 1000, "exclusiveMinimum": 0, "exclusiveMaximum": 50000},
     {"type": "number", "minimum": 0, "maximum": 1},
     {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
     {"type": "number", "minimum": -1.25, "maximum": 3.75},
@@ -199,6 +203,8 @@ def number(rng, schema):
     whole = schema["type"] == "integer"
     low = schema.get("minimum", schema.get("exclusiveMinimum"))
     high = schema.get("maximum", schema.get("exclusiveMaximum"))
+    if "multipleOf" in schema:
+        return schema["multipleOf"] * rng.choice([0, 1, 2, 3, 11, 123456789, -1, -4])
     if low is None and high is None:
         return rng.choice([0, -1, 12345678901, 7] + ([] if whole else [0.5, -2.25, 1e30, 3.5e-07, 0.1 + 0.2]))
     low = high - 50 if low is None else low
