@@ -276,5 +276,34 @@ TEST(SamplingParams, ValidateNamesTheField) {
   names(message([](auto& p) { p.logit_bias = {{-1, 0.f}}; }), "logit_bias");
 }
 
+TEST(Sampler, KeepsToAMask) {
+  const std::vector<float> logits = random_logits(200, 3);
+  std::vector<uint64_t> mask((200 + 63) / 64);
+  std::set<int32_t> allowed;
+  for (int32_t id = 5; id < 200; id += 7) {
+    mask[static_cast<size_t>(id) / 64] |= uint64_t{1} << (id % 64);
+    allowed.insert(id);
+  }
+  SamplingParams greedy;
+  greedy.temperature = 0;
+  const auto better = [&](int32_t a, int32_t b) {
+    return logits[static_cast<size_t>(a)] < logits[static_cast<size_t>(b)];
+  };
+  EXPECT_EQ(Sampler(greedy, 200).sample(logits, mask),
+            *std::max_element(allowed.begin(), allowed.end(), better));
+  SamplingParams params;
+  params.temperature = 2;
+  params.repetition_penalty = 1.3f;
+  Sampler sampler(params, 200);
+  std::set<int32_t> drawn;
+  for (int i = 0; i < 3000; ++i) drawn.insert(sampler.sample(logits, mask));
+  EXPECT_TRUE(std::includes(allowed.begin(), allowed.end(), drawn.begin(), drawn.end()));
+  EXPECT_GT(drawn.size(), allowed.size() / 2);
+  // Where all that is allowed is impossible, the lowest of it; ids beyond a short mask are not allowed.
+  EXPECT_EQ(Sampler(params, 200).sample(std::vector<float>(200, -kInf), mask), 5);
+  EXPECT_EQ(Sampler(greedy, 200).sample(std::vector<float>(200, kNan), mask), 5);
+  EXPECT_EQ(Sampler(greedy, 200).sample(logits, std::vector<uint64_t>{8}), 3);
+}
+
 }  // namespace
 }  // namespace moebius
