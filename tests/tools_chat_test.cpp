@@ -72,6 +72,21 @@ TEST(Chat, OneShotPrintsTheGreedyAnswerAndNothingElse) {
   EXPECT_EQ(run(chat({"-p", "-"}), "Hello").out, finished.out);
 }
 
+TEST(Chat, ShowsCallsOfTools) {
+  const std::string tools =
+      R"({"tools": [{"type": "function", "function": {"name": "calculator", "description":
+      "Evaluates an expression with + - * / and parentheses.", "parameters": {"type": "object", "properties":
+      {"expression": {"type": "string"}}, "required": ["expression"]}}}]})";
+  const Args args = {"chat", "-m", "models/pebble",          "--temp", "0",
+                     "-t",   "1",  "--chat-template-kwargs", tools};
+  Args once = args;
+  once.insert(once.end(), {"-p", "What is 4567 * 89?"});
+  EXPECT_EQ(run(once).out, "calculator {\"expression\": \"4567 * 89\"}\n");
+  const json messages = saved(args, "What is 4567 * 89?\n");
+  EXPECT_EQ(messages[1]["content"], "");
+  EXPECT_EQ(messages[1]["tool_calls"][0]["function"]["arguments"], json({{"expression", "4567 * 89"}}));
+}
+
 TEST(Chat, APipeIsATurnALineAndReusesTheCache) {
   const Finished first = run(chat({"-p", "Hello"}));
   const Finished both = run(chat({}), "Hello\n\nAnd then?\n");

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "models/file_io.h"
+#include "models/json_fields.h"
 #include "tools/text_io.h"
 
 namespace moebius {
@@ -15,6 +16,48 @@ constexpr size_t kMaxMessages = 100'000;
 ordered_json message(const char* role, const std::string& content) {
   return {{"role", role}, {"content", content}};
 }
+
+// What a model has said so far: as it is shown, thinking and calls of tools included, and as the conversation
+// keeps it.
+class Spoken {
+ public:
+  // The text to show of a piece.
+  std::string add(const Piece& piece) {
+    std::string shown(piece.reasoning);
+    if (content_.empty() && !piece.text.empty() && !reasoning_.empty()) shown += "\n\n";
+    shown += piece.text;
+    reasoning_ += piece.reasoning;
+    content_ += piece.text;
+    for (const CallPiece& call : piece.calls) {
+      if (!call.name.empty()) {
+        if (!empty()) shown += "\n";
+        shown += call.name + " ";
+        calls_.push_back({call.name, ""});
+      }
+      shown += call.arguments;
+      calls_.back().second += call.arguments;
+    }
+    return shown;
+  }
+
+  bool empty() const { return reasoning_.empty() && content_.empty() && calls_.empty(); }
+
+  ordered_json message() const {
+    ordered_json out = moebius::message("assistant", valid_utf8(content_));
+    if (!reasoning_.empty()) out["reasoning_content"] = valid_utf8(reasoning_);
+    for (const auto& [name, text] : calls_) {
+      const ordered_json parsed = parse_ordered_json(text);
+      const ordered_json arguments = parsed.is_discarded() ? ordered_json(valid_utf8(text)) : parsed;
+      out["tool_calls"].push_back(
+          {{"type", "function"}, {"function", {{"name", name}, {"arguments", arguments}}}});
+    }
+    return out;
+  }
+
+ private:
+  std::string reasoning_, content_;
+  std::vector<std::pair<std::string, std::string>> calls_;  // name, arguments
+};
 
 bool is_message(const ordered_json& value) {
   return value.is_object() && value.contains("role") && value["role"].is_string() &&
@@ -92,19 +135,16 @@ Result<Answer> Conversation::answer(const AnswerHooks& hooks) {
   MOEBIUS_ASSIGN(const std::vector<int32_t> ids, prompt());
   GenerateOptions options = settings_.generate;
   options.sampling.seed += answers_++;
+  if (!raw_) options.form = std::make_shared<AnswerForm>(AnswerForm{engine_.markup(), nullptr});
   Answer out;
-  std::string said;
+  Spoken spoken;
   Result<GenerateStats> stats = engine_.generate(
-      *session_, ids, options,
-      [&](const Piece& piece) {
-        said += piece.text;
-        return hooks.on_text(piece.text);
-      },
+      *session_, ids, options, [&](const Piece& piece) { return hooks.on_text(spoken.add(piece)); },
       hooks.on_progress);
   if (!stats.ok()) return stats.status();
   out.stats = *stats;
   out.stopped = stats->finish == FinishReason::kCancelled;
-  if (!out.stopped || !said.empty()) messages_.push_back(message("assistant", valid_utf8(said)));
+  if (!out.stopped || !spoken.empty()) messages_.push_back(spoken.message());
   return out;
 }
 
