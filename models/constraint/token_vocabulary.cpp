@@ -35,7 +35,9 @@ std::shared_ptr<const TokenVocabulary> TokenVocabulary::of(const Tokenizer& toke
   for (int32_t id = 0; id < std::min<int64_t>(size, tokenizer.vocab_size()); ++id) {
     if (!tokenizer.is_special(id)) texts[static_cast<size_t>(id)] = tokenizer.token_bytes(id);
   }
-  for (const int32_t id : markup) texts[static_cast<size_t>(id)] = {};
+  for (const int32_t id : markup) {
+    if (id < size) texts[static_cast<size_t>(id)] = {};
+  }
   return of(texts);
 }
 
