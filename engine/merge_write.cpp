@@ -1,12 +1,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <filesystem>
 
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 #include "engine/adapted_weights.h"
+#include "engine/checkpoint_folder.h"
 #include "engine/merge.h"
 #include "kernels/half.h"
 #include "kernels/parallel.h"
@@ -15,12 +14,10 @@
 namespace moebius {
 namespace {
 
-namespace fs = std::filesystem;
-
 constexpr int64_t kPieceBytes = 16 << 20;   // copied at once
 constexpr int64_t kBlockNumbers = 4 << 20;  // merged at once, in whole rows
 constexpr int64_t kGrainNumbers = 64 << 10;
-constexpr size_t kMaxConfigBytes = size_t{16} << 20, kMaxFileBytes = size_t{512} << 20;
+constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 
 // Rounds numbers to dtype, to nearest even; false when one of them is not finite there.
 bool store(DType dtype, const float* from, int64_t count, uint8_t* to) {
@@ -108,48 +105,6 @@ class ShardWriter {
   int64_t done_ = 0, total_ = 0;
 };
 
-Status write_index(const MergePlan& plan, const std::string& dir) {
-  nlohmann::json map = nlohmann::json::object();
-  for (const MergeShard& shard : plan.shards)
-    for (const MergeTensor& tensor : shard.tensors) map[tensor.name] = shard.file;
-  const nlohmann::json index = {{"metadata", {{"total_size", plan.bytes}}}, {"weight_map", std::move(map)}};
-  return write_text_file(dir + "/model.safetensors.index.json",
-                         index.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
-}
-
-// What belongs to a model besides its weights and config.json. The model card is not copied: it describes
-// another model.
-bool is_companion(const std::string& name) {
-  constexpr const char* kNames[] = {"generation_config.json",
-                                    "tokenizer.json",
-                                    "tokenizer_config.json",
-                                    "tokenizer.model",
-                                    "tiktoken.model",
-                                    "special_tokens_map.json",
-                                    "added_tokens.json",
-                                    "vocab.json",
-                                    "merges.txt",
-                                    "chat_template.json",
-                                    "processor_config.json",
-                                    "preprocessor_config.json"};
-  if (std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames)) return true;
-  for (const char* beginning : {"LICENSE", "NOTICE", "THIRD_PARTY_NOTICES"})
-    if (name.starts_with(beginning)) return true;
-  return name.ends_with(".py") || name.ends_with(".jinja");
-}
-
-Status copy_companions(const std::string& from, const std::string& to) {
-  std::error_code error;
-  for (fs::directory_iterator it(from, error), end; !error && it != end; it.increment(error)) {
-    const std::string name = it->path().filename().string();
-    std::error_code ignored;
-    if (!is_companion(name) || !fs::is_regular_file(it->path(), ignored)) continue;
-    MOEBIUS_ASSIGN(const std::string text, read_text_file(it->path().string(), kMaxFileBytes));
-    MOEBIUS_TRY(write_text_file((fs::path(to) / name).string(), text));
-  }
-  return error ? system_error("look into", from, error.value()) : Status();
-}
-
 }  // namespace
 
 Status write_merged(const ModelFiles& model, const MergePlan& plan, const std::string& dir,
@@ -163,7 +118,12 @@ Status write_merged(const ModelFiles& model, const MergePlan& plan, const std::s
   ShardWriter writer(options, plan.bytes);
   for (const MergeShard& shard : plan.shards) MOEBIUS_TRY(writer.write(shard, dir + "/" + shard.file));
   const bool single = plan.shards.size() == 1 && plan.shards.front().file == "model.safetensors";
-  if (!single) MOEBIUS_TRY(write_index(plan, dir));
+  if (!single) {
+    std::vector<std::pair<std::string, std::string>> places;
+    for (const MergeShard& shard : plan.shards)
+      for (const MergeTensor& tensor : shard.tensors) places.emplace_back(tensor.name, shard.file);
+    MOEBIUS_TRY(write_shard_index(dir, plan.bytes, places));
+  }
   return model.checkpoint().check_unchanged();
 }
 
