@@ -25,7 +25,7 @@ constexpr int64_t kDefaultAnswer = 512;
 
 struct Options {
   EngineOptions engine;
-  std::string text, ids_file, tasks, replies, against;
+  std::string text, ids_file, tasks, replies, write_replies, against;
   int64_t window = 0, stride = 0;
   int64_t limit = 0, max_tokens = kDefaultAnswer;
   bool no_special = false, json = false;
@@ -231,8 +231,11 @@ Result<std::string> solve_tasks(const Options& options) {
   }
   MOEBIUS_ASSIGN(Model model, open_model(options.engine));
   for (const std::string& note : model.engine->notes()) fmt::print(stderr, "moebius: {}\n", note);
-  MOEBIUS_ASSIGN(const ordered_json report,
-                 evaluate_tasks(*model.engine, *model.session, tasks, options.max_tokens));
+  std::string replies;
+  const bool keep = !options.write_replies.empty();
+  MOEBIUS_ASSIGN(const ordered_json report, evaluate_tasks(*model.engine, *model.session, tasks,
+                                                           options.max_tokens, keep ? &replies : nullptr));
+  if (keep) MOEBIUS_TRY(write_text_file(options.write_replies, replies));
   return options.json ? to_text(report) + "\n" : describe_tasks(report);
 }
 
@@ -289,6 +292,11 @@ void add_eval(CLI::App& app, Run& run) {
           "--replies", options->replies,
           "judge these replies in place of a model's: one {\"reply\": TEXT} a line, in the order of the "
           "tasks")
+      ->needs(tasks);
+  command
+      ->add_option("--write-replies", options->write_replies,
+                   "write {\"task\", \"right\", \"reply\"} for each task to this file, a line each: for "
+                   "comparisons task by task, and for --replies")
       ->needs(tasks);
   command->add_option("--limit", options->limit, "only the first N tasks (default 0: all)")
       ->check(CLI::NonNegativeNumber)

@@ -120,7 +120,7 @@ Result<std::vector<Task>> parse_tasks(std::string_view text, const std::string& 
 }
 
 Result<ordered_json> evaluate_tasks(Engine& engine, Session& session, const std::vector<Task>& tasks,
-                                    int64_t max_tokens) {
+                                    int64_t max_tokens, std::string* replies) {
   if (!engine.has_tokenizer()) {
     return not_found("this model has no tokenizer; add tokenizer.json to its folder");
   }
@@ -131,13 +131,15 @@ Result<ordered_json> evaluate_tasks(Engine& engine, Session& session, const std:
     MOEBIUS_ASSIGN(const std::string text, engine.render_chat(task.request));
     MOEBIUS_ASSIGN(const std::vector<int32_t> prompt, engine.tokenizer().encode(text, {}));
     bool right = false;
+    std::string reply;
     if (static_cast<int64_t>(prompt.size()) < session.context()) {
-      MOEBIUS_ASSIGN(const std::string reply, reply_to(engine, session, prompt, max_tokens));
+      MOEBIUS_ASSIGN(reply, reply_to(engine, session, prompt, max_tokens));
       right = check_reply(task.name, task.answer, reply);
     } else {
       ++too_long;
     }
     scores.add(task.name, right);
+    if (replies) *replies += to_text({{"task", task.name}, {"right", right}, {"reply", reply}}) + "\n";
     bar.update(scores.count(), static_cast<int64_t>(tasks.size()));
   }
   ordered_json report = scores.report();
