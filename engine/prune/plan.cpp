@@ -134,8 +134,7 @@ class Planner {
   Status set_ragged() {
     const int64_t experts = moe_.n_experts * layers_;
     const int64_t total = budget(experts);
-    const int64_t full = std::min(
-        static_cast<int64_t>(std::llround(request_.full * static_cast<double>(experts))), total / units());
+    const int64_t full = std::llround(request_.full * static_cast<double>(experts));
     const int64_t narrow = experts - full, left = total - full * units();
     if (left < narrow) return too_little(experts, full);
     const int64_t each = narrow > 0 ? left / narrow : 0, wider = narrow > 0 ? left % narrow : 0;
@@ -185,12 +184,16 @@ class Planner {
   PrunePlan plan_;
 };
 
-// Columns that share a scale in the down matrices of the experts; 1: columns are free.
+// Of what number of columns the down matrices of the experts must keep multiples; 1: columns are free. A
+// single scale to a row may cover any number of them.
 int64_t column_group(const ModelFiles& model) {
   int64_t group = 1;
-  for (const LayerWeights& layer : model.weights().layers)
-    for (const ExpertWeights& e : layer.experts)
-      if (is_integer(e.down.format)) group = std::max(group, e.down.scales_per_row() > 1 ? e.down.group : 1);
+  for (const LayerWeights& layer : model.weights().layers) {
+    for (const ExpertWeights& e : layer.experts) {
+      if (!is_integer(e.down.format)) continue;
+      group = std::max(group, e.down.scales_per_row() > 1 ? e.down.group : kActivationGroup);
+    }
+  }
   return group;
 }
 
