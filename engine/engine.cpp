@@ -193,7 +193,8 @@ Status Engine::Impl::open_sessions(const DeviceModel::Needs& needs) {
                     backend(),
                     on_device ? on_device->cold() : nullptr,
                     host.get(),
-                    disk ? &*disk : nullptr};
+                    disk ? &*disk : nullptr,
+                    static_cast<float>(options.skip_threshold)};
   const int64_t two_groups_from =
       on_device && on_device->cold() && options.overlap ? on_device->plan()->two_groups_from : 0;
   parts.emplace(SessionParts{model, *cache, workspace, second_workspace,
@@ -271,6 +272,7 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked, const M
   MOEBIUS_ASSIGN(const std::string config_text, read_text_file(options.model + "/config.json", 16 << 20));
   impl->fingerprint = fingerprint_of(*impl->files, config_text);
   impl->notes = impl->files->notes();
+  if (options.skip_threshold > 0) impl->fingerprint += fmt::format(" skip {}", options.skip_threshold);
   if (!options.adapter.empty()) MOEBIUS_TRY(impl->open_adapter());
   MOEBIUS_TRY(impl->open_backend(device));
   if (config.random_weights)

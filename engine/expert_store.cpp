@@ -115,21 +115,24 @@ void ExpertStore::count(int64_t layer, const Tensor& ids, const std::vector<Expe
                         int64_t host_ns) {
   Layer& l = at(layer);
   std::vector<double>& heat = heat_[static_cast<size_t>(layer)];
-  int64_t device = 0, host = 0;
+  int64_t device = 0, host = 0, skipped = 0;
   for (int64_t i = 0; i < ids.numel(); ++i) {
     const int32_t id = ids.i32()[i];
-    if (id < 0) continue;
+    if (id < 0) {
+      ++skipped;
+      continue;
+    }
     heat[static_cast<size_t>(id)] += 1;
     ++(on_host[static_cast<size_t>(id)].elsewhere() ? device : host);
   }
-  l.device_slots += device, l.host_slots += host, l.host_ns += host_ns;
+  l.device_slots += device, l.host_slots += host, l.skipped_slots += skipped, l.host_ns += host_ns;
 }
 
 std::vector<LayerUse> ExpertStore::use() const {
   std::vector<LayerUse> all;
   for (const Layer& l : layers_)
-    all.push_back({l.device_slots, l.host_slots, 1e-9 * static_cast<double>(l.host_ns), l.moves,
-                   l.moved_bytes, l.streamed_bytes});
+    all.push_back({l.device_slots, l.host_slots, l.skipped_slots, 1e-9 * static_cast<double>(l.host_ns),
+                   l.moves, l.moved_bytes, l.streamed_bytes});
   return all;
 }
 

@@ -59,8 +59,8 @@ class ExpertStore {
   struct Layer {
     std::vector<ExpertWeights> host;
     int64_t on_host = 0;
-    std::atomic<int64_t> device_slots{0}, host_slots{0}, host_ns{0}, moves{0}, moved_bytes{0},
-        streamed_bytes{0};
+    std::atomic<int64_t> device_slots{0}, host_slots{0}, skipped_slots{0}, host_ns{0}, moves{0},
+        moved_bytes{0}, streamed_bytes{0};
   };
   struct Arriving {
     ExpertMove move;

@@ -155,8 +155,8 @@ void route_forward(const Model& m, int64_t layer, const Workspace& ws) {
   const MoeConfig& c = m.config.moe;
   m.backend.rms_norm({ws.x, w.ffn_norm, m.config.norm_eps, ws.h});
   m.backend.router({ws.h, w.router, w.router_bias, c.scoring, c.group_score, c.n_experts, c.n_group,
-                    c.topk_group, c.normalize, static_cast<float>(c.scale), ws.expert_ids, ws.expert_weights,
-                    ws.expert_chosen});
+                    c.topk_group, c.normalize, static_cast<float>(c.scale), m.skip_below, ws.expert_ids,
+                    ws.expert_weights, ws.expert_chosen});
 }
 
 void shared_forward(const Model& m, int64_t layer, const Workspace& ws) {

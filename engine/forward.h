@@ -32,6 +32,7 @@ struct Model {
   ColdExperts* cold = nullptr;  // of routed experts that are not on the device; null: all are
   Backend* host = nullptr;   // has the embedding, and the head where that is not the device's; null: backend
   DiskTier* disk = nullptr;  // where cold is null and experts may be in no memory
+  float skip_below = 0;      // as RouterArgs'
 };
 
 // On a device all of these but head_forward only queue work, see Backend. Between two steps, while the device

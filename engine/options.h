@@ -30,8 +30,9 @@ struct EngineOptions {
   MachineSpeeds speeds;    // that the plan is made by; link_GBs 0: measured at the start
   std::string trace;       // file for what the device's streams did, written when the engine ends; "": none
   std::string heat_dir;    // folder for what is known of the use of models' experts; "": forget it
-  bool overlap = true;     // the host computes its experts while the device goes on
-  int64_t sessions = 1;    // whose caches are set aside, of `context` tokens each
+  double skip_threshold = 0;  // of a slot's share of its token's scores, below which it is left out; 0: off
+  bool overlap = true;        // the host computes its experts while the device goes on
+  int64_t sessions = 1;       // whose caches are set aside, of `context` tokens each
   CacheType cache = CacheType::kAuto;
   CpuGemm gemm = CpuGemm::kAuto;
   Isa isa = Isa::kAvx512;          // the most that host kernels use; less where the processor has less

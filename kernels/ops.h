@@ -163,8 +163,9 @@ enum class GroupScore : uint8_t { kNone, kMax, kTop2Sum };  // DeepSeek-V2, Deep
 // all but the topk_group best groups are masked out (score 0 for kMax as V2 does, -inf for kTop2Sum). Slots
 // are ordered by descending selection score, ties by lower id; NaN counts as -inf. weights = un-biased scores
 // of the chosen, divided by (their sum + 1e-20) if `normalize`, times `scale`; then slots with id >=
-// n_experts (zero experts) become id -1, weight 0: nothing is renormalised after masking (ZEDA). Bit-equal
-// for any n, whatever the format of the gate.
+// n_experts (zero experts; ZEDA, arXiv 2605.18643), and those whose score / (sum + 1e-20) is below skip_below
+// (DualSparse-MoE, arXiv 2508.18376), become id -1, weight 0: nothing is renormalised after masking.
+// Bit-equal for any n, whatever the format of the gate.
 struct RouterArgs {
   Tensor x;     // [n, hidden]
   Matrix gate;  // [n_experts + zero experts, hidden]
@@ -175,6 +176,7 @@ struct RouterArgs {
   int64_t n_group = 1, topk_group = 1;
   bool normalize = false;
   float scale = 1;
+  float skip_below = 0;
   Tensor ids;      // I32 [n, k], out
   Tensor weights;  // [n, k], out
   Tensor chosen;   // I32 [n, k], out: ids with zero experts by their row, for router_backward; or empty

@@ -59,6 +59,8 @@ Json experts_json(const Engine& engine) {
                       {"hit_rate", use.hit_rate()},
                       {"device_slots", use.device_slots},
                       {"host_slots", use.host_slots},
+                      {"skipped_slots", use.skipped_slots},
+                      {"skip_rate", use.skip_rate()},
                       {"host_ms", 1e3 * use.host_s},
                       {"moves", use.moves},
                       {"moved_bytes", use.moved_bytes},

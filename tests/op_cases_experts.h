@@ -156,10 +156,12 @@ struct RouterShape {
   // 1: all logits equal, 2: every row twice, 3: NaN in some tokens, 4: huge logits, 5: all hugely negative
   int odd = 0;
   int64_t hidden = 48;
+  float skip_below = 0;
   std::string name() const {
-    return fmt::format("n={} experts={}+{} k={} scoring={} groups={}:{}/{} bias={} normalize={} {} odd={}", n,
-                       experts, zeros, k, static_cast<int>(scoring), static_cast<int>(group_score),
-                       top_groups, groups, bias, normalize, format_name(format), odd);
+    return fmt::format("n={} experts={}+{} k={} scoring={} groups={}:{}/{} bias={} normalize={} {} odd={}{}",
+                       n, experts, zeros, k, static_cast<int>(scoring), static_cast<int>(group_score),
+                       top_groups, groups, bias, normalize, format_name(format), odd,
+                       skip_below > 0 ? fmt::format(" skip={}", skip_below) : "");
   }
 };
 
@@ -207,6 +209,7 @@ inline Case<RouterArgs> router_case(const RouterShape& s) {
   }
   a.scoring = s.scoring, a.group_score = s.group_score, a.n_experts = s.experts;
   a.n_group = s.groups, a.topk_group = s.top_groups, a.normalize = s.normalize, a.scale = 2.5f;
+  a.skip_below = s.skip_below;
   a.ids = Tensor(c.arena.take<int32_t>(s.n * (s.k + 1)), DType::kI32, {s.n, s.k});
   a.ids.stride[0] = s.k + 1;
   a.weights = c.arena.matrix(s.n, s.k, 2);
@@ -246,6 +249,16 @@ inline void router_cases(Mode mode, const Add<RouterArgs>& add) {
       at({5, 24, 0, 4, kSoftmax, kMax, 4, 1, false, false, format, odd});
       at({5, 8, 0, 2, kSigmoid, kTop2, 8, 3, true, true, format, odd});  // groups of one
     }
+  // Shares of the sum are quotients of exponentials of multiples of 1/16: none is within rounding of these.
+  for (const float skip_below : {0.07f, 0.31f}) {
+    for (const bool normalize : {false, true}) {
+      RouterShape shape = {9, 24, 12, 6, kSoftmax, kNone, 1, 1, false, normalize};
+      shape.skip_below = skip_below;
+      at(shape);
+      shape.scoring = kSigmoid, shape.bias = true, shape.format = Format::kBF16;
+      at(shape);
+    }
+  }
   at({2, 1, 0, 1});
   at({2, 0, 3, 2});  // nothing but zero experts
 }

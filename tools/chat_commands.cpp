@@ -88,18 +88,18 @@ CommandResult experts_command(const Conversation& conversation) {
   const std::vector<LayerUse> layers = conversation.expert_use();
   if (layers.empty())
     return {CommandEffect::kDone, "all experts are in one place; --gpu-memory shares them out\n", {}};
-  std::string text = "  layer  on device  host ms  moved\n";
+  std::string text = "  layer  on device  host ms  moved  skipped\n";
   LayerUse sum;
   const auto row = [&](const std::string& name, const LayerUse& use) {
-    text += fmt::format("  {:>5}  {:>7.1f} %  {:>7.1f}  {:>5}\n", name, 100 * use.hit_rate(),
-                        1e3 * use.host_s, use.moves);
+    text += fmt::format("  {:>5}  {:>7.1f} %  {:>7.1f}  {:>5}  {:>5.1f} %\n", name, 100 * use.hit_rate(),
+                        1e3 * use.host_s, use.moves, 100 * use.skip_rate());
   };
   for (size_t l = 0; l < layers.size(); ++l) {
     const LayerUse& use = layers[l];
     if (use.device_slots + use.host_slots == 0) continue;
     row(fmt::format_int(l).str(), use);
     sum.device_slots += use.device_slots, sum.host_slots += use.host_slots, sum.host_s += use.host_s;
-    sum.moves += use.moves;
+    sum.moves += use.moves, sum.skipped_slots += use.skipped_slots;
   }
   row("all", sum);
   return {CommandEffect::kDone, text, {}};

@@ -44,6 +44,11 @@ void add_engine_options(CLI::App& app, EngineOptions& options) {
   app.add_option("--device-gbs", options.device_GBs,
                  "GB/s of the simulated device's memory, by which its operations last (default: no limit)")
       ->check(CLI::PositiveNumber);
+  app.add_option(
+         "--skip-threshold", options.skip_threshold,
+         "leave out experts whose share of a token's expert weights is below this: faster, less exact "
+         "(default 0: none)")
+      ->check(CLI::Range(0.0, 0.99));
   app.add_flag("!--no-overlap", options.overlap,
                "the host computes its experts while the device waits (slow; for comparison)");
   app.add_option(

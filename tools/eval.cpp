@@ -246,6 +246,7 @@ Result<std::string> evaluate(const Options& options) {
   if (!options.against.empty()) {
     EngineOptions other = options.engine;
     other.model = options.against;
+    other.skip_threshold = 0;
     MOEBIUS_ASSIGN(reference, open_model(other));
     const int64_t vocab = model.engine->config().vocab, other_vocab = reference.engine->config().vocab;
     if (vocab != other_vocab) {

@@ -80,7 +80,7 @@ void route(const RouterArgs& args, int64_t token, float* scores, const Workspace
   for (int64_t s = 0; s < k; ++s) sum += scores[work.best[s].index];
   for (int64_t s = 0; s < k; ++s) {
     const int64_t e = work.best[s].index;
-    const bool zero = e >= args.n_experts;
+    const bool zero = e >= args.n_experts || scores[e] / (sum + 1e-20f) < args.skip_below;
     ids[s] = zero ? -1 : static_cast<int32_t>(e);
     if (chosen) chosen[s] = static_cast<int32_t>(e);
     weights[s] = zero ? 0.0f : (args.normalize ? scores[e] / (sum + 1e-20f) : scores[e]) * args.scale;

@@ -21,7 +21,7 @@ struct Routing {
   Scoring scoring;
   GroupScore group_score;
   bool normalize;
-  float scale;
+  float scale, skip_below;
 };
 
 __device__ float key_of(float value) { return value != value ? kLowest : value; }
@@ -101,7 +101,7 @@ __global__ void route(Routing r) {
   }
   for (int64_t s = lane(); s < r.k; s += kWarp) {  // what this lane has written
     const int32_t e = ids[s];
-    const bool zero = e >= r.n_experts;
+    const bool zero = e >= r.n_experts || weights[s] / (sum + 1e-20f) < r.skip_below;
     if (r.chosen) r.chosen[t * r.chosen_stride + s] = e;
     if (zero) ids[s] = -1;
     weights[s] = zero ? 0.0f : (r.normalize ? weights[s] / (sum + 1e-20f) : weights[s]) * r.scale;
@@ -137,6 +137,7 @@ void router(Context& context, const RouterArgs& args) {
   r.chosen_stride = args.chosen.stride[0];
   r.scoring = args.scoring, r.group_score = args.group_score;
   r.normalize = args.normalize, r.scale = args.scale;
+  r.skip_below = args.skip_below;
   launch(context.compute(), route, Grid{blocks_for(n, kWarps)}, kWarps * kWarp, 0, r);
 }
 

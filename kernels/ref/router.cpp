@@ -67,7 +67,7 @@ void router(const RouterArgs& args, bool) {
     for (int64_t s = 0; s < k; ++s) {
       const int64_t e = chosen[s];
       const float weight = (args.normalize ? scores[e] / (sum + 1e-20f) : scores[e]) * args.scale;
-      const bool zero = e >= args.n_experts;
+      const bool zero = e >= args.n_experts || scores[e] / (sum + 1e-20f) < args.skip_below;
       args.ids.i32()[t * args.ids.stride[0] + s] = zero ? -1 : static_cast<int32_t>(e);
       args.weights.f32()[t * args.weights.stride[0] + s] = zero ? 0.0f : weight;
       if (!args.chosen.empty()) args.chosen.i32()[t * args.chosen.stride[0] + s] = static_cast<int32_t>(e);
