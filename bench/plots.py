@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws bench/results/muon_against_adamw.csv and lora_rules.csv as SVG beside them.
+"""Draws bench/results/muon_against_adamw.csv, lora_rules.csv and tenp_pebble.csv as SVG beside them.
 
 pip install matplotlib==3.11.2
 
@@ -65,5 +65,28 @@ def lora_rules():
     save(figure, "lora_rules.svg")
 
 
+def tenp_pebble():
+    runs = rows("tenp_pebble.csv")
+    none = next(r for r in runs if r["method"] == "none")
+    figure, (solved, perplexity, divergence) = plt.subplots(1, 3, figsize=(11, 3.8))
+    for i, method in enumerate(("tenp", "enp", "drop", "random")):
+        points = sorted([r for r in runs if r["method"] == method] + [none], key=lambda r: float(r["kept"]))
+        kept = [100 * float(r["kept"]) for r in points]
+        accuracy = [float(r["accuracy"]) for r in points]
+        bars = [[a - float(r["low"]) for a, r in zip(accuracy, points)],
+                [float(r["high"]) - a for a, r in zip(accuracy, points)]]
+        solved.errorbar(kept, accuracy, bars, fmt="o-", color=f"C{i}", markersize=4, capsize=2, label=method)
+        perplexity.plot(kept, [float(r["perplexity"]) for r in points], "o-", color=f"C{i}", markersize=4)
+        points = [r for r in points if r is not none]
+        divergence.plot([100 * float(r["kept"]) for r in points], [float(r["kl"]) for r in points], "o-",
+                        color=f"C{i}", markersize=4)
+    solved.set(xlabel="neurons kept, %", ylabel="tasks solved, %", title="5,000 held-out tasks, 95 % intervals")
+    perplexity.set(xlabel="neurons kept, %", title="perplexity of held-out text", yscale="log")
+    divergence.set(xlabel="neurons kept, %", title="divergence from pebble, nats", yscale="log")
+    solved.legend()
+    save(figure, "tenp_pebble.svg")
+
+
 muon_against_adamw()
 lora_rules()
+tenp_pebble()

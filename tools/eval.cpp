@@ -22,6 +22,7 @@ using nlohmann::ordered_json;
 
 constexpr int64_t kDefaultWindow = 2048;
 constexpr int64_t kDefaultAnswer = 512;
+constexpr int64_t kTasksAtOnce = 16;
 
 struct Options {
   EngineOptions engine;
@@ -229,12 +230,16 @@ Result<std::string> solve_tasks(const Options& options) {
                    judge_replies(tasks, replies, fmt::format("'{}'", printable(options.replies))));
     return options.json ? to_text(judged) + "\n" : describe_tasks(judged);
   }
-  MOEBIUS_ASSIGN(Model model, open_model(options.engine));
-  for (const std::string& note : model.engine->notes()) fmt::print(stderr, "moebius: {}\n", note);
+  EngineOptions batched = options.engine;
+  // A device would have to set their caches aside, and have less room for experts.
+  if (batched.device == DeviceKind::kHost)
+    batched.sessions = std::min<int64_t>(kTasksAtOnce, std::ssize(tasks));
+  MOEBIUS_ASSIGN(const std::unique_ptr<Engine> engine, Engine::open(batched));
+  for (const std::string& note : engine->notes()) fmt::print(stderr, "moebius: {}\n", note);
   std::string replies;
   const bool keep = !options.write_replies.empty();
-  MOEBIUS_ASSIGN(const ordered_json report, evaluate_tasks(*model.engine, *model.session, tasks,
-                                                           options.max_tokens, keep ? &replies : nullptr));
+  MOEBIUS_ASSIGN(const ordered_json report,
+                 evaluate_tasks(*engine, tasks, options.max_tokens, keep ? &replies : nullptr));
   if (keep) MOEBIUS_TRY(write_text_file(options.write_replies, replies));
   return options.json ? to_text(report) + "\n" : describe_tasks(report);
 }

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "tools/corpus_check.h"
+#include "tools/greedy_replies.h"
 #include "tools/progress.h"
 #include "tools/text_io.h"
 
@@ -92,20 +93,6 @@ Status each_line(std::string_view text, const OnLine& on_line) {
   return {};
 }
 
-Result<std::string> reply_to(Engine& engine, Session& session, const std::vector<int32_t>& prompt,
-                             int64_t max_tokens) {
-  GenerateOptions options;
-  options.sampling.temperature = 0;
-  options.max_tokens = max_tokens;
-  std::string reply;
-  const auto stats = engine.generate(session, prompt, options, [&](const Piece& piece) {
-    reply += piece.text;
-    return true;
-  });
-  if (!stats.ok()) return stats.status();
-  return reply;
-}
-
 }  // namespace
 
 Result<std::vector<Task>> parse_tasks(std::string_view text, const std::string& origin, int64_t limit) {
@@ -119,28 +106,33 @@ Result<std::vector<Task>> parse_tasks(std::string_view text, const std::string& 
   return tasks;
 }
 
-Result<ordered_json> evaluate_tasks(Engine& engine, Session& session, const std::vector<Task>& tasks,
-                                    int64_t max_tokens, std::string* replies) {
+Result<ordered_json> evaluate_tasks(Engine& engine, const std::vector<Task>& tasks, int64_t max_tokens,
+                                    std::string* replies) {
   if (!engine.has_tokenizer()) {
     return not_found("this model has no tokenizer; add tokenizer.json to its folder");
   }
-  Scores scores;
-  int64_t too_long = 0;
-  ProgressBar bar("eval");
+  std::vector<std::vector<int32_t>> prompts;
   for (const Task& task : tasks) {
     MOEBIUS_ASSIGN(const std::string text, engine.render_chat(task.request));
-    MOEBIUS_ASSIGN(const std::vector<int32_t> prompt, engine.tokenizer().encode(text, {}));
-    bool right = false;
-    std::string reply;
-    if (static_cast<int64_t>(prompt.size()) < session.context()) {
-      MOEBIUS_ASSIGN(reply, reply_to(engine, session, prompt, max_tokens));
-      right = check_reply(task.name, task.answer, reply);
-    } else {
-      ++too_long;
-    }
-    scores.add(task.name, right);
-    if (replies) *replies += to_text({{"task", task.name}, {"right", right}, {"reply", reply}}) + "\n";
-    bar.update(scores.count(), static_cast<int64_t>(tasks.size()));
+    MOEBIUS_ASSIGN(std::vector<int32_t> prompt, engine.tokenizer().encode(text, {}));
+    prompts.push_back(std::move(prompt));
+  }
+  std::vector<std::string> answers(tasks.size());
+  std::vector<bool> right(tasks.size());
+  int64_t too_long = 0, done = 0;
+  ProgressBar bar("eval");
+  const auto on_reply = [&](size_t i, const std::string& reply) {
+    right[i] = check_reply(tasks[i].name, tasks[i].answer, reply);
+    answers[i] = reply;
+    bar.update(++done, static_cast<int64_t>(tasks.size()));
+  };
+  MOEBIUS_TRY(greedy_replies(engine, prompts, {max_tokens, on_reply}, &too_long));
+  Scores scores;
+  for (size_t i = 0; i < tasks.size(); ++i) {
+    scores.add(tasks[i].name, right[i]);
+    if (!replies) continue;
+    const bool solved = right[i];
+    *replies += to_text({{"task", tasks[i].name}, {"right", solved}, {"reply", answers[i]}}) + "\n";
   }
   ordered_json report = scores.report();
   report["too_long"] = too_long;

@@ -22,9 +22,8 @@ Result<std::vector<Task>> parse_tasks(std::string_view text, const std::string& 
 // {"accuracy", "n", "per_task": {NAME: {"accuracy", "n"}}}, by name. An answer ends after max_tokens. A
 // prompt that does not leave room for one token in the context counts as wrong; "too_long" counts those.
 // replies: unless null, gets {"task", "right", "reply"}, a line for each task.
-Result<nlohmann::ordered_json> evaluate_tasks(Engine& engine, Session& session,
-                                              const std::vector<Task>& tasks, int64_t max_tokens,
-                                              std::string* replies = nullptr);
+Result<nlohmann::ordered_json> evaluate_tasks(Engine& engine, const std::vector<Task>& tasks,
+                                              int64_t max_tokens, std::string* replies = nullptr);
 
 // The same for replies that something else gave: one {"reply": TEXT} a line, in the order of the tasks.
 // kInvalid: another number of replies than tasks, or a line of another shape, by its number.
