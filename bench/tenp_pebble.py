@@ -5,8 +5,9 @@
     python bench/tenp_pebble.py --only tenp-0.6    # this model's evaluation alone, to share the work out
     python bench/tenp_pebble.py --speed   # adds decode speeds, by turns; wants an idle machine
 
-Writes bench/results/tenp_pebble.csv; bench/plots.py draws it. 5,000 held-out tasks and the text for perplexity are fixed
-by seed 7 of `moebius corpus`, the calibration is 32,768 tokens of that seed's training examples. Intervals are of 95 %:
+Writes bench/results/tenp_pebble.csv; bench/plots.py draws it. 5,000 held-out tasks are fixed by seed 7 of `moebius corpus`,
+perplexity and divergence are of the answers of the first 1,000 of them, the calibration is 32,768 tokens of that seed's
+training examples. Intervals are of 95 %:
 Wilson's for a share, and for the difference of two models on the same tasks the normal one of the paired differences.
 """
 
@@ -51,13 +52,9 @@ def prepare(program):
     if not os.path.exists(at("scores.safetensors")):
         moebius(program, "tenp", "-m", PEBBLE, "--calibrate", at("corpus/train.jsonl"), "--scores",
                 at("scores.safetensors"))
-    if not os.path.exists(at("text.json")):
+    if not os.path.exists(at("text.jsonl")):
         with open(at("corpus/held_out.jsonl")) as file:
-            items = [json.loads(line) for line in file]
-        turns = [f"<|im_{m['role']}|>{m['role']}<|im_middle|>{m['content']}<|im_end|>"
-                 for item in items[:1500] if "tools" not in item for m in item["messages"]]
-        write(at("text.txt"), "".join(turns))
-        write(at("text.json"), moebius(program, "tokenize", "-m", PEBBLE, "-f", at("text.txt"), "--json"))
+            write(at("text.jsonl"), "".join(file.readlines()[:1000]))
 
 
 def name_of(method, value):
@@ -84,7 +81,7 @@ def evaluate(program, method, value):
         moebius(program, "eval", *options, "-t", "1", "--tasks", at("corpus/held_out.jsonl"), "--max-tokens", "300",
                 "--write-replies", at(name + ".replies.jsonl"))
     if not os.path.exists(at(name + ".text.json")):
-        write(at(name + ".text.json"), moebius(program, "eval", *options, "-t", "1", "--ids-file", at("text.json"),
+        write(at(name + ".text.json"), moebius(program, "eval", *options, "-t", "1", "--data", at("text.jsonl"),
                                                "--against", PEBBLE, "--json"))
 
 
@@ -107,7 +104,7 @@ def difference(one, other):
 
 def row_of(method, value, speeds):
     name = name_of(method, value)
-    mine, base = verdicts(name), verdicts("none")
+    mine = verdicts(name)
     low, high = wilson(sum(mine), len(mine))
     with open(at(name + ".text.json")) as file:
         text = json.load(file)
@@ -156,7 +153,8 @@ def main():
     elif os.path.exists(RESULTS):
         with open(RESULTS) as file:
             speeds = {name_of(r["method"], r["value"]): r["tok/s"] for r in csv.DictReader(file)}
-    rows = [row_of(method, value, speeds) for method, value in models]
+    done = [m for m in models if os.path.exists(at(name_of(*m) + ".text.json"))]
+    rows = [row_of(method, value, speeds) for method, value in done]
     with open(RESULTS, "w", newline="") as file:
         out = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
         out.writeheader()

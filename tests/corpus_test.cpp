@@ -5,6 +5,7 @@
 #include <map>
 #include <regex>
 #include <set>
+#include <sstream>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -18,6 +19,7 @@ namespace {
 using nlohmann::ordered_json;
 using process::Args;
 using process::Finished;
+using process::read_file;
 using process::run;
 
 const char* const kTiny = "tests/golden/models/deepseek_v3_tiny";
@@ -418,6 +420,23 @@ TEST_F(Corpus, AModelIsScored) {
     sum += score["n"].get<int64_t>();
   }
   EXPECT_EQ(sum, 6);
+
+  // Several at once say what each says alone.
+  Args kept = args;
+  kept.insert(kept.end(), {"--write-replies", scratch_.file("replies.jsonl")});
+  EXPECT_EQ(run(kept).code, 0);
+  std::istringstream replies(read_file(scratch_.file("replies.jsonl"))), asked(tasks.substr(3));
+  std::string line, task;
+  int compared = 0;
+  for (; std::getline(replies, line); ++compared) {
+    while (std::getline(asked, task) && task.empty()) continue;
+    const ordered_json made = ordered_json::parse(line), question = ordered_json::parse(task);
+    EXPECT_EQ(made["task"], question["task"]);
+    const Finished alone = run({"chat", "-m", kTiny, "-t", "1", "--temp", "0", "-n", "6", "-p",
+                                question["messages"][0]["content"].get<std::string>()});
+    EXPECT_EQ(made["reply"].get<std::string>() + "\n", alone.out);
+  }
+  EXPECT_EQ(compared, 6);
 
   Args limited = args;
   limited.insert(limited.end(), {"--limit", "2"});

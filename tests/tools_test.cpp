@@ -185,6 +185,35 @@ TEST(Eval, WindowsAndStrideScoreWhatTheyShould) {
   expect_one_error_line(run({"eval", "-m", kTiny, "--ids-file", scratch.write("one", "7")}));
 }
 
+// Each example on its own; of the second only the completion, which is all of it without the prompt.
+TEST(Eval, ExamplesCountWhatTheyTeach) {
+  const Scratch scratch;
+  const auto ids_of = [&](const std::string& text) {
+    return parsed(run({"tokenize", "-m", kTiny, "--json"}, text))["ids"].get<std::vector<int32_t>>();
+  };
+  const auto nats_of = [&](const std::vector<int32_t>& ids) {
+    const std::string file = scratch.write("ids", json(ids).dump());
+    return parsed(run({"eval", "-m", kTiny, "--ids-file", file, "--json"}))["nats"].get<double>();
+  };
+  const int32_t stop = json::parse(std::ifstream(std::string(kTiny) + "/config.json"))["eos_token_id"];
+  std::vector<int32_t> text = ids_of("a fox and a bear"), prompt = ids_of("one two three"), both = prompt;
+  text.push_back(stop);
+  for (const int32_t id : ids_of(" four")) both.push_back(id);
+  both.push_back(stop);
+  const std::string file = scratch.write("data.jsonl",
+                                         "{\"text\": \"a fox and a bear\"}\n"
+                                         "{\"prompt\": \"one two three\", \"completion\": \" four\"}\n");
+  const json report = parsed(run({"eval", "-m", kTiny, "--data", file, "--json"}));
+  EXPECT_EQ(report["windows"], 2);
+  EXPECT_EQ(report["scored"], text.size() - 1 + both.size() - prompt.size());
+  const double nats = nats_of(text) + nats_of(both) - nats_of(prompt);
+  EXPECT_NEAR(report["nats"].get<double>(), nats, 1e-4 * nats);
+  const json itself = parsed(run({"eval", "-m", kTiny, "--data", file, "--against", kTiny, "--json"}));
+  EXPECT_EQ(itself["against"]["kl_max"], 0);
+  expect_one_error_line(run({"eval", "-m", kTiny, "--data", scratch.write("bad.jsonl", "{\"text\": 3}\n")}));
+  EXPECT_EQ(run({"eval", "-m", kTiny, "--data", file, "--window", "8"}).code, 2);
+}
+
 TEST(Eval, DivergenceIsThatOfTheGoldenLogits) {
   const Scratch scratch;
   const std::string a = "tests/golden/models/glm4_moe", b = "tests/golden/models/qwen3_moe_f16";

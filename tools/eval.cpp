@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "engine/engine.h"
+#include "engine/train/dataset.h"
 #include "kernels/tensor.h"
 #include "models/file_io.h"
 #include "tools/command.h"
@@ -26,7 +27,7 @@ constexpr int64_t kTasksAtOnce = 16;
 
 struct Options {
   EngineOptions engine;
-  std::string text, ids_file, tasks, replies, write_replies, against;
+  std::string text, ids_file, data, tasks, replies, write_replies, against;
   int64_t window = 0, stride = 0;
   int64_t limit = 0, max_tokens = kDefaultAnswer;
   bool no_special = false, json = false;
@@ -47,9 +48,37 @@ Result<Model> open_model(const EngineOptions& options) {
 struct Text {
   std::vector<int32_t> prefix;  // put before every window, never scored
   std::vector<int32_t> ids;
+  std::vector<uint8_t> counts;    // of each id; empty: all
+  std::vector<int64_t> examples;  // where each begins, and the end; empty: it is one text
 };
 
+// The examples one after another; of a conversation, only what an assistant says counts.
+Result<Text> read_examples(const Options& options, const Engine& engine) {
+  if (!engine.has_tokenizer())
+    return not_found("this model has no tokenizer; add tokenizer.json to its folder");
+  MOEBIUS_ASSIGN(const PromptRenderer prompts, PromptRenderer::open(engine.options().model));
+  DatasetOptions how;
+  how.max_tokens = engine.options().context;
+  how.vocab = engine.config().vocab;
+  how.stop_ids = engine.generation().eos_ids;
+  how.threads = engine.options().threads;
+  MOEBIUS_ASSIGN(const Dataset data, Dataset::load(options.data, engine.tokenizer(), prompts, how));
+  Text out;
+  for (int64_t i = 0; i < data.size(); ++i) {
+    const Dataset::Example example = data.example(i);
+    out.examples.push_back(std::ssize(out.ids));
+    out.ids.insert(out.ids.end(), example.ids.begin(), example.ids.end());
+    out.counts.insert(out.counts.end(), example.mask.begin(), example.mask.end());
+  }
+  out.examples.push_back(std::ssize(out.ids));
+  if (data.counted() == 0)
+    return invalid(fmt::format("'{}' holds nothing that counts; it needs an assistant's turns, or texts",
+                               printable(options.data)));
+  return out;
+}
+
 Result<Text> read_text(const Options& options, const Engine& engine) {
+  if (!options.data.empty()) return read_examples(options, engine);
   Text out;
   if (!options.ids_file.empty()) {
     MOEBIUS_ASSIGN(const std::string list, read_input(options.ids_file));
@@ -141,6 +170,7 @@ class Evaluation {
       for (int64_t row = 0; row < count; ++row) {
         const int64_t position = first + row + offset;
         if (position < window.scored || position >= window.end) continue;
+        if (!text_.counts.empty() && text_.counts[static_cast<size_t>(position)] == 0) continue;
         MOEBIUS_TRY(
             on_row(position, logits.subspan(static_cast<size_t>(row * width), static_cast<size_t>(width))));
       }
@@ -178,6 +208,12 @@ class Evaluation {
 };
 
 Result<std::vector<Window>> windows_of(const Options& options, const Text& text, int64_t context) {
+  if (!text.examples.empty()) {
+    std::vector<Window> windows;
+    for (size_t i = 0; i + 1 < text.examples.size(); ++i)
+      windows.push_back({text.examples[i], text.examples[i + 1], text.examples[i] + 1});
+    return windows;
+  }
   const int64_t room = context - static_cast<int64_t>(text.prefix.size());
   const int64_t size = options.window > 0 ? options.window : std::min(room, kDefaultWindow);
   const int64_t stride = options.stride > 0 ? options.stride : size;
@@ -288,6 +324,10 @@ void add_eval(CLI::App& app, Run& run) {
   group->add_option("--text", options->text, "text file; - for standard input");
   group->add_option("--ids-file", options->ids_file,
                     "file of token ids in place of a text, separated by spaces or commas, or JSON");
+  CLI::Option* data = group->add_option(
+      "--data", options->data,
+      "JSONL file of examples, as `moebius finetune` reads it, each on its own: of a conversation, only what "
+      "the assistant says counts");
   CLI::Option* tasks = group->add_option(
       "--tasks", options->tasks,
       "JSONL file of tasks, as `moebius corpus` writes it; - for standard input: the share that the model's "
@@ -328,6 +368,7 @@ void add_eval(CLI::App& app, Run& run) {
   command->add_flag("--no-special", options->no_special,
                     "do not start every window with the tokenizer's beginning of sequence");
   for (CLI::Option* option : {window, stride, against}) option->excludes(tasks);
+  for (CLI::Option* option : {window, stride}) option->excludes(data);
   command->add_flag("--json", options->json, "print one JSON object");
   command->footer(
       "\nTasks: the last line \"Answer: X\" of a reply, or without one the whole reply, must be the task's "
