@@ -20,11 +20,6 @@ using adapters::kFloat32Bound;
 using adapters::kModels;
 using adapters::read_golden;
 using adapters::relative_error;
-using nlohmann::json;
-using process::Args;
-using process::Finished;
-using process::read_file;
-using process::run;
 using process::Scratch;
 
 std::unique_ptr<ModelFiles> open_files(const std::string& dir) {
@@ -451,117 +446,6 @@ TEST(PrunedFp8, KeepsNumbersWithinItsPrecision) {
     }
     ++moe;
   }
-}
-
-// ---- the command ----
-
-std::string conversations(int count) {
-  std::string text;
-  for (int i = 0; i < count; ++i)
-    text +=
-        fmt::format(
-            R"({{"messages": [{{"role": "user", "content": "Spell {}."}}, {{"role": "assistant", "content": "{}"}}]}})",
-            i, i) +
-        "\n";
-  return text;
-}
-
-TEST(TenpCommand, CalibratesPlansAndWrites) {
-  const Scratch scratch;
-  const std::string data = scratch.write("data.jsonl", conversations(40));
-  const std::string scores = scratch.file("scores.safetensors"), out = scratch.file("out");
-  Finished done = run(
-      {"tenp", "--calibrate", data, "--scores", scores, "--dry-run", "--picture", scratch.file("plan.svg")});
-  ASSERT_EQ(done.code, 0) << done.err;
-  EXPECT_NE(done.out.find("layer   full"), std::string::npos);
-  EXPECT_NE(done.out.find("60.00 %"), std::string::npos);
-  EXPECT_NE(done.err.find("calibrated on"), std::string::npos);
-  EXPECT_NE(done.err.find("their neurons go by the norms of their weights"), std::string::npos);
-  EXPECT_NE(read_file(scratch.file("plan.svg")).find("</svg>"), std::string::npos);
-  done = run({"tenp", "--scores", scores, "-o", out, "--keep", "0.75", "--json"});
-  ASSERT_EQ(done.code, 0) << done.err;
-  const json report = json::parse(done.out);
-  EXPECT_EQ(report["neurons"], 3840);  // 0.75 * 5 layers * 16 experts * 64
-  EXPECT_LT(report["bytes"], report["bytes_before"]);
-  const json config = json::parse(read_file(out + "/config.json"));
-  EXPECT_EQ(config["moe_intermediate_sizes"].size(), 5u);
-  EXPECT_EQ(config["moe_intermediate_size"], 64);
-  EXPECT_TRUE(fs::exists(out + "/chat_template.jinja"));
-  EXPECT_FALSE(fs::exists(out + "/README.md"));
-  EXPECT_EQ(run({"chat", "-m", out, "-p", "What is 2 + 3?", "--temp", "0"}).code, 0);
-  EXPECT_EQ(run({"chat", "-m", out, "--device", "sim", "-p", "What is 2 + 3?", "--temp", "0"}).out,
-            run({"chat", "-m", out, "-p", "What is 2 + 3?", "--temp", "0"}).out);
-  done = run({"tenp", "-m", out, "--scores", scores, "-o", scratch.file("again")});
-  EXPECT_EQ(done.code, 1);
-  EXPECT_NE(done.err.find("unequal widths already"), std::string::npos) << done.err;
-}
-
-TEST(TenpCommand, SaysWhatIsWrongBeforeItWorks) {
-  const Scratch scratch;
-  const std::string data = scratch.write("data.jsonl", conversations(2));
-  const std::string empty = scratch.write("empty.txt", ""), file = scratch.write("file", "x");
-  const std::string bad = scratch.write("bad.jsonl", "{\"messages\": 3}\n");
-  const std::string out = scratch.file("out");
-  struct Case {
-    Args args;
-    const char* says;
-  };
-  const Case cases[] = {
-      {{"-o", out}, "nothing to go by"},
-      {{"--calibrate", data}, "nowhere to write to"},
-      {{"--calibrate", data, "-o", out, "--keep", "0"}, "--keep is 0"},
-      {{"--calibrate", data, "-o", out, "--keep", "1.2"}, "--keep is 1.2"},
-      {{"--calibrate", data, "-o", out, "--full-experts", "0.9"}, "--full-experts is 0.9"},
-      {{"--calibrate", data, "-o", out, "--depth-weights", "1"}, "--depth-weights '1' is not FIRST:LAST"},
-      {{"--calibrate", data, "-o", out, "--multiple", "7"},
-       "--multiple 7 does not divide the experts' width of 64"},
-      {{"--calibrate", data, "-o", file}, "is not a folder"},
-      {{"--calibrate", data, "-o", kModels}, "is not empty"},
-      {{"--calibrate", scratch.file("none.txt"), "-o", out}, "none.txt"},
-      {{"--calibrate", empty, "-o", out}, "holds no text"},
-      {{"--calibrate", bad, "-o", out}, "line 1"},
-      {{"--scores", file, "-o", out}, "file"},
-  };
-  for (const Case& c : cases) {
-    Args args = {"tenp"};
-    args.insert(args.end(), c.args.begin(), c.args.end());
-    const Finished done = run(args);
-    EXPECT_EQ(done.code, 1) << c.says << done.err;
-    EXPECT_NE(done.err.find(c.says), std::string::npos) << done.err;
-    EXPECT_FALSE(fs::exists(out));
-  }
-  EXPECT_EQ(run({"tenp", "--method", "none", "--calibrate", data, "-o", out}).code, 2);
-}
-
-// ---- --skip-threshold ----
-
-TEST(SkipThreshold, LeavesOutTheSmallSharesOnHostAndDeviceAlike) {
-  const std::string question = "What is 47 + 85?";
-  const auto answer = [&](const Args& more) {
-    Args args = {"chat", "-p", question, "--temp", "0"};
-    args.insert(args.end(), more.begin(), more.end());
-    const Finished done = run(args);
-    EXPECT_EQ(done.code, 0) << done.err;
-    return done.out;
-  };
-  const std::string all = answer({}), none = answer({"--skip-threshold", "0.9"});
-  EXPECT_EQ(answer({"--skip-threshold", "0"}), all);
-  EXPECT_NE(none, all);  // nearly no expert has so large a share
-  EXPECT_EQ(answer({"--skip-threshold", "0.9", "--device", "sim"}), none);
-  EXPECT_EQ(answer({"--skip-threshold", "0.9", "--device", "sim", "--gpu-memory", "17MiB"}), none);
-  EXPECT_EQ(run({"chat", "-p", question, "--skip-threshold", "1.5"}).code, 2);
-  const auto use = [&](const char* threshold) {
-    const Finished done = run(
-        {"chat", "--device", "sim", "--gpu-memory", "17MiB", "--temp", "0", "--skip-threshold", threshold},
-        question + "\n/experts\n");
-    EXPECT_EQ(done.code, 0) << done.err;
-    const size_t all_layers = done.err.find("\n    all ");
-    EXPECT_NE(all_layers, std::string::npos) << done.err;
-    const std::string row = done.err.substr(all_layers == std::string::npos ? 0 : all_layers + 1);
-    return row.substr(0, row.find('\n'));
-  };
-  EXPECT_TRUE(use("0").ends_with("   0.0 %"));
-  EXPECT_FALSE(use("0.3").ends_with("   0.0 %"));
 }
 
 }  // namespace
