@@ -46,6 +46,12 @@ struct Fp8 {
     const __m128i moved = _mm_slli_epi16(_mm_cvtepi8_epi16(bytes), 7);  // bit 14 is a second sign
     return _mm256_cvtph_ps(_mm_and_si128(moved, _mm_set1_epi16(static_cast<short>(0xbfff))));
   }
+  static inline void load_sixteen(const uint8_t* row, int64_t c, __m256& low, __m256& high) {
+    const __m256i moved = _mm256_slli_epi16(_mm256_cvtepi8_epi16(load_16_bytes(row + c)), 7);
+    const __m256i halves = _mm256_and_si256(moved, _mm256_set1_epi16(static_cast<short>(0xbfff)));
+    low = _mm256_cvtph_ps(_mm256_castsi256_si128(halves));
+    high = _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1));
+  }
 };
 
 }  // namespace
