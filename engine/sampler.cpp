@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include <fmt/format.h>
 
@@ -27,6 +28,7 @@ bool before(const Candidate& a, const Candidate& b) {
 void best(std::span<const float> logits, size_t k, std::vector<Candidate>* out) {
   out->clear();
   for (size_t i = 0; i < logits.size(); ++i) {
+    if (out->size() == k && !(logits[i] > out->front().first)) continue;
     const Candidate candidate{clean(logits[i]), static_cast<int32_t>(i)};
     if (out->size() < k) {
       out->push_back(candidate);
@@ -51,6 +53,25 @@ int32_t argmax(std::span<const float> logits) {
   }
   return static_cast<int32_t>(winner);
 }
+
+// e^x for x <= 0 within 2 units in the last place, 0 from -105 on. Without a branch
+// or a call, so that compilers take several at once. x = n ln 2 + r, |r| <= ln(2) / 2, e^r by its Taylor
+// series.
+inline float exp_of_negative(float x) {
+  x = x > -105.0f ? x : -105.0f;
+  constexpr float kWhole = 0x1.8p23f;  // numbers this large have no fraction
+  const float n = (x * 0x1.715476p+0f + kWhole) - kWhole;
+  const float r = (x - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;
+  float e = 1.0f / 5040 * r + 1.0f / 720;
+  e = (((((e * r + 1.0f / 120) * r + 1.0f / 24) * r + 1.0f / 6) * r + 0.5f) * r + 1.0f) * r + 1.0f;
+  const int32_t whole = static_cast<int32_t>(n), half = whole / 2;  // 2^n in two factors, for n down to -150
+  const auto power = [](int32_t exponent) { return std::bit_cast<float>((exponent + 127) << 23); };
+  return e * power(half) * power(whole - half);
+}
+
+// Weights in (0, 1] by their leading bits: larger weights are in no earlier bucket.
+constexpr size_t kBuckets = 0x3f81;
+size_t bucket_of(float weight) { return std::bit_cast<uint32_t>(weight) >> 16; }
 
 // Sebastiano Vigna's generator of 2015: https://prng.di.unimi.it/splitmix64.c
 uint64_t next_random(uint64_t* state) {
@@ -187,6 +208,7 @@ std::span<const float> Sampler::adjust(std::span<const float> logits, std::span<
 // Leaves in candidates_ what may be drawn, with weights relative to the best; returns their sum, 0 if no
 // token is possible.
 double Sampler::keep(std::span<const float> logits) {
+  if (params_.top_k == 0 || params_.top_k >= vocab_) return keep_of_all(logits);
   keep_top_k(logits);
   float highest = kLowest;
   for (const auto& [logit, id] : candidates_) highest = std::max(highest, logit);
@@ -204,14 +226,50 @@ double Sampler::keep(std::span<const float> logits) {
   return params_.top_p < 1 ? keep_top_p(total) : total;
 }
 
+// The same of the whole vocabulary: a few passes over it, whatever it looks like, and no sort but of the
+// tokens that stand where top-p cuts.
+double Sampler::keep_of_all(std::span<const float> logits) {
+  candidates_.clear();
+  float highest = kLowest;
+  for (const float logit : logits) highest = std::max(highest, clean(logit));
+  if (highest == kLowest) return 0;
+  weights_.resize(logits.size());
+  const float temperature = params_.temperature;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const float scaled = (logits[i] - highest) / temperature;
+    weights_[i] = exp_of_negative(scaled > 0 ? 0 : scaled);  // +inf is as good as the highest
+  }
+  const float least = std::max(params_.min_p, std::numeric_limits<float>::denorm_min());
+  sums_.assign(kBuckets, 0);
+  for (const float weight : weights_)
+    if (weight >= least) sums_[bucket_of(weight)] += weight;
+  const double total = std::accumulate(sums_.begin(), sums_.end(), 0.0);
+  const double wanted = params_.top_p < 1 ? static_cast<double>(params_.top_p) * total : HUGE_VAL;
+  size_t whole = kBuckets;  // from here on buckets are kept whole, and of the one before some tokens
+  double sum = 0;
+  while (whole > 0 && sum + sums_[whole - 1] < wanted) sum += sums_[--whole];
+  edge_.clear();
+  for (size_t i = 0; i < weights_.size(); ++i) {
+    const float weight = weights_[i];
+    if (weight < least || bucket_of(weight) + 1 < whole) continue;
+    (bucket_of(weight) < whole ? edge_ : candidates_).push_back({weight, static_cast<int32_t>(i)});
+  }
+  if (!std::is_sorted(edge_.begin(), edge_.end(), before)) std::sort(edge_.begin(), edge_.end(), before);
+  for (const Candidate& candidate : edge_) {
+    if (sum >= wanted) break;
+    candidates_.push_back(candidate);
+    sum += candidate.first;
+  }
+  return sum;
+}
+
 void Sampler::keep_top_k(std::span<const float> logits) {
   constexpr int64_t kHeapLimit = 1024;  // beyond it partitioning everything is cheaper than the heap
-  if (params_.top_k > 0 && params_.top_k <= std::min(kHeapLimit, vocab_)) {
+  if (params_.top_k <= kHeapLimit) {
     return best(logits, static_cast<size_t>(params_.top_k), &candidates_);
   }
   candidates_.resize(logits.size());
   for (size_t i = 0; i < logits.size(); ++i) candidates_[i] = {clean(logits[i]), static_cast<int32_t>(i)};
-  if (params_.top_k == 0 || params_.top_k >= vocab_) return;
   std::nth_element(candidates_.begin(), candidates_.begin() + params_.top_k, candidates_.end(), before);
   candidates_.resize(static_cast<size_t>(params_.top_k));
 }

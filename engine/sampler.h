@@ -54,6 +54,7 @@ class Sampler {
  private:
   std::span<const float> adjust(std::span<const float> logits, std::span<const uint64_t> allowed);
   double keep(std::span<const float> logits);
+  double keep_of_all(std::span<const float> logits);
   void keep_top_k(std::span<const float> logits);
   double keep_top_p(double total);
   int32_t draw(double total);
@@ -66,6 +67,11 @@ class Sampler {
   std::vector<int32_t> seen_ids_;  // the true entries of seen_
   std::vector<float> adjusted_;
   std::vector<std::pair<float, int32_t>> candidates_;  // (logit, then weight, id)
+  // Of keep_of_all(): every token's weight, sums of weights that are alike, and the tokens that top-p cuts
+  // among.
+  std::vector<float> weights_;
+  std::vector<double> sums_;
+  std::vector<std::pair<float, int32_t>> edge_;
 };
 
 // The chosen token's log-probability and the `top` most likely ones, of the raw logits; id must be in range,
