@@ -216,6 +216,22 @@ Status Engine::Impl::open_trace() {
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
 
+namespace {
+
+// An int8 cache scales whole groups of columns, which keys and values must not share.
+Status takes_int8_cache(const ModelConfig& config, DeviceKind device) {
+  if (device == DeviceKind::kCuda)
+    return unsupported("--cache-type int8 is for the CPU; on a GPU use bf16 or f32");
+  const bool mla = config.attention == AttentionKind::kMla;
+  const int64_t first = mla ? config.kv_lora : config.kv_heads * config.head_dim;
+  if (first % kCacheGroup == 0) return Status();
+  return unsupported(
+      fmt::format("--cache-type int8 needs a multiple of {} as {}, this model has {}; use bf16", kCacheGroup,
+                  mla ? "kv_lora_rank" : "key heads times head_dim", first));
+}
+
+}  // namespace
+
 Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked) {
   EngineOptions options = asked;
   if (options.device == DeviceKind::kAuto) {
@@ -268,7 +284,8 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked, const M
   if (impl->tokenizer) impl->markup = chat_markup(*impl->tokenizer, impl->prompt.source());
   const bool float32 = impl->files->weights().layers.front().o.format == Format::kF32;
   const bool wide = options.cache == CacheType::kF32 || (options.cache == CacheType::kAuto && float32);
-  impl->cache_type = wide ? DType::kF32 : DType::kBF16;
+  impl->cache_type = wide ? DType::kF32 : options.cache == CacheType::kInt8 ? DType::kI8 : DType::kBF16;
+  if (options.cache == CacheType::kInt8) MOEBIUS_TRY(takes_int8_cache(config, options.device));
   MOEBIUS_ASSIGN(const std::string config_text, read_text_file(options.model + "/config.json", 16 << 20));
   impl->fingerprint = fingerprint_of(*impl->files, config_text);
   impl->notes = impl->files->notes();

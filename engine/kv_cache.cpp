@@ -20,7 +20,7 @@ Result<KvCache> KvCache::create(const ModelConfig& config, int64_t layers, DType
 Result<int64_t> KvCache::bytes(const ModelConfig& config, int64_t layers, DType dtype, int64_t tokens) {
   const int64_t rows = (tokens + kPageTokens - 1) / kPageTokens * kPageTokens * layers;
   int64_t bytes = 0;
-  if (!checked_mul(rows, config.cache_width() * static_cast<int64_t>(dtype_bytes(dtype)), &bytes))
+  if (!checked_mul(rows, cache_row_bytes(dtype, config.cache_width()), &bytes))
     return no_memory(fmt::format("a cache of {} tokens is too large; lower --ctx-size", tokens));
   return bytes;
 }
@@ -47,7 +47,7 @@ void KvCache::release(PageTable& table) {
 
 CacheView KvCache::view(const PageTable& table, int64_t layer) const {
   CacheView view;
-  const int64_t layer_bytes = pages_ * kPageTokens * width_ * static_cast<int64_t>(dtype_bytes(dtype_));
+  const int64_t layer_bytes = pages_ * kPageTokens * row_bytes();
   view.base = memory_.as<char>() + layer % layers_ * layer_bytes;
   view.dtype = dtype_;
   view.space = memory_.space();

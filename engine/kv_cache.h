@@ -20,7 +20,7 @@ struct PageTable {
 
 class KvCache {
  public:
-  // tokens: positions in total, rounded up to whole pages. dtype: kF32 or kBF16.
+  // tokens: positions in total, rounded up to whole pages. dtype: kF32, kBF16 or kI8.
   static Result<KvCache> create(const ModelConfig& config, DType dtype, int64_t tokens, Backend& backend) {
     return create(config, config.layers, dtype, tokens, backend);
   }
@@ -39,7 +39,8 @@ class KvCache {
   CacheView view(const PageTable& table, int64_t layer) const;
   DType dtype() const { return dtype_; }
   int64_t width() const { return width_; }
-  int64_t bytes_per_token() const { return layers_ * width_ * static_cast<int64_t>(dtype_bytes(dtype_)); }
+  int64_t row_bytes() const { return cache_row_bytes(dtype_, width_); }
+  int64_t bytes_per_token() const { return layers_ * row_bytes(); }
 
  private:
   Buffer memory_;

@@ -10,7 +10,8 @@
 
 namespace moebius {
 
-enum class CacheType : uint8_t { kAuto, kF32, kBF16 };  // kAuto: float32 for float32 models, else BF16
+// kAuto: float32 for float32 models, else BF16. kInt8: kI8 of kernels/ops.h, not on CUDA devices.
+enum class CacheType : uint8_t { kAuto, kF32, kBF16, kInt8 };
 
 enum class DeviceKind : uint8_t { kAuto, kHost, kSim, kCuda };  // kAuto: the first GPU, else the host
 

@@ -112,7 +112,7 @@ void add_facts(const ModelConfig& c, DType cache_type, ModelBytes& out) {
   if (c.tied_head) out.head.bytes += out.embedding.bytes, out.head.weights += out.embedding.weights;
   if (c.tied_head) out.embedding = {};
   if (c.moe.n_experts > 0) out.top_k = c.moe.top_k, out.zero_experts = c.moe.zero_experts;
-  out.cache_per_token = c.cache_width() * c.layers * static_cast<int64_t>(dtype_bytes(cache_type));
+  out.cache_per_token = cache_row_bytes(cache_type, c.cache_width()) * c.layers;
   out.workspace = WorkspaceMemory::bytes(c, kSliceTokens);
   out.state_per_token = 4 * c.hidden * (2 + c.moe.top_k) + 8 * c.moe.top_k;
   out.activations_per_token = activation_bytes(c);

@@ -64,7 +64,7 @@ Status Session::Impl::keep_logits(const Result<Tensor>& row) {
 template <class Body>
 void Session::Impl::for_each_page(int64_t layer, int64_t n, const Body& body) const {
   const CacheView view = parts.cache.view(pages, layer);
-  const int64_t row_bytes = parts.cache.width() * static_cast<int64_t>(dtype_bytes(parts.cache.dtype()));
+  const int64_t row_bytes = parts.cache.row_bytes();
   for (int64_t p = 0; p < n; p += view.page_tokens)
     body(view.row(p), p * row_bytes, static_cast<size_t>(std::min(view.page_tokens, n - p) * row_bytes));
 }
@@ -159,14 +159,15 @@ Status Session::save(const std::string& path) const {
   SafetensorsWriter writer(path, {{"format", "moebius session 1"}, {"model", s.parts.fingerprint}});
   writer.declare("tokens", DType::kI32, {n});
   writer.declare("logits", DType::kF32, {static_cast<int64_t>(s.logits.size())});
+  const DType type = s.parts.cache.dtype();
+  const int64_t numbers = s.parts.cache.row_bytes() / static_cast<int64_t>(dtype_bytes(type));
   for (int64_t l = 0; l < s.parts.model.config.layers; ++l) {
-    writer.declare(fmt::format("cache.{}", l), s.parts.cache.dtype(), {n, s.parts.cache.width()});
+    writer.declare(fmt::format("cache.{}", l), type, {n, numbers});
   }
   MOEBIUS_TRY(writer.append(s.tokens.data(), s.tokens.size() * sizeof(int32_t)));
   MOEBIUS_TRY(writer.append(s.logits.data(), s.logits.size() * sizeof(float)));
   Backend& be = s.parts.model.backend;
-  const size_t layer_bytes =
-      static_cast<size_t>(n * s.parts.cache.width()) * dtype_bytes(s.parts.cache.dtype());
+  const size_t layer_bytes = static_cast<size_t>(n * s.parts.cache.row_bytes());
   MOEBIUS_ASSIGN(const Buffer rows, be.alloc_pinned(layer_bytes));
   for (int64_t l = 0; l < s.parts.model.config.layers; ++l) {
     s.for_each_page(l, n, [&](const void* page, int64_t offset, size_t bytes) {
@@ -203,7 +204,7 @@ Status Session::restore(const std::string& path) {
   std::vector<int32_t> ids(static_cast<size_t>(n));
   if (n > 0) std::memcpy(ids.data(), tokens->data, static_cast<size_t>(tokens->bytes));
   if (n > 0) MOEBIUS_TRY(s.check_ids(ids));
-  const int64_t row_bytes = s.parts.cache.width() * static_cast<int64_t>(dtype_bytes(s.parts.cache.dtype()));
+  const int64_t row_bytes = s.parts.cache.row_bytes();
   std::vector<const TensorEntry*> layers;
   for (int64_t l = 0; l < s.parts.model.config.layers; ++l) {
     layers.push_back(find(fmt::format("cache.{}", l), s.parts.cache.dtype()));

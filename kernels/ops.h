@@ -12,20 +12,35 @@
 
 namespace moebius {
 
+// A cached row of kI8: `width` codes, from the next even byte on a BF16 scale for every kCacheGroup columns,
+// and a number is code * scale, exactly. cache_write rounds a group with m = max|x| so: scale = m / 127
+// rounded up to BF16, code = nearest-even(x / scale), in float32, clamped to [-127, 127]; hence |x - code *
+// scale| <= scale / 2
+// <= (1 + 2^-7) m / 254, up to float32 rounding. A group with m < 2^-110 becomes zeros; in one with an
+// infinity or a NaN every number reads as NaN. The host's operations and the simulated device's know the
+// type, CUDA's do not.
+inline constexpr int64_t kCacheGroup = 32;
+constexpr int64_t cache_scales_at(int64_t width) { return (width + 1) / 2 * 2; }  // byte of a kI8 row
+inline int64_t cache_row_bytes(DType dtype, int64_t width) {
+  if (dtype == DType::kI8) return cache_scales_at(width) + (width + kCacheGroup - 1) / kCacheGroup * 2;
+  return width * static_cast<int64_t>(dtype_bytes(dtype));
+}
+
 // Rows of cached keys and values of one layer of one sequence. Position p is row (p % page_tokens) of page
 // pages[p / page_tokens]; a page holds page_tokens rows of `width` numbers.
 struct CacheView {
   void* base = nullptr;
-  DType dtype = DType::kF32;  // kF32 or kBF16
+  DType dtype = DType::kF32;  // kF32, kBF16 or kI8
   Space space = Space::kHost;
   int64_t width = 0;
   int64_t page_tokens = 0;
   const int32_t* pages = nullptr;  // host memory
   int64_t capacity = 0;            // positions that pages cover
 
+  int64_t row_bytes() const { return cache_row_bytes(dtype, width); }
   void* row(int64_t position) const {
     const int64_t slot = pages[position / page_tokens] * page_tokens + position % page_tokens;
-    return static_cast<char*>(base) + slot * width * static_cast<int64_t>(dtype_bytes(dtype));
+    return static_cast<char*>(base) + slot * row_bytes();
   }
 };
 
@@ -78,7 +93,7 @@ struct RotaryArgs {
 };
 
 // Converts x to the cache's type and stores it at columns [column, column + w) of positions first .. first +
-// n - 1.
+// n - 1. In a kI8 cache these are whole groups, the row's last one included.
 struct CacheWriteArgs {
   Tensor x;  // [n, w], rows may be strided
   CacheView cache;

@@ -8,7 +8,8 @@ namespace moebius {
 namespace {
 
 bool is_cache(const CacheView& cache, int64_t positions) {
-  return cache.base && cache.pages && (cache.dtype == DType::kF32 || cache.dtype == DType::kBF16) &&
+  return cache.base && cache.pages &&
+         (cache.dtype == DType::kF32 || cache.dtype == DType::kBF16 || cache.dtype == DType::kI8) &&
          cache.page_tokens > 0 && cache.width > 0 && positions <= cache.capacity;
 }
 
@@ -79,7 +80,10 @@ void check(const CacheWriteArgs& a) {
   };
   MOEBIUS_NEED(is_f32(a.x, {-1, -1}) && a.first >= 0 && a.column >= 0);
   MOEBIUS_NEED(is_cache(a.cache, a.first + a.x.shape[0]));
-  MOEBIUS_NEED(a.column + a.x.shape[1] <= a.cache.width);
+  const int64_t end = a.column + a.x.shape[1];
+  MOEBIUS_NEED(end <= a.cache.width);
+  const auto is_edge = [&](int64_t column) { return column % kCacheGroup == 0 || column == a.cache.width; };
+  MOEBIUS_NEED(a.cache.dtype != DType::kI8 || (is_edge(a.column) && is_edge(end)));
 }
 
 void check(const AttentionArgs& a) {

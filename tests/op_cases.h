@@ -61,7 +61,7 @@ class Arena {
 struct Output {
   const char* name;
   void* data;
-  DType dtype;  // kF32, kBF16 or kI32
+  DType dtype;  // kF32, kBF16, kI32 or kI8
   int64_t count;
   std::vector<double> bound;
   double relative = 0;
@@ -82,6 +82,7 @@ struct Case {
   Args args;
   std::vector<Output> outputs;  // what they hold after make() is what they hold before each run
   bool exact_activations = false;
+  bool host_only = false;  // devices do not know an argument's type
 
   // The same call for tokens [begin, begin + count) only. Set where the contract says that bits do not depend
   // on the company of a token; then token by token, in pieces and whole must agree bit for bit.

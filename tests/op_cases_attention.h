@@ -118,6 +118,19 @@ inline CacheView random_cache(Arena& arena, DType dtype, int64_t width, int64_t 
     for (int64_t i = 0; i < numbers; ++i) narrow[i] = f32_to_bf16(values[i]);
     cache.base = narrow;
   }
+  if (dtype == DType::kI8) {
+    const int64_t row_bytes = cache.row_bytes(), scales_at = cache_scales_at(width);
+    char* rows = arena.take<char>(pool * page_tokens * row_bytes);
+    for (int64_t r = 0; r < pool * page_tokens; ++r) {
+      char* row = rows + r * row_bytes;
+      for (int64_t i = 0; i < width; ++i) row[i] = static_cast<char>(arena.below(255) - 127);
+      for (int64_t at = scales_at; at < row_bytes; at += 2) {
+        const uint16_t scale = f32_to_bf16(arena.uniform(1.0f / 254, 1.0f / 127));
+        std::memcpy(row + at, &scale, 2);
+      }
+    }
+    cache.base = rows;
+  }
   return cache;
 }
 
@@ -125,10 +138,14 @@ inline CacheView random_cache(Arena& arena, DType dtype, int64_t width, int64_t 
 inline std::vector<double> cached_rows(const CacheView& cache, int64_t positions) {
   std::vector<double> rows;
   for (int64_t j = 0; j < positions; ++j) {
-    const void* row = cache.row(j);
-    for (int64_t i = 0; i < cache.width; ++i)
-      rows.push_back(cache.dtype == DType::kBF16 ? bf16_to_f32(static_cast<const uint16_t*>(row)[i])
-                                                 : static_cast<const float*>(row)[i]);
+    const char* row = static_cast<const char*>(cache.row(j));
+    for (int64_t i = 0; i < cache.width; ++i) {
+      if (cache.dtype == DType::kF32) rows.push_back(load_unaligned<float>(row, i));
+      if (cache.dtype == DType::kBF16) rows.push_back(bf16_to_f32(load_unaligned<uint16_t>(row, i)));
+      if (cache.dtype != DType::kI8) continue;
+      const uint16_t scale = load_unaligned<uint16_t>(row + (cache.width + 1) / 2 * 2, i / 32);
+      rows.push_back(static_cast<double>(load_unaligned<int8_t>(row, i)) * bf16_to_f32(scale));
+    }
   }
   return rows;
 }
@@ -136,15 +153,26 @@ inline std::vector<double> cached_rows(const CacheView& cache, int64_t positions
 inline Case<CacheWriteArgs> cache_write_case(DType dtype, int64_t n, int64_t width, int64_t page,
                                              int64_t first, bool aligned) {
   Case<CacheWriteArgs> c;
-  const int64_t cache_width = width + (aligned ? 8 : 4);
+  const int64_t cache_width = dtype == DType::kI8 ? 32 + width : width + (aligned ? 8 : 4);
   c.args.x = c.arena.matrix(n, width, aligned ? 4 : 2, -100, 100);
   float* x = c.args.x.f32();
   x[0] = std::bit_cast<float>(0x3f808000u);  // a tie
   if (width > 2) x[1] = NAN, x[2] = std::bit_cast<float>(0x7f7fffffu);
-  c.args.column = aligned ? 4 : 3, c.args.first = first;
+  c.args.column = dtype == DType::kI8 ? 32 : aligned ? 4 : 3, c.args.first = first;
+  c.host_only = dtype == DType::kI8;
+  if (c.host_only && n > 1 && width > 40) {  // groups that are large, tiny, zero, not finite
+    float* second = x + c.args.x.stride[0];
+    std::fill_n(second, 32, 0.0f), second[1] = 0x1p-111f;
+    second[33] = 3e38f, second[34] = -3e38f;
+    if (n > 2) x[2 * c.args.x.stride[0] + 5] = INFINITY;
+  }
   c.args.cache = random_cache(c.arena, dtype, cache_width, page, first + n);
   const int64_t rows = c.args.cache.capacity + 2 * page;
-  c.outputs = {{"cache", c.args.cache.base, dtype, rows * cache_width, {}}};
+  c.outputs = {{"cache",
+                c.args.cache.base,
+                dtype,
+                rows * c.args.cache.row_bytes() / static_cast<int64_t>(dtype_bytes(dtype)),
+                {}}};
   c.part = [](const CacheWriteArgs& args, int64_t begin, int64_t count) {
     CacheWriteArgs part = args;
     part.x = args.x.rows(begin, count), part.first = args.first + begin;
@@ -157,7 +185,7 @@ inline Case<CacheWriteArgs> cache_write_case(DType dtype, int64_t n, int64_t wid
 
 inline void cache_write_cases(Mode mode, const Add<CacheWriteArgs>& add) {
   const auto at = [&](int64_t n, int64_t width, int64_t page, int64_t first, bool aligned = false) {
-    for (const DType dtype : {DType::kF32, DType::kBF16})
+    for (const DType dtype : {DType::kF32, DType::kBF16, DType::kI8})
       add(fmt::format("{} n={} width={} page={} first={}{}", dtype_name(dtype), n, width, page, first,
                       aligned ? " aligned" : ""),
           [=] { return cache_write_case(dtype, n, width, page, first, aligned); });
@@ -245,6 +273,7 @@ inline Case<AttentionArgs> attention_case(const AttentionShape& s, bool with_bou
   a.k_column = s.mla ? 0 : 1;
   a.v_column = s.mla ? 0 : 1 + s.kv_heads * s.k_dim;
   const int64_t width = s.mla ? s.k_dim : 2 + s.kv_heads * (s.k_dim + s.v_dim);
+  c.host_only = s.dtype == DType::kI8;
   a.cache = random_cache(c.arena, s.dtype, width, s.page, s.first + s.n);
   const Tensor out = c.arena.matrix(s.n, s.heads * s.v_dim, 1);
   a.out = f32_tensor(out.f32(), {s.n, s.heads, s.v_dim});
@@ -273,8 +302,9 @@ inline void attention_cases(Mode mode, const Add<AttentionArgs>& add) {
   const auto at = [&](const AttentionShape& s) {
     add(s.name(), [=] { return attention_case(s, mode == Mode::kTest); });
   };
-  constexpr DType kF32 = DType::kF32, kBF16 = DType::kBF16;
+  constexpr DType kF32 = DType::kF32, kBF16 = DType::kBF16, kI8 = DType::kI8;
   if (mode == Mode::kPerf) {
+    at({kI8, 1, 8191, 16, 1, 576, 512, 64, true});
     at({kBF16, 1, 8191, 16, 1, 576, 512, 64, true});
     at({kBF16, 1, 8191, 128, 1, 576, 512, 64, true});
     at({kBF16, 1, 8191, 32, 4, 128, 128, 64});
@@ -283,7 +313,7 @@ inline void attention_cases(Mode mode, const Add<AttentionArgs>& add) {
     at({kBF16, 128, 1024, 32, 4, 128, 128, 64});
     return;
   }
-  for (const DType dtype : {kF32, kBF16}) {
+  for (const DType dtype : {kF32, kBF16, kI8}) {
     for (const int64_t n : kTokenCounts) {
       for (const int64_t first : {0, 5, 63, 250}) {
         at({dtype, n, first, 4, 2, 20, 13, 7});              // two heads a group, odd dims
@@ -379,6 +409,7 @@ inline Case<MlaPrefillArgs> mla_prefill_case(const MlaShape& s, bool with_bound)
   a.q.stride[0] = q.stride[0], a.q.stride[1] = dim + 1;
   a.kv_b = arena_matrix(c.arena, {s.format, s.heads * (s.nope + s.v_dim), s.latent});
   a.cache = random_cache(c.arena, s.dtype, s.latent + s.rope, s.page, s.first + s.n);
+  c.host_only = s.dtype == DType::kI8;
   a.first = s.first, a.nope = s.nope, a.rope = s.rope, a.v_dim = s.v_dim, a.scale = 0.1f;
   const Tensor out = c.arena.matrix(s.n, s.heads * s.v_dim, 1);
   a.out = f32_tensor(out.f32(), {s.n, s.heads, s.v_dim});
@@ -423,6 +454,7 @@ inline void mla_prefill_cases(Mode mode, const Add<MlaPrefillArgs>& add) {
   for (const int64_t n : kTokenCounts)
     for (const int64_t first : {0, 60, 250})
       at({Format::kBF16, n % 2 ? kBF16 : kF32, n, first, 3, 13, 6, 11, 32, 5});
+  at({Format::kBF16, DType::kI8, 17, 60, 3, 13, 6, 11, 32, 5});
   at({Format::kF32, kBF16, 40, 530, 2, 40, 8, 33, 24, 16});  // several waves, pieces with a rest
   at({Format::kInt4, kBF16, 2, 10, 1, 64, 0, 64, 512, 16});  // no rotary part
   at({Format::kBF16, kBF16, 70, 0, 4, 12, 8, 12, 16, 16});   // whole blocks of tokens on a device

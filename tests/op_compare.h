@@ -34,6 +34,7 @@ inline void restore(const std::vector<Output>& outputs, const Snapshot& from) {
 
 inline double number_at(const char* data, DType dtype, int64_t i) {
   if (dtype == DType::kBF16) return bf16_to_f32(load_unaligned<uint16_t>(data, i));
+  if (dtype == DType::kI8) return load_unaligned<int8_t>(data, i);
   if (dtype == DType::kI32) return load_unaligned<int32_t>(data, i);
   return load_unaligned<float>(data, i);
 }

@@ -94,7 +94,7 @@ struct Device {
 
   struct Count {
     Tally tally;
-    int cases = 0, large = 0, exact = 0;
+    int cases = 0, large = 0, exact = 0, host_only = 0;
   };
 };
 
@@ -115,6 +115,8 @@ class DeviceTest {
   void test(const Device& device, Device::Count& count) {
     if (case_.exact_activations) {
       ++count.exact;
+    } else if (case_.host_only) {
+      ++count.host_only;
     } else if (case_.flops > device.most_flops) {
       ++count.large;
     } else {

@@ -198,6 +198,7 @@ void print_counts(const Op<Args>& op, const Device& device, const Device::Count&
   std::string line = fmt::format("{:<12} {:>4} cases, {} passed, {} failed on {}", op.name, count.cases,
                                  count.tally.passed, count.tally.failed, device.name);
   if (count.large > 0) line += fmt::format("; {} skipped (too large)", count.large);
+  if (count.host_only > 0) line += fmt::format("; {} skipped (int8 caches are the host's)", count.host_only);
   if (count.exact > 0) line += fmt::format("; {} skipped (exact activations are the host's)", count.exact);
   fmt::print("{}\n", line);
 }

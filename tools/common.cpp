@@ -18,7 +18,10 @@ void add_engine_options(CLI::App& app, EngineOptions& options) {
   app.add_option("-t,--threads", options.threads, "CPU threads (default: one per physical core)")
       ->check(CLI::Range(0, 4096));
   add_choice<CacheType>(app, "--cache-type", options.cache,
-                        {{"auto", CacheType::kAuto}, {"f32", CacheType::kF32}, {"bf16", CacheType::kBF16}},
+                        {{"auto", CacheType::kAuto},
+                         {"f32", CacheType::kF32},
+                         {"bf16", CacheType::kBF16},
+                         {"int8", CacheType::kInt8}},
                         "type of the attention cache (default auto: f32 for float32 models, else bf16)");
   add_choice<CpuGemm>(app, "--cpu-gemm", options.gemm,
                       {{"auto", CpuGemm::kAuto}, {"onednn", CpuGemm::kOneDnn}, {"own", CpuGemm::kOwn}},

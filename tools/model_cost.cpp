@@ -63,8 +63,7 @@ ModelCost model_cost(const ModelConfig& config, const Weights& weights, DType ca
   cost.head_weights = weights.head.rows * weights.head.cols;
   cost.active_weights += cost.head_weights;
   cost.active_bytes += weights.head.bytes() + weights.embed.row_bytes();
-  cost.cache_bytes_per_token =
-      config.cache_width() * config.layers * static_cast<int64_t>(dtype_bytes(cache_type));
+  cost.cache_bytes_per_token = cache_row_bytes(cache_type, config.cache_width()) * config.layers;
   return cost;
 }
 

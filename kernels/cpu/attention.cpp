@@ -32,13 +32,12 @@ Plan make_plan(const AttentionArgs& args, int threads) {
   Plan plan{};
   plan.blocks = ceil_div(args.first + n, kBlock);
   const int64_t wanted = threads > 1 ? 2 * threads : 1;
-  for (plan.share = std::min(group, kMaxRows);;
-       plan.share = ceil_div(plan.share, 2 * kTileRows) * kTileRows) {
+  for (plan.share = std::min(group, kMaxRows);; plan.share = ceil_div(plan.share, 2 * kFewRows) * kFewRows) {
     plan.shares = ceil_div(group, plan.share);
     plan.token_block = std::max<int64_t>(1, kMaxRows / plan.share);
     plan.token_blocks = ceil_div(n, plan.token_block);
     plan.units = args.kv_heads * plan.shares * plan.token_blocks;
-    if (plan.units * plan.blocks >= wanted || plan.share <= kTileRows) break;
+    if (plan.units * plan.blocks >= wanted || plan.share <= kFewRows) break;
   }
   // Waves are for few rows: they spread one token over all threads, and all key/value heads pass a block
   // while its pages are close. With many rows the partial results would cost more than that gains.
@@ -87,21 +86,47 @@ int64_t store_floats(const AttentionArgs& args) {  // per worker
   return kTile * (args.k_dim + (value_is_prefix_of_key(args) ? 0 : args.v_dim));
 }
 
-// All keys of one block, for rows that have been started.
+// A tile of keys and values, with what it takes to read them.
+struct Place {
+  int64_t kv, begin, end;  // of the key/value head; of positions
+  int64_t count() const { return std::min(kTile, end - begin); }
+};
+
+void read_ahead(const AttentionArgs& args, const Place& next, ReadAhead& ahead) {
+  read_ahead(args.cache, next.begin, next.count(), args.k_column + next.kv * args.k_dim, args.k_dim, ahead);
+  if (value_is_prefix_of_key(args)) return;
+  read_ahead(args.cache, next.begin, next.count(), args.v_column + next.kv * args.v_dim, args.v_dim, ahead);
+}
+
+// Calls of ReadAhead::step() that a tile makes, nearly.
+int64_t steps_of(const AttentionArgs& args, int64_t n_rows) {
+  return ceil_div(n_rows, kFewRows) * kTile / 4 + ceil_div(n_rows, kTileRows) * args.v_dim / 32;
+}
+
+Place first_tile(const Unit& unit, int64_t block) {
+  return {unit.kv, block * kBlock, std::min((block + 1) * kBlock, unit.rows[unit.n_rows - 1].visible)};
+}
+
+// All keys of one block, for rows that have been started; then comes `next`, if anything.
 void attend_block(const AttentionArgs& args, const TileKernels& kernels, int64_t kv, int64_t block,
-                  AttendRow* rows, int64_t n_rows, float* store) {
+                  AttendRow* rows, int64_t n_rows, const Place* next, float* store) {
   const int64_t end = std::min((block + 1) * kBlock, rows[n_rows - 1].visible);
-  const float *keys[kTile], *separate[kTile];
+  TileRows keys, separate;
   const bool shared = value_is_prefix_of_key(args);
   for (int64_t begin = block * kBlock; begin < end; begin += kTile) {
     const int64_t count = std::min(kTile, end - begin);
-    tile_rows(kernels, args.cache, begin, count, args.k_column + kv * args.k_dim, args.k_dim, end, store,
-              keys);
+    ReadAhead ahead;
+    if (begin + kTile < end)
+      read_ahead(args, {kv, begin + kTile, end}, ahead);
+    else if (next)
+      read_ahead(args, *next, ahead);
+    ahead.spread(steps_of(args, n_rows));
+    tile_rows(kernels, args.cache, begin, count, args.k_column + kv * args.k_dim, args.k_dim, store, keys);
     if (!shared)
-      tile_rows(kernels, args.cache, begin, count, args.v_column + kv * args.v_dim, args.v_dim, end,
+      tile_rows(kernels, args.cache, begin, count, args.v_column + kv * args.v_dim, args.v_dim,
                 store + kTile * args.k_dim, separate);
     attend_tile(kernels, rows, n_rows, keys, shared ? keys : separate, begin, count, args.k_dim, args.v_dim,
-                args.scale);
+                args.scale, ahead);
   }
 }
 
@@ -119,15 +144,21 @@ void attend_by_unit(const AttentionArgs& args, const TileKernels& kernels, const
       unit.rows[r].acc = out_row(args, unit.index[r]);
       start_row(unit.rows[r], args.v_dim);
     }
-    attend_block(args, kernels, unit.kv, 0, unit.rows, unit.n_rows, own);
-    for (int64_t b = 1; b * kBlock < unit.rows[unit.n_rows - 1].visible; ++b) {
+    const int64_t blocks = ceil_div(unit.rows[unit.n_rows - 1].visible, kBlock);
+    for (int64_t b = 0; b < blocks; ++b) {
+      const Place next = first_tile(unit, b + 1);
+      const Place* follows = b + 1 < blocks ? &next : nullptr;
+      if (b == 0) {
+        attend_block(args, kernels, unit.kv, 0, unit.rows, unit.n_rows, follows, own);
+        continue;
+      }
       AttendRow later[kMaxRows];
       for (int64_t r = 0; r < unit.n_rows; ++r) {
         later[r] = unit.rows[r];
         later[r].acc = own + store + r * args.v_dim;
         start_row(later[r], args.v_dim);
       }
-      attend_block(args, kernels, unit.kv, b, later, unit.n_rows, own);
+      attend_block(args, kernels, unit.kv, b, later, unit.n_rows, follows, own);
       for (int64_t r = 0; r < unit.n_rows; ++r)
         if (later[r].visible > b * kBlock) merge_row(unit.rows[r], later[r], args.v_dim);
     }
@@ -135,32 +166,57 @@ void attend_by_unit(const AttentionArgs& args, const TileKernels& kernels, const
   });
 }
 
+// What the (unit, block) pairs of a wave leave.
+struct Partials {
+  int64_t n_rows;
+  float* acc;       // [blocks, n_rows, v_dim]; of block 0 it is in the output
+  AttendRow* rows;  // [blocks, n_rows]
+};
+
+// Of blocks wave .. wave + blocks - 1, in runs that let a worker read ahead.
+void attend_wave(const AttentionArgs& args, const TileKernels& kernels, const Plan& plan, int64_t wave,
+                 int64_t blocks, const Partials& partials, float* stores, HostContext& context) {
+  const int64_t items = plan.units * blocks, run = ceil_div(items, 2 * context.threads);
+  const int64_t store = store_floats(args);
+  for_each_unit(context, ceil_div(items, run), [&](int64_t number, int64_t worker) {
+    const int64_t end = std::min(items, (number + 1) * run);
+    Unit unit, after;
+    open_unit(args, plan, number * run % plan.units, after);
+    for (int64_t item = number * run; item < end; ++item) {
+      const int64_t slot = item / plan.units, block = wave + slot;
+      unit = after;
+      for (int64_t r = 0; r < unit.n_rows; ++r) {
+        const int64_t at = slot * partials.n_rows + unit.index[r];
+        unit.rows[r].acc = block == 0 ? out_row(args, unit.index[r]) : partials.acc + at * args.v_dim;
+        start_row(unit.rows[r], args.v_dim);
+      }
+      open_unit(args, plan, (item + 1) % plan.units, after);
+      const Place next = first_tile(after, wave + (item + 1) / plan.units);
+      const bool more = item + 1 < end && next.begin < next.end;
+      attend_block(args, kernels, unit.kv, block, unit.rows, unit.n_rows, more ? &next : nullptr,
+                   stores + worker * store);
+      for (int64_t r = 0; r < unit.n_rows; ++r)
+        partials.rows[slot * partials.n_rows + unit.index[r]] = unit.rows[r];
+    }
+  });
+}
+
 // Waves of blocks: (unit, block) pairs in parallel, then each row's blocks merged in ascending order.
 void attend_by_block(const AttentionArgs& args, const TileKernels& kernels, const Plan& plan,
                      HostContext& context) {
-  const int64_t n_rows = args.q.shape[0] * args.q.shape[1], store = store_floats(args);
-  float* stores = context.scratch.take<float>(worker_count(context, plan.units * plan.wave) * store);
-  float* acc = context.scratch.take<float>(plan.wave * n_rows * args.v_dim);
-  AttendRow* partial = context.scratch.take<AttendRow>(plan.wave * n_rows);
+  const int64_t n_rows = args.q.shape[0] * args.q.shape[1];
+  float* stores =
+      context.scratch.take<float>(worker_count(context, plan.units * plan.wave) * store_floats(args));
+  const Partials partials{n_rows, context.scratch.take<float>(plan.wave * n_rows * args.v_dim),
+                          context.scratch.take<AttendRow>(plan.wave * n_rows)};
   AttendRow* total = context.scratch.take<AttendRow>(n_rows);
   for (int64_t wave = 0; wave < plan.blocks; wave += plan.wave) {
     const int64_t blocks = std::min(plan.wave, plan.blocks - wave);
-    for_each_unit(context, plan.units * blocks, [&](int64_t item, int64_t worker) {
-      const int64_t slot = item / plan.units;
-      Unit unit;
-      open_unit(args, plan, item % plan.units, unit);
-      for (int64_t r = 0; r < unit.n_rows; ++r) {
-        const int64_t at = slot * n_rows + unit.index[r];
-        unit.rows[r].acc = wave + slot == 0 ? out_row(args, unit.index[r]) : acc + at * args.v_dim;
-        start_row(unit.rows[r], args.v_dim);
-      }
-      attend_block(args, kernels, unit.kv, wave + slot, unit.rows, unit.n_rows, stores + worker * store);
-      for (int64_t r = 0; r < unit.n_rows; ++r) partial[slot * n_rows + unit.index[r]] = unit.rows[r];
-    });
-    parallel_for(context.pool, n_rows, kTileRows, [&](int64_t begin, int64_t end) {
+    attend_wave(args, kernels, plan, wave, blocks, partials, stores, context);
+    parallel_for(context.pool, n_rows, kFewRows, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         for (int64_t slot = 0; slot < blocks; ++slot) {
-          const AttendRow& part = partial[slot * n_rows + i];
+          const AttendRow& part = partials.rows[slot * n_rows + i];
           if (wave + slot == 0)
             total[i] = part;
           else if (part.visible > (wave + slot) * kBlock)
@@ -183,6 +239,8 @@ void attention_tiled(const AttentionArgs& args, const TileKernels& kernels, Host
 
 std::span<const Candidate<AttentionArgs>> host_attention() {
   static constexpr Candidate<AttentionArgs> kCandidates[] = {
+      {"attention_f32_avx512", needs_avx512<AttentionArgs>,
+       [](const AttentionArgs& args, HostContext& context) { attention_tiled(args, kTileAvx512, context); }},
       {"attention_f32_avx2", needs_avx2<AttentionArgs>,
        [](const AttentionArgs& args, HostContext& context) { attention_tiled(args, kTileAvx2, context); }},
       {"attention_f32_scalar", declines_nothing<AttentionArgs>,

@@ -69,6 +69,11 @@ const char* needs_avx2(const Args&, const HostContext& context) {
   return context.avx2() ? nullptr : "needs AVX2";
 }
 
+template <class Args>
+const char* needs_avx512(const Args&, const HostContext& context) {
+  return context.isa >= Isa::kAvx512 ? nullptr : "needs AVX-512";
+}
+
 // The scalar reference as a candidate: reference_candidate<Args, ref::op>("op_ref").
 template <class Args, void (*kReference)(const Args&, bool)>
 constexpr Candidate<Args> reference_candidate(const char* name) {

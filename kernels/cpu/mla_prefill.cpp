@@ -56,7 +56,8 @@ void expand_piece(const MlaPrefillArgs& args, const TileKernels& kernels, const 
   for (int64_t r = 0; r < end - begin; ++r) rows[r] = weights + r * latent;
   if (begin >= args.nope) {
     float* values = wave.values + head * kWave * args.v_dim + begin - args.nope;
-    return kernels.dots(wave.latents, wave.count, rows, end - begin, latent, values, args.v_dim);
+    ReadAhead nothing;
+    return kernels.dots(wave.latents, wave.count, rows, end - begin, latent, values, args.v_dim, nothing);
   }
   for (int64_t tile = 0; tile * kTile < wave.count; ++tile)
     kernels.products(rows, end - begin, wave.columns + tile * (latent + args.rope) * kTile,
@@ -128,7 +129,7 @@ void mla_prefill_tiled(const MlaPrefillArgs& args, const TileKernels& kernels, H
   for (; wave.begin < positions; wave.begin += kWave) {
     wave.count = std::min(kWave, positions - wave.begin);
     parallel_for(context.pool, wave.count, kTile, [&](int64_t begin, int64_t end) {
-      tile_rows(kernels, args.cache, wave.begin + begin, end - begin, 0, cached, 0, store + begin * cached,
+      wide_rows(kernels, args.cache, wave.begin + begin, end - begin, 0, cached, store + begin * cached,
                 wave.latents + begin);
       turn_tile(args, wave, begin / kTile);
     });
@@ -142,6 +143,10 @@ void mla_prefill_tiled(const MlaPrefillArgs& args, const TileKernels& kernels, H
 
 std::span<const Candidate<MlaPrefillArgs>> host_mla_prefill() {
   static constexpr Candidate<MlaPrefillArgs> kCandidates[] = {
+      {"mla_prefill_f32_avx512", needs_avx512<MlaPrefillArgs>,
+       [](const MlaPrefillArgs& args, HostContext& context) {
+         mla_prefill_tiled(args, kTileAvx512, context);
+       }},
       {"mla_prefill_f32_avx2", needs_avx2<MlaPrefillArgs>,
        [](const MlaPrefillArgs& args, HostContext& context) { mla_prefill_tiled(args, kTileAvx2, context); }},
       {"mla_prefill_f32_scalar", declines_nothing<MlaPrefillArgs>,

@@ -9,7 +9,7 @@ namespace moebius {
 namespace {
 
 void dots_scalar(const float* const* a, int64_t rows, const float* const* b, int64_t count, int64_t dim,
-                 float* out, int64_t ld) {
+                 float* out, int64_t ld, ReadAhead&) {
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = 0; j < count; ++j) {
       float sum = 0;
@@ -40,7 +40,7 @@ float softmax_scalar(float* scores, int64_t count, float scale, float* highest, 
 }
 
 void accumulate_scalar(float* const* acc, const float* keep, int64_t rows, const float* p,
-                       const float* const* values, int64_t count, int64_t dim) {
+                       const float* const* values, int64_t count, int64_t dim, ReadAhead&) {
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t c = 0; c < dim; ++c) acc[i][c] *= keep[i];
     for (int64_t j = 0; j < count; ++j)
@@ -52,10 +52,26 @@ void widen_scalar(const uint16_t* bf16, int64_t count, float* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = bf16_to_f32(bf16[i]);
 }
 
+void accumulate(const TileKernels& kernels, float* const* acc, const float* keep, int64_t rows,
+                const float* p, const float* const* values, int64_t count, int64_t dim, ReadAhead& ahead) {
+  kernels.accumulate(acc, keep, rows, p, values, count, dim, ahead);
+}
+void accumulate(const TileKernels& kernels, float* const* acc, const float* keep, int64_t rows,
+                const float* p, const uint16_t* const* values, int64_t count, int64_t dim, ReadAhead& ahead) {
+  kernels.accumulate_bf16(acc, keep, rows, p, values, count, dim, ahead);
+}
+
+void scale_codes_scalar(const int8_t* codes, int64_t count, uint16_t scale, float* out) {
+  const float factor = bf16_to_f32(scale);
+  for (int64_t i = 0; i < count; ++i) out[i] = codes[i] * factor;
+}
+
 // Up to kTileRows rows, whose raw scores [row, kTile] are there: softmax, and the values that all of them see
 // walked together, the rest row by row.
+template <class T>
 void attend_rows(const TileKernels& kernels, AttendRow* rows, int64_t n_rows, float* scores,
-                 const float* const* values, int64_t begin, int64_t count, int64_t v_dim, float scale) {
+                 const T* const* values, int64_t begin, int64_t count, int64_t v_dim, float scale,
+                 ReadAhead& ahead) {
   float* acc[kTileRows] = {};
   float keep[kTileRows] = {};
   const auto seen = [&](int64_t r) { return std::clamp<int64_t>(rows[r].visible - begin, 0, count); };
@@ -65,22 +81,25 @@ void attend_rows(const TileKernels& kernels, AttendRow* rows, int64_t n_rows, fl
     if (seen(r) > 0)
       keep[r] = kernels.softmax(scores + r * kTile, seen(r), scale, &rows[r].highest, &rows[r].sum);
   }
-  if (common > 0) kernels.accumulate(acc, keep, n_rows, scores, values, common, v_dim);
+  if (common > 0) accumulate(kernels, acc, keep, n_rows, scores, values, common, v_dim, ahead);
   for (int64_t r = 0; r < n_rows; ++r) {
     const float rest_keep = common > 0 ? 1.0f : keep[r];
     if (seen(r) > common)
-      kernels.accumulate(acc + r, &rest_keep, 1, scores + r * kTile + common, values + common,
-                         seen(r) - common, v_dim);
+      accumulate(kernels, acc + r, &rest_keep, 1, scores + r * kTile + common, values + common,
+                 seen(r) - common, v_dim, ahead);
   }
 }
 
-// body(first row, rows, their queries, room for their scores)
+// body(first row, rows, their queries, room for their scores), for rows that see the same of the positions
+// [begin, begin + count), or for a few.
 template <class Body>
-void for_each_rows(AttendRow* rows, int64_t n_rows, const Body& body) {
-  for (int64_t first = 0; first < n_rows; first += kTileRows) {
-    const int64_t n = std::min(kTileRows, n_rows - first);
+void for_each_rows(AttendRow* rows, int64_t n_rows, int64_t begin, int64_t count, const Body& body) {
+  const auto seen = [&](int64_t r) { return std::clamp<int64_t>(rows[r].visible - begin, 0, count); };
+  alignas(64) float scores[kTileRows * kTile] = {};
+  for (int64_t first = 0, n; first < n_rows; first += n) {
+    n = std::min(kTileRows, n_rows - first);
+    if (seen(first) != seen(first + n - 1)) n = std::min(n, kFewRows);
     const float* q[kTileRows] = {};
-    float scores[kTileRows * kTile] = {};
     for (int64_t r = 0; r < n; ++r) q[r] = rows[first + r].q;
     body(rows + first, n, q, scores);
   }
@@ -88,35 +107,46 @@ void for_each_rows(AttendRow* rows, int64_t n_rows, const Body& body) {
 
 }  // namespace
 
-const TileKernels kTileScalar = {dots_scalar, products_scalar, softmax_scalar, accumulate_scalar,
-                                 widen_scalar};
+const TileKernels kTileScalar = {dots_scalar,       products_scalar, softmax_scalar,
+                                 accumulate_scalar, widen_scalar,    scale_codes_scalar};
 
 void start_row(AttendRow& row, int64_t v_dim) {
   row.highest = -INFINITY, row.sum = 0;
   std::fill_n(row.acc, v_dim, 0.0f);
 }
 
-void attend_tile(const TileKernels& kernels, AttendRow* rows, int64_t n_rows, const float* const* keys,
-                 const float* const* values, int64_t begin, int64_t count, int64_t k_dim, int64_t v_dim,
-                 float scale) {
-  for_each_rows(rows, n_rows, [&](AttendRow* some, int64_t n, const float* const* q, float* scores) {
-    const auto seen = [&](int64_t r) { return std::clamp<int64_t>(some[r].visible - begin, 0, count); };
-    const int64_t common = seen(0);  // walked together
-    kernels.dots(q, n, keys, common, k_dim, scores, kTile);
-    for (int64_t r = 0; r < n; ++r)
-      kernels.dots(q + r, 1, keys + common, seen(r) - common, k_dim, scores + r * kTile + common, kTile);
-    attend_rows(kernels, some, n, scores, values, begin, count, v_dim, scale);
-  });
+void attend_tile(const TileKernels& kernels, AttendRow* rows, int64_t n_rows, const TileRows& keys,
+                 const TileRows& values, int64_t begin, int64_t count, int64_t k_dim, int64_t v_dim,
+                 float scale, ReadAhead& ahead) {
+  const auto dots = [&](const float* const* q, int64_t n, int64_t first, int64_t some, float* scores) {
+    if (keys.narrow)
+      kernels.dots_bf16(q, n, keys.bf16 + first, some, k_dim, scores, kTile, ahead);
+    else
+      kernels.dots(q, n, keys.wide + first, some, k_dim, scores, kTile, ahead);
+  };
+  for_each_rows(
+      rows, n_rows, begin, count, [&](AttendRow* some, int64_t n, const float* const* q, float* scores) {
+        const auto seen = [&](int64_t r) { return std::clamp<int64_t>(some[r].visible - begin, 0, count); };
+        const int64_t common = seen(0);  // walked together
+        dots(q, n, 0, common, scores);
+        for (int64_t r = 0; r < n; ++r) dots(q + r, 1, common, seen(r) - common, scores + r * kTile + common);
+        if (values.narrow)
+          attend_rows(kernels, some, n, scores, values.bf16, begin, count, v_dim, scale, ahead);
+        else
+          attend_rows(kernels, some, n, scores, values.wide, begin, count, v_dim, scale, ahead);
+      });
 }
 
 void attend_columns(const TileKernels& kernels, AttendRow* rows, int64_t n_rows, const float* keys,
                     const float* const* values, int64_t begin, int64_t count, int64_t k_dim, int64_t v_dim,
                     float scale) {
-  for_each_rows(rows, n_rows, [&](AttendRow* some, int64_t n, const float* const* q, float* scores) {
-    const int64_t most = std::clamp<int64_t>(some[n - 1].visible - begin, 0, count);
-    kernels.products(q, n, keys, most, k_dim, scores, kTile);
-    attend_rows(kernels, some, n, scores, values, begin, count, v_dim, scale);
-  });
+  ReadAhead nothing;
+  for_each_rows(rows, n_rows, begin, count,
+                [&](AttendRow* some, int64_t n, const float* const* q, float* scores) {
+                  const int64_t most = std::clamp<int64_t>(some[n - 1].visible - begin, 0, count);
+                  kernels.products(q, n, keys, most, k_dim, scores, kTile);
+                  attend_rows(kernels, some, n, scores, values, begin, count, v_dim, scale, nothing);
+                });
 }
 
 void merge_row(AttendRow& row, const AttendRow& later, int64_t v_dim) {

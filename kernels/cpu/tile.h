@@ -11,17 +11,47 @@
 namespace moebius {
 
 inline constexpr int64_t kTile = 64;
-inline constexpr int64_t kTileRows = 4;  // rows that share the loads of a key
+inline constexpr int64_t kTileRows = 16;  // most rows that share the loads of a key
+inline constexpr int64_t kFewRows = 4;    // the same where they do not see the same positions
 
-// The inner loops, per instruction set.
+// Memory that will be read next, asked for a little at a time while something else is computed: asked for at
+// once, it would hold up the loads of the present. The pieces of cached rows lie far apart, and in pages in
+// any order, where the processor cannot foresee them.
+class ReadAhead {
+ public:
+  void add(const void* data, int64_t bytes) {
+    pieces_[count_++] = {static_cast<const char*>(data), static_cast<const char*>(data) + bytes};
+    lines_ += bytes / kLine + 1;
+  }
+  // Of about `steps` calls of step() that are to come.
+  void spread(int64_t steps) { lines_a_step_ = lines_ / steps + 1; }
+  void step() {
+    for (int64_t i = 0; i < lines_a_step_ && next_ < count_; ++i) {
+      Piece& piece = pieces_[next_];
+      __builtin_prefetch(piece.begin);
+      piece.begin += kLine;
+      if (piece.begin >= piece.end) ++next_;
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  struct Piece {
+    const char *begin, *end;
+  };
+  int64_t count_ = 0, next_ = 0, lines_ = 0, lines_a_step_ = 0;
+  Piece pieces_[2 * kTile];
+};
+
+// The inner loops, per instruction set. Those that take long step through `ahead`.
 struct TileKernels {
   // out[i * ld + j] = a[i] . b[j], each [dim], i in [0, rows), j in [0, count); always in the same order.
   void (*dots)(const float* const* a, int64_t rows, const float* const* b, int64_t count, int64_t dim,
-               float* out, int64_t ld);
+               float* out, int64_t ld, ReadAhead& ahead);
 
   // out[i * ld + j] = sum over c ascending of a[i][c] * b[c * kTile + j], each a[i] [dim], i in [0,
-  // rows), j in [0, count), count <= kTile. b and out have whole vectors of 8: what they hold from count up
-  // to the next multiple of 8 is read, and lost.
+  // rows), j in [0, count), count <= kTile. b and out have whole vectors of 16: what they hold from count up
+  // to the next multiple of 16 is read, and lost.
   void (*products)(const float* const* a, int64_t rows, const float* b, int64_t count, int64_t dim,
                    float* out, int64_t ld);
 
@@ -33,13 +63,32 @@ struct TileKernels {
   // acc[i] = acc[i] * keep[i] + sum over j ascending of p[i * kTile + j] * values[j], each [dim]; rows <=
   // kTileRows.
   void (*accumulate)(float* const* acc, const float* keep, int64_t rows, const float* p,
-                     const float* const* values, int64_t count, int64_t dim);
+                     const float* const* values, int64_t count, int64_t dim, ReadAhead& ahead);
 
   void (*widen)(const uint16_t* bf16, int64_t count, float* out);  // exact
+  // out[i] = codes[i] * the BF16 scale, exact.
+  void (*scale_codes)(const int8_t* codes, int64_t count, uint16_t scale, float* out);
+
+  // dots and accumulate of BF16 rows as they lie in a cache, bits as after widen; null: not offered.
+  void (*dots_bf16)(const float* const* a, int64_t rows, const uint16_t* const* b, int64_t count, int64_t dim,
+                    float* out, int64_t ld, ReadAhead& ahead) = nullptr;
+  void (*accumulate_bf16)(float* const* acc, const float* keep, int64_t rows, const float* p,
+                          const uint16_t* const* values, int64_t count, int64_t dim,
+                          ReadAhead& ahead) = nullptr;
+};
+
+// The keys or values of a tile. BF16 rows are for kernels that offer to read them.
+struct TileRows {
+  bool narrow = false;  // bf16 is set, else wide
+  const float* wide[kTile];
+  const uint16_t* bf16[kTile];
 };
 
 extern const TileKernels kTileScalar;
-extern const TileKernels kTileAvx2;  // only where the processor has AVX2, FMA and F16C
+extern const TileKernels kTileAvx2;    // only where the processor has AVX2, FMA and F16C
+extern const TileKernels kTileAvx512;  // only where it has AVX-512 F, BW, VL and DQ too
+float softmax_avx2(float* scores, int64_t count, float scale, float* highest, float* sum);
+void scale_codes_avx2(const int8_t* codes, int64_t count, uint16_t scale, float* out);
 
 struct AttendRow {
   const float* q = nullptr;  // [k_dim]
@@ -52,10 +101,10 @@ struct AttendRow {
 void start_row(AttendRow& row, int64_t v_dim);
 
 // Adds the keys of positions [begin, begin + count), count <= kTile, to every row that sees them. Rows are in
-// ascending order of visible.
-void attend_tile(const TileKernels& kernels, AttendRow* rows, int64_t n_rows, const float* const* keys,
-                 const float* const* values, int64_t begin, int64_t count, int64_t k_dim, int64_t v_dim,
-                 float scale);
+// ascending order of visible. ahead is stepped through.
+void attend_tile(const TileKernels& kernels, AttendRow* rows, int64_t n_rows, const TileRows& keys,
+                 const TileRows& values, int64_t begin, int64_t count, int64_t k_dim, int64_t v_dim,
+                 float scale, ReadAhead& ahead);
 
 // The same of keys that stand as columns: [k_dim, kTile].
 void attend_columns(const TileKernels& kernels, AttendRow* rows, int64_t n_rows, const float* keys,

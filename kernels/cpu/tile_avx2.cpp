@@ -43,19 +43,22 @@ inline void dots_block(const float* const* a, const float* const* b, int64_t dim
 
 template <int R>
 inline void dots_rows(const float* const* a, const float* const* b, int64_t count, int64_t dim, float* out,
-                      int64_t ld) {
+                      int64_t ld, ReadAhead& ahead) {
   int64_t j = 0;
-  for (; j + 3 <= count; j += 3) dots_block<R, 3>(a, b + j, dim, out + j, ld);
+  for (; j + 3 <= count; j += 3) {
+    ahead.step();
+    dots_block<R, 3>(a, b + j, dim, out + j, ld);
+  }
   if (count - j == 2) dots_block<R, 2>(a, b + j, dim, out + j, ld);
   if (count - j == 1) dots_block<R, 1>(a, b + j, dim, out + j, ld);
 }
 
 void dots_avx2(const float* const* a, int64_t rows, const float* const* b, int64_t count, int64_t dim,
-               float* out, int64_t ld) {
-  for (; rows >= 4; rows -= 4, a += 4, out += 4 * ld) dots_rows<4>(a, b, count, dim, out, ld);
-  if (rows == 3) dots_rows<3>(a, b, count, dim, out, ld);
-  if (rows == 2) dots_rows<2>(a, b, count, dim, out, ld);
-  if (rows == 1) dots_rows<1>(a, b, count, dim, out, ld);
+               float* out, int64_t ld, ReadAhead& ahead) {
+  for (; rows >= 4; rows -= 4, a += 4, out += 4 * ld) dots_rows<4>(a, b, count, dim, out, ld, ahead);
+  if (rows == 3) dots_rows<3>(a, b, count, dim, out, ld, ahead);
+  if (rows == 2) dots_rows<2>(a, b, count, dim, out, ld, ahead);
+  if (rows == 1) dots_rows<1>(a, b, count, dim, out, ld, ahead);
 }
 
 // R rows of a against C vectors of columns of b.
@@ -105,31 +108,6 @@ void products_avx2(const float* const* a, int64_t rows, const float* b, int64_t 
   if (rows == 1) products_rows<1>(a, b, vectors, dim, out, ld);
 }
 
-float softmax_avx2(float* scores, int64_t count, float scale, float* highest, float* sum) {
-  const float before = *highest;
-  const __m256 factor = _mm256_set1_ps(scale);
-  const int64_t whole = count / kLanes * kLanes;
-  const __m256 last = _mm256_castsi256_ps(first_lanes(count - whole));
-  __m256 top = _mm256_set1_ps(before);
-  for (int64_t j = 0; j < count; j += kLanes) {
-    const __m256 x = _mm256_mul_ps(_mm256_loadu_ps(scores + j), factor);
-    _mm256_storeu_ps(scores + j, x);
-    top = _mm256_max_ps(j < whole ? x : _mm256_blendv_ps(top, x, last), top);
-  }
-  const float highest_now = max_lanes(top);
-  top = _mm256_set1_ps(highest_now);
-  __m256 added = _mm256_setzero_ps();
-  for (int64_t j = 0; j < count; j += kLanes) {
-    const __m256 p = exp_avx2(_mm256_sub_ps(_mm256_loadu_ps(scores + j), top));
-    _mm256_storeu_ps(scores + j, p);
-    added = _mm256_add_ps(added, j < whole ? p : _mm256_and_ps(p, last));
-  }
-  const float keep = _mm256_cvtss_f32(exp_avx2(_mm256_set1_ps(before - highest_now)));
-  *highest = highest_now;
-  *sum = *sum * keep + sum_lanes(added);
-  return keep;
-}
-
 // C vectors of columns of R rows, read and written by load and store.
 template <int R, int C, class Load, class Store>
 inline void accumulate_block(float* const* acc, const float* keep, const float* p, const float* const* values,
@@ -169,10 +147,12 @@ inline void accumulate_full(float* const* acc, const float* keep, const float* p
 
 template <int R>
 void accumulate_rows(float* const* acc, const float* keep, const float* p, const float* const* values,
-                     int64_t count, int64_t dim) {
+                     int64_t count, int64_t dim, ReadAhead& ahead) {
   int64_t column = 0, vectors = dim / kLanes;
-  for (; vectors >= 5 || vectors == 3; vectors -= 3, column += 3 * kLanes)
+  for (; vectors >= 5 || vectors == 3; vectors -= 3, column += 3 * kLanes) {
+    ahead.step();
     accumulate_full<R, 3>(acc, keep, p, values, count, column);
+  }
   for (; vectors >= 2; vectors -= 2, column += 2 * kLanes)
     accumulate_full<R, 2>(acc, keep, p, values, count, column);
   for (; vectors >= 1; --vectors, column += kLanes)
@@ -185,11 +165,13 @@ void accumulate_rows(float* const* acc, const float* keep, const float* p, const
 }
 
 void accumulate_avx2(float* const* acc, const float* keep, int64_t rows, const float* p,
-                     const float* const* values, int64_t count, int64_t dim) {
-  if (rows == 4) accumulate_rows<4>(acc, keep, p, values, count, dim);
-  if (rows == 3) accumulate_rows<3>(acc, keep, p, values, count, dim);
-  if (rows == 2) accumulate_rows<2>(acc, keep, p, values, count, dim);
-  if (rows == 1) accumulate_rows<1>(acc, keep, p, values, count, dim);
+                     const float* const* values, int64_t count, int64_t dim, ReadAhead& ahead) {
+  for (; rows > 4; rows -= 4, acc += 4, keep += 4, p += 4 * kTile)
+    accumulate_rows<4>(acc, keep, p, values, count, dim, ahead);
+  if (rows == 4) accumulate_rows<4>(acc, keep, p, values, count, dim, ahead);
+  if (rows == 3) accumulate_rows<3>(acc, keep, p, values, count, dim, ahead);
+  if (rows == 2) accumulate_rows<2>(acc, keep, p, values, count, dim, ahead);
+  if (rows == 1) accumulate_rows<1>(acc, keep, p, values, count, dim, ahead);
 }
 
 void widen_avx2(const uint16_t* bf16, int64_t count, float* out) {
@@ -206,6 +188,45 @@ void widen_avx2(const uint16_t* bf16, int64_t count, float* out) {
 
 }  // namespace
 
-const TileKernels kTileAvx2 = {dots_avx2, products_avx2, softmax_avx2, accumulate_avx2, widen_avx2};
+float softmax_avx2(float* scores, int64_t count, float scale, float* highest, float* sum) {
+  const float before = *highest;
+  const __m256 factor = _mm256_set1_ps(scale);
+  const int64_t whole = count / kLanes * kLanes;
+  const __m256 last = _mm256_castsi256_ps(first_lanes(count - whole));
+  __m256 top = _mm256_set1_ps(before);
+  for (int64_t j = 0; j < count; j += kLanes) {
+    const __m256 x = _mm256_mul_ps(_mm256_loadu_ps(scores + j), factor);
+    _mm256_storeu_ps(scores + j, x);
+    top = _mm256_max_ps(j < whole ? x : _mm256_blendv_ps(top, x, last), top);
+  }
+  const float highest_now = max_lanes(top);
+  top = _mm256_set1_ps(highest_now);
+  __m256 added = _mm256_setzero_ps();
+  for (int64_t j = 0; j < count; j += kLanes) {
+    const __m256 p = exp_avx2(_mm256_sub_ps(_mm256_loadu_ps(scores + j), top));
+    _mm256_storeu_ps(scores + j, p);
+    added = _mm256_add_ps(added, j < whole ? p : _mm256_and_ps(p, last));
+  }
+  const float keep = _mm256_cvtss_f32(exp_avx2(_mm256_set1_ps(before - highest_now)));
+  *highest = highest_now;
+  *sum = *sum * keep + sum_lanes(added);
+  return keep;
+}
+
+void scale_codes_avx2(const int8_t* codes, int64_t count, uint16_t scale, float* out) {
+  const uint32_t bits = static_cast<uint32_t>(scale) << 16;
+  float factor;
+  __builtin_memcpy(&factor, &bits, sizeof factor);
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + i));
+    _mm256_storeu_ps(out + i,
+                     _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight)), _mm256_set1_ps(factor)));
+  }
+  for (; i < count; ++i) out[i] = static_cast<float>(codes[i]) * factor;
+}
+
+const TileKernels kTileAvx2 = {dots_avx2,       products_avx2, softmax_avx2,
+                               accumulate_avx2, widen_avx2,    scale_codes_avx2};
 
 }  // namespace moebius

@@ -7,6 +7,8 @@ namespace moebius {
 
 void rms_norm_row_avx2(const float* x, const float* weight, float eps, int64_t n, float* y);
 void rotary_row_avx2(float* x, const float* cos, const float* sin, int64_t half, bool interleaved);
+// One group of an int8 cache, n <= 32: see ops.h.
+void round_group_avx2(const float* x, int64_t n, int8_t* codes, uint16_t* scale);
 void narrow_row_avx2(const float* x, int64_t n, uint16_t* bf16);  // to nearest even, NaN stays NaN
 void add_scaled_row_avx2(float weight, const float* x, int64_t n, float* y);  // y = fma(weight, x, y)
 void swiglu_row_avx2(const float* gate, const float* up, int64_t n, float* y);

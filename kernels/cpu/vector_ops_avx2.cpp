@@ -107,6 +107,42 @@ void narrow_row_avx2(const float* x, int64_t n, uint16_t* bf16) {
       });
 }
 
+void round_group_avx2(const float* x, int64_t n, int8_t* codes, uint16_t* scale) {
+  const __m256 sign = _mm256_set1_ps(-0.0f), limit = _mm256_set1_ps(__builtin_inff());
+  __m256 v[4], most = _mm256_setzero_ps(), finite = _mm256_castsi256_ps(_mm256_set1_epi32(-1));
+  for (int k = 0; k < 4; ++k) {
+    const int64_t left = n - k * kLanes;
+    v[k] = left <= 0 ? _mm256_setzero_ps() : _mm256_maskload_ps(x + k * kLanes, first_lanes(left));
+    const __m256 magnitude = _mm256_andnot_ps(sign, v[k]);
+    finite = _mm256_and_ps(finite, _mm256_cmp_ps(magnitude, limit, _CMP_LT_OQ));
+    most = _mm256_max_ps(most, magnitude);
+  }
+  const bool all_finite = _mm256_movemask_ps(finite) == 0xff;
+  const float m = max_lanes(most);
+  const bool zero = !all_finite || m < 0x1p-110f;
+  *scale = all_finite ? 0 : 0x7fc0;
+  float step = 1;
+  if (!zero) {
+    const float exact = m / 127;
+    uint32_t bits;
+    __builtin_memcpy(&bits, &exact, sizeof bits);
+    *scale = static_cast<uint16_t>((bits + 0xffff) >> 16);
+    bits = static_cast<uint32_t>(*scale) << 16;
+    __builtin_memcpy(&step, &bits, sizeof step);
+  }
+  __m256i words[4];
+  for (int k = 0; k < 4; ++k)
+    words[k] = zero ? _mm256_setzero_si256() : _mm256_cvtps_epi32(_mm256_div_ps(v[k], _mm256_set1_ps(step)));
+  // Packs of 16 and 8 bits work within halves; what they leave is put in order. No code is beyond +-127, for
+  // m / step is at most 127 but for one rounding.
+  const __m256i bytes =
+      _mm256_packs_epi16(_mm256_packs_epi32(words[0], words[1]), _mm256_packs_epi32(words[2], words[3]));
+  alignas(32) int8_t ordered[32];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(ordered),
+                     _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+  __builtin_memcpy(codes, ordered, static_cast<size_t>(n));
+}
+
 void add_scaled_row_avx2(float weight, const float* x, int64_t n, float* y) {
   const __m256 w = _mm256_set1_ps(weight);
   by_eight(

@@ -31,7 +31,7 @@ class Traffic {
   }
   // An upper bound, as attention reads what was written so far; the pages are what the sequence has.
   void operator()(const CacheView& c) {
-    bytes_ += static_cast<double>(c.capacity * c.width) * static_cast<double>(dtype_bytes(c.dtype));
+    bytes_ += static_cast<double>(c.capacity * c.row_bytes());
   }
   void operator()(const ExpertWeights* experts, int64_t count) {
     std::vector<bool> seen(static_cast<size_t>(count));

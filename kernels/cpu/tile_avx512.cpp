@@ -1,0 +1,214 @@
+// The inner loops of attention for AVX-512: blocks of rows and keys, or rows and columns, that fill its 32
+// registers. Softmax is AVX2's: it is two per cent of the work.
+#include <immintrin.h>
+
+#include "kernels/cpu/tile.h"
+
+namespace moebius {
+namespace {
+
+#define MOEBIUS_UNROLL _Pragma("GCC unroll 16")
+
+constexpr int64_t kLanes = 16;
+
+// Sixteen numbers in float32, as they lie in a cache: those of the mask, the others 0.
+inline __m512 load(const float* at) { return _mm512_loadu_ps(at); }
+inline __m512 load(const float* at, __mmask16 lanes) { return _mm512_maskz_loadu_ps(lanes, at); }
+inline __m512 widen(__m256i bf16) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bf16), 16));
+}
+inline __m512 load(const uint16_t* at) {
+  return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
+}
+inline __m512 load(const uint16_t* at, __mmask16 lanes) { return widen(_mm256_maskz_loadu_epi16(lanes, at)); }
+
+inline __mmask16 first_lanes(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
+
+// The sums of a, b, c and d, each ((l0 + l2) + (l1 + l3)) within four lanes, then over the fours.
+inline __m128 sum_lanes(__m512 a, __m512 b, __m512 c, __m512 d) {
+  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  const __m512d low = _mm512_castps_pd(ab), high = _mm512_castps_pd(cd);
+  const __m512 sums = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(low, high)),
+                                    _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)));
+  const __m256 halves = _mm256_add_ps(_mm512_castps512_ps256(sums),
+                                      _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(sums), 1)));
+  return _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
+}
+
+// R rows of a against K of b. The order within one dot product is that of sum_lanes over lanes that each add
+// every sixteenth product, whatever R and K are.
+template <int R, int K, class T>
+inline void dots_block(const float* const* a, const T* const* b, int64_t dim, float* out, int64_t ld) {
+  __m512 sum[R][K];
+  MOEBIUS_UNROLL
+  for (int i = 0; i < R; ++i) {
+    MOEBIUS_UNROLL
+    for (int j = 0; j < K; ++j) sum[i][j] = _mm512_setzero_ps();
+  }
+  const auto add = [&](int64_t c, auto... lanes) {
+    __m512 y[K];
+    MOEBIUS_UNROLL
+    for (int j = 0; j < K; ++j) y[j] = load(b[j] + c, lanes...);
+    MOEBIUS_UNROLL
+    for (int i = 0; i < R; ++i) {
+      const __m512 x = load(a[i] + c, lanes...);
+      MOEBIUS_UNROLL
+      for (int j = 0; j < K; ++j) sum[i][j] = _mm512_fmadd_ps(x, y[j], sum[i][j]);
+    }
+  };
+  int64_t c = 0;
+  for (; c + kLanes <= dim; c += kLanes) add(c);
+  if (c < dim) add(c, first_lanes(dim - c));
+  MOEBIUS_UNROLL
+  for (int i = 0; i < R; ++i) {
+    const __m128 sums = sum_lanes(sum[i][0], sum[i][K > 1], sum[i][K > 2 ? 2 : 0], sum[i][K > 3 ? 3 : 0]);
+    _mm_mask_storeu_ps(out + i * ld, static_cast<__mmask8>((1 << K) - 1), sums);
+  }
+}
+
+template <int R, class T>
+void dots_rows(const float* const* a, const T* const* b, int64_t count, int64_t dim, float* out, int64_t ld,
+               ReadAhead& ahead) {
+  int64_t j = 0;
+  for (; j + 4 <= count; j += 4) {
+    ahead.step();
+    dots_block<R, 4>(a, b + j, dim, out + j, ld);
+  }
+  for (; j + 2 <= count; j += 2) {
+    ahead.step();
+    dots_block<R, 2>(a, b + j, dim, out + j, ld);
+  }
+  if (j < count) dots_block<R, 1>(a, b + j, dim, out + j, ld);
+}
+
+template <class T>
+void dots_avx512(const float* const* a, int64_t rows, const T* const* b, int64_t count, int64_t dim,
+                 float* out, int64_t ld, ReadAhead& ahead) {
+  while (rows > 0) {
+    const int64_t some = rows == 8 ? 4 : rows < 6 ? rows : 6;
+    if (some == 6) dots_rows<6>(a, b, count, dim, out, ld, ahead);
+    if (some == 5) dots_rows<5>(a, b, count, dim, out, ld, ahead);
+    if (some == 4) dots_rows<4>(a, b, count, dim, out, ld, ahead);
+    if (some == 3) dots_rows<3>(a, b, count, dim, out, ld, ahead);
+    if (some == 2) dots_rows<2>(a, b, count, dim, out, ld, ahead);
+    if (some == 1) dots_rows<1>(a, b, count, dim, out, ld, ahead);
+    rows -= some, a += some, out += some * ld;
+  }
+}
+
+// R rows of a against C vectors of columns of b.
+template <int R, int C>
+inline void products_block(const float* const* a, const float* b, int64_t dim, float* out, int64_t ld) {
+  __m512 sum[R][C];
+  MOEBIUS_UNROLL
+  for (int i = 0; i < R; ++i) {
+    MOEBIUS_UNROLL
+    for (int k = 0; k < C; ++k) sum[i][k] = _mm512_setzero_ps();
+  }
+  for (int64_t c = 0; c < dim; ++c) {
+    __m512 v[C];
+    MOEBIUS_UNROLL
+    for (int k = 0; k < C; ++k) v[k] = _mm512_loadu_ps(b + c * kTile + k * kLanes);
+    MOEBIUS_UNROLL
+    for (int i = 0; i < R; ++i) {
+      const __m512 factor = _mm512_set1_ps(a[i][c]);
+      MOEBIUS_UNROLL
+      for (int k = 0; k < C; ++k) sum[i][k] = _mm512_fmadd_ps(factor, v[k], sum[i][k]);
+    }
+  }
+  MOEBIUS_UNROLL
+  for (int i = 0; i < R; ++i) {
+    MOEBIUS_UNROLL
+    for (int k = 0; k < C; ++k) _mm512_storeu_ps(out + i * ld + k * kLanes, sum[i][k]);
+  }
+}
+
+template <int R>
+void products_rows(const float* const* a, const float* b, int64_t vectors, int64_t dim, float* out,
+                   int64_t ld) {
+  if (vectors == 4) products_block<R, 4>(a, b, dim, out, ld);
+  if (vectors == 3) products_block<R, 3>(a, b, dim, out, ld);
+  if (vectors == 2) products_block<R, 2>(a, b, dim, out, ld);
+  if (vectors == 1) products_block<R, 1>(a, b, dim, out, ld);
+}
+
+void products_avx512(const float* const* a, int64_t rows, const float* b, int64_t count, int64_t dim,
+                     float* out, int64_t ld) {
+  const int64_t vectors = (count + kLanes - 1) / kLanes;
+  for (; rows >= 4; rows -= 4, a += 4, out += 4 * ld) products_rows<4>(a, b, vectors, dim, out, ld);
+  if (rows == 3) products_rows<3>(a, b, vectors, dim, out, ld);
+  if (rows == 2) products_rows<2>(a, b, vectors, dim, out, ld);
+  if (rows == 1) products_rows<1>(a, b, vectors, dim, out, ld);
+}
+
+// C vectors of columns of R rows. With a mask, the last of them is cut short.
+template <int R, int C, class T>
+inline void accumulate_block(float* const* acc, const float* keep, const float* p, const T* const* values,
+                             int64_t count, int64_t column, __mmask16 last) {
+  const auto mask = [last](int c) { return c == C - 1 ? last : static_cast<__mmask16>(0xffff); };
+  __m512 sum[R][C];
+  MOEBIUS_UNROLL
+  for (int i = 0; i < R; ++i) {
+    MOEBIUS_UNROLL
+    for (int c = 0; c < C; ++c)
+      sum[i][c] = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask(c), acc[i] + column + c * kLanes),
+                                _mm512_set1_ps(keep[i]));
+  }
+  for (int64_t j = 0; j < count; ++j) {
+    __m512 v[C];
+    MOEBIUS_UNROLL
+    for (int c = 0; c < C; ++c) v[c] = load(values[j] + column + c * kLanes, mask(c));
+    MOEBIUS_UNROLL
+    for (int i = 0; i < R; ++i) {
+      const __m512 weight = _mm512_set1_ps(p[i * kTile + j]);
+      MOEBIUS_UNROLL
+      for (int c = 0; c < C; ++c) sum[i][c] = _mm512_fmadd_ps(weight, v[c], sum[i][c]);
+    }
+  }
+  MOEBIUS_UNROLL
+  for (int i = 0; i < R; ++i) {
+    MOEBIUS_UNROLL
+    for (int c = 0; c < C; ++c) _mm512_mask_storeu_ps(acc[i] + column + c * kLanes, mask(c), sum[i][c]);
+  }
+}
+
+template <int R, int C, class T>
+void accumulate_rows(float* const* acc, const float* keep, const float* p, const T* const* values,
+                     int64_t count, int64_t dim, ReadAhead& ahead) {
+  int64_t column = 0;
+  for (; column + C * kLanes <= dim; column += C * kLanes) {
+    ahead.step();
+    accumulate_block<R, C>(acc, keep, p, values, count, column, 0xffff);
+  }
+  for (; column + kLanes <= dim; column += kLanes)
+    accumulate_block<R, 1>(acc, keep, p, values, count, column, 0xffff);
+  if (column < dim) accumulate_block<R, 1>(acc, keep, p, values, count, column, first_lanes(dim - column));
+}
+
+template <class T>
+void accumulate_avx512(float* const* acc, const float* keep, int64_t rows, const float* p,
+                       const T* const* values, int64_t count, int64_t dim, ReadAhead& ahead) {
+  const auto next = [&](int64_t some) { rows -= some, acc += some, keep += some, p += some * kTile; };
+  for (; rows >= 16; next(16)) accumulate_rows<16, 1>(acc, keep, p, values, count, dim, ahead);
+  for (; rows >= 8; next(8)) accumulate_rows<8, 2>(acc, keep, p, values, count, dim, ahead);
+  for (; rows >= 4; next(4)) accumulate_rows<4, 4>(acc, keep, p, values, count, dim, ahead);
+  for (; rows >= 2; next(2)) accumulate_rows<2, 4>(acc, keep, p, values, count, dim, ahead);
+  if (rows > 0) accumulate_rows<1, 4>(acc, keep, p, values, count, dim, ahead);
+}
+
+void widen_avx512(const uint16_t* bf16, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const __mmask16 lanes = count - i < kLanes ? first_lanes(count - i) : static_cast<__mmask16>(0xffff);
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, bf16 + i));
+    _mm512_mask_storeu_ps(out + i, lanes, _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16)));
+  }
+}
+
+}  // namespace
+
+const TileKernels kTileAvx512 = {
+    dots_avx512<float>, products_avx512,  softmax_avx2,          accumulate_avx512<float>,
+    widen_avx512,       scale_codes_avx2, dots_avx512<uint16_t>, accumulate_avx512<uint16_t>};
+
+}  // namespace moebius
