@@ -76,7 +76,9 @@ def tenp_pebble():
         bars = [[a - float(r["low"]) for a, r in zip(accuracy, points)],
                 [float(r["high"]) - a for a, r in zip(accuracy, points)]]
         solved.errorbar(kept, accuracy, bars, fmt="o-", color=f"C{i}", markersize=4, capsize=2, label=method)
-        perplexity.plot(kept, [float(r["perplexity"]) for r in points], "o-", color=f"C{i}", markersize=4)
+        points = [r for r in points if r["perplexity"]]
+        perplexity.plot([100 * float(r["kept"]) for r in points], [float(r["perplexity"]) for r in points], "o-",
+                        color=f"C{i}", markersize=4)
         points = [r for r in points if r is not none]
         divergence.plot([100 * float(r["kept"]) for r in points], [float(r["kl"]) for r in points], "o-",
                         color=f"C{i}", markersize=4)

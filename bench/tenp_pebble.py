@@ -106,8 +106,10 @@ def row_of(method, value, speeds):
     name = name_of(method, value)
     mine = verdicts(name)
     low, high = wilson(sum(mine), len(mine))
-    with open(at(name + ".text.json")) as file:
-        text = json.load(file)
+    text = None
+    if os.path.exists(at(name + ".text.json")):
+        with open(at(name + ".text.json")) as file:
+            text = json.load(file)
     kept = of_token = 1
     if os.path.exists(at(name + ".plan.json")):
         with open(at(name + ".plan.json")) as file:
@@ -119,8 +121,8 @@ def row_of(method, value, speeds):
         there = os.path.exists(at(other + ".replies.jsonl"))
         mean, half = difference(verdicts(other), mine) if there else (0, 0)
         row[column], row[column + " +-"] = (f"{mean:.2f}", f"{half:.2f}") if there else ("", "")
-    row |= {"perplexity": f"{text['perplexity']:.4f}", "kl": f"{text['against']['kl_mean']:.5f}",
-            "tok/s": speeds.get(name, "")}
+    row |= {"perplexity": f"{text['perplexity']:.4f}" if text else "",
+            "kl": f"{text['against']['kl_mean']:.5f}" if text else "", "tok/s": speeds.get(name, "")}
     return row
 
 
@@ -138,12 +140,13 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--moebius", default=os.path.join(ROOT, "build", "moebius"))
     parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--table", action="store_true", help="write the table of what is evaluated so far")
     parser.add_argument("--only", help="METHOD-VALUE: evaluate this model, and write no table")
     arguments = parser.parse_args()
     prepare(arguments.moebius)
     models = [("none", 1)] + PRUNED + [("skip", t) for t in THRESHOLDS]
     for method, value in models:
-        if arguments.only in (None, name_of(method, value)):
+        if not arguments.table and arguments.only in (None, name_of(method, value)):
             evaluate(arguments.moebius, method, value)
     if arguments.only:
         return
@@ -153,8 +156,8 @@ def main():
     elif os.path.exists(RESULTS):
         with open(RESULTS) as file:
             speeds = {name_of(r["method"], r["value"]): r["tok/s"] for r in csv.DictReader(file)}
-    done = [m for m in models if os.path.exists(at(name_of(*m) + ".text.json"))]
-    rows = [row_of(method, value, speeds) for method, value in done]
+    done = [m for m in models if os.path.exists(at(name_of(*m) + ".replies.jsonl"))]
+    rows = [row_of(method, value, speeds) for method, value in done]  # what is evaluated so far
     with open(RESULTS, "w", newline="") as file:
         out = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
         out.writeheader()
