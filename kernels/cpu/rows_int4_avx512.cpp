@@ -8,6 +8,7 @@ namespace {
 struct Int4 {
   static constexpr int64_t kUnitGroups = 4, kUnitBytes = 128, kGroupBytes = 16;
   static constexpr int32_t kDotOffset = 8;
+  static constexpr bool kOneToken = true;
 
   static inline void arrange(const int8_t* q, int8_t* arranged) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(arranged), even_then_odd(q));

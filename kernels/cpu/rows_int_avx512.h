@@ -4,6 +4,7 @@
 // their offset adds is where its sums start from.
 //
 // A format F offers
+//   static constexpr bool kOneToken;        // whether one token goes this way; if so, all down to join
 //   static constexpr int64_t kUnitGroups;   // groups in 64 bytes of a row: even
 //   static constexpr int64_t kUnitBytes;    // of arranged activations of these
 //   static void arrange_unit(const int8_t* q, int8_t* arranged);
@@ -89,13 +90,11 @@ static inline __m256 dot_wide_slice(const EightRows& rows, int64_t bytes, const 
   const int64_t in_row = (bytes - from) / kUnit, in_slice = count / kGroups;
   const int64_t units = in_row < in_slice ? in_row : in_slice;
   const uint8_t* at = rows.data + from;
-  const bool whole_row = from + (units + 1) * kUnit > bytes;  // else the next rows are no single stream
-  const uint8_t* ahead = rows.data + (whole_row ? 8 * rows.stride : 0);
   int64_t g = 0;
-  for (int64_t u = 0; u < units; ++u, at += kUnit, ahead += 8 * kUnit) {
+  for (int64_t u = 0; u < units; ++u, at += kUnit) {
     __m512i sums[kGroups / 2];
     sum_unit<F>(at, rows.stride, x.q + u * F::kUnitBytes, x.start + u * 16, sums);
-    for (int64_t i = 0; i < 8 * kUnit; i += 64) prefetch(ahead + i);
+    for (int64_t i = 8; i < 16; ++i) prefetch(at + i * rows.stride);
     for (int j = 0; j < kGroups / 2; ++j, g += 2)
       total = add_two_groups(sums[j], scales + 8 * g, x.scale + 8 * g, true, total);
   }
@@ -241,10 +240,15 @@ static void dot_rows_wide(const Matrix& matrix, int64_t begin, int64_t end, cons
   const int64_t whole = begin + (end - begin) / 16 * 16;
   for (int64_t i = 0; i < n; i += kTokens) {
     const int64_t count = n - i < kTokens ? n - i : kTokens;
-    if (count == 1)
-      dot_wide_token<F>(w, begin, whole, x, tokens ? tokens[i] : i, y + i * ldy);
-    else
+    if (count > 1) {
       kDots[count](w, begin, whole, x, tokens, i, y, ldy);
+      continue;
+    }
+    const int32_t token = tokens ? tokens[i] : static_cast<int32_t>(i);
+    if constexpr (F::kOneToken)
+      dot_wide_token<F>(w, begin, whole, x, token, y + i * ldy);
+    else
+      narrow(matrix, begin, whole, x, &token, 1, y + i * ldy, ldy);
   }
   if (whole < end) narrow(matrix, whole, end, x, tokens, n, y + (whole - begin), ldy);
 }
