@@ -5,19 +5,12 @@
 
 #include "engine/merge.h"
 #include "models/json_fields.h"
+#include "models/packed_config.h"
 
 namespace moebius {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-// A pattern of compressed-tensors: exact names as they are; "re:" before what must match a name's beginning.
-std::string ignored_name(const std::string& module) {
-  if (!module.ends_with(".experts")) return module;
-  std::string pattern = "re:";
-  for (const char c : module) pattern += c == '.' ? std::string("\\.") : std::string(1, c);
-  return pattern + "\\.";
-}
 
 Status append_names(Json& quantization, const char* field, const std::vector<std::string>& names,
                     const std::string& origin) {
@@ -52,7 +45,7 @@ Status mark_unpacked(Json& config, const MergePlan& plan, const std::string& ori
   }
   if ((*at)["quant_method"] == "fp8") return mark_fp8(*at, plan, origin);
   std::vector<std::string> names;
-  for (const std::string& module : plan.unpacked_modules) names.push_back(ignored_name(module));
+  for (const std::string& module : plan.unpacked_modules) names.push_back(packed_module_name(module));
   return append_names(*at, "ignore", names, origin);
 }
 

@@ -44,14 +44,12 @@ class Planner {
   MergePlan take() { return std::move(plan_); }
 
  private:
-  const TensorEntry* holder(const void* data) const;
   void add_part(const ModelMatrixView& m, const TensorEntry& entry);
   Status complete(MergeTensor& tensor) const;
 
   const ModelFiles& model_;
   MergePlan plan_;
   std::vector<ModelMatrixView> matrices_;
-  std::vector<const TensorEntry*> by_address_;
   std::unordered_map<const TensorEntry*, MergeTensor> merged_;
   std::set<std::string> dropped_;  // tensors that belong to what is not packed any more
 };
@@ -87,30 +85,16 @@ Status Planner::visit(std::span<const AdapterFactors> factors) {
   return invalid(fmt::format("adapter: {} is no matrix of this model", wanted.begin()->first));
 }
 
-// The tensor whose bytes data points into.
-const TensorEntry* Planner::holder(const void* data) const {
-  const auto after = std::upper_bound(by_address_.begin(), by_address_.end(), data,
-                                      [](const void* p, const TensorEntry* t) { return p < t->data; });
-  if (after == by_address_.begin()) return nullptr;
-  const TensorEntry* entry = *(after - 1);
-  const char* begin = static_cast<const char*>(entry->data);
-  return static_cast<const char*>(data) < begin + entry->bytes ? entry : nullptr;
-}
-
 void Planner::place() {
-  for (const TensorEntry* entry : model_.checkpoint().tensors())
-    if (entry->bytes > 0) by_address_.push_back(entry);
-  std::sort(by_address_.begin(), by_address_.end(),
-            [](const TensorEntry* a, const TensorEntry* b) { return a->data < b->data; });
   std::set<std::string> unpacked;        // modules that must become plain
   std::set<const TensorEntry*> touched;  // float tensors with an adapted part
   for (const ModelMatrixView& m : matrices_) {
     if (m.factors && is_quantized(m.w.format)) unpacked.insert(module_of(m.name, m.role));
-    if (m.factors && !is_quantized(m.w.format)) touched.insert(holder(m.w.data));
+    if (m.factors && !is_quantized(m.w.format)) touched.insert(model_.checkpoint().holding(m.w.data));
   }
   std::set<std::string> plain;
   for (const ModelMatrixView& m : matrices_) {
-    const TensorEntry* entry = holder(m.w.data);
+    const TensorEntry* entry = model_.checkpoint().holding(m.w.data);
     MOEBIUS_CHECK(entry != nullptr, m.name);
     const std::string module = module_of(m.name, m.role);
     if (!is_quantized(m.w.format)) {

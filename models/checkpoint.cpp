@@ -134,6 +134,23 @@ const TensorEntry* Checkpoint::find(const std::string& name) const {
   return found == by_name_.end() ? nullptr : found->second.entry;
 }
 
+const TensorEntry* Checkpoint::holding(const void* at) const {
+  const char* byte = static_cast<const char*>(at);
+  for (const Shard& shard : shards_) {
+    const std::vector<TensorEntry>& tensors = shard.file->tensors();
+    const auto begins_after = [](const char* p, const TensorEntry& t) {
+      return p < static_cast<const char*>(t.data);
+    };
+    auto tensor = std::upper_bound(tensors.begin(), tensors.end(), byte, begins_after);
+    while (tensor != tensors.begin() && (--tensor)->bytes == 0) {
+    }
+    if (tensor == tensors.end()) continue;
+    const char* begin = static_cast<const char*>(tensor->data);
+    if (byte >= begin && byte < begin + tensor->bytes) return &*tensor;
+  }
+  return nullptr;
+}
+
 Status Checkpoint::check_unchanged() const {
   for (const auto& file : files_) MOEBIUS_TRY(file->check_unchanged());
   return {};

@@ -36,6 +36,8 @@ class Checkpoint {
   const TensorEntry* find(const std::string& name) const;  // null when absent; owned by this checkpoint
   // Shards by name, tensors by offset.
   const std::vector<const TensorEntry*>& tensors() const { return ordered_; }
+  // The tensor that `at` points into; null when it is in none.
+  const TensorEntry* holding(const void* at) const;
   int64_t total_bytes() const { return total_bytes_; }  // of all tensors
   struct Shard {
     std::string name;             // "model-00001-of-00003.safetensors"

@@ -27,8 +27,6 @@ namespace moebius {
 inline constexpr const char* kPeftVersion = "0.21.2";
 inline constexpr const char* kPeftTransformersVersion = "5.23.0";
 
-inline constexpr size_t kRoleCount = 7;  // of enum Role
-
 struct AdapterFactors {
   std::string module;  // "model.layers.3.self_attn.q_a_proj": visit_weights' name
   int64_t rank = 0, in = 0, out = 0;

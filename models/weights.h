@@ -43,6 +43,7 @@ struct Weights {
 
 // Roles decide what `synth` and `quantize` do with a tensor.
 enum class Role : uint8_t { kEmbed, kHead, kAttention, kDense, kShared, kExpert, kRouter };
+inline constexpr size_t kRoleCount = 7;
 
 struct WeightVisitor {
   // name without ".weight".

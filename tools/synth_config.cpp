@@ -6,6 +6,7 @@
 
 #include "models/geometries.h"
 #include "models/json_fields.h"
+#include "models/packed_config.h"
 
 namespace moebius {
 namespace {
@@ -49,9 +50,10 @@ Result<ModelConfig> set_layers(ordered_json& json, const ModelConfig& original, 
 
 // As published: DeepSeek-V3 for fp8; compressed-tensors, and Kimi-K2-Thinking's exceptions, for integers.
 ordered_json quantization(const SynthOptions& options) {
-  ordered_json others = ordered_json::array(
-      {"lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", "re:.*mlp\\.(gate|up|gate_up|down)_proj.*"});
-  ordered_json ignore = options.experts_only ? others : ordered_json::array();
+  std::vector<std::string> ignore;
+  if (options.experts_only)
+    ignore = {"lm_head", "re:.*self_attn.*", "re:.*shared_experts.*",
+              "re:.*mlp\\.(gate|up|gate_up|down)_proj.*"};
   ignore.push_back("re:.*mlp\\.gate$");
   if (options.format == Format::kFp8Block) {
     ordered_json fp8 = {{"quant_method", "fp8"},
@@ -62,27 +64,7 @@ ordered_json quantization(const SynthOptions& options) {
       fp8["modules_to_not_convert"] = {"lm_head", "self_attn", "shared_experts", "mlp.gate"};
     return fp8;
   }
-  const ordered_json weights = {{"num_bits", options.format == Format::kInt4 ? 4 : 8},
-                                {"type", "int"},
-                                {"strategy", "group"},
-                                {"group_size", kActivationGroup},
-                                {"symmetric", true},
-                                {"dynamic", false},
-                                {"actorder", nullptr},
-                                {"block_structure", nullptr},
-                                {"observer", "minmax"},
-                                {"observer_kwargs", ordered_json::object()}};
-  return {{"quant_method", "compressed-tensors"},
-          {"format", "pack-quantized"},
-          {"config_groups",
-           {{"group_0",
-             {{"targets", {"Linear"}},
-              {"weights", weights},
-              {"input_activations", nullptr},
-              {"output_activations", nullptr}}}}},
-          {"ignore", ignore},
-          {"kv_cache_scheme", nullptr},
-          {"quantization_status", "compressed"}};
+  return packed_quantization(options.format == Format::kInt4 ? 4 : 8, kActivationGroup, ignore);
 }
 
 std::optional<int32_t> id_in(const ordered_json& json, const char* name, int64_t vocab) {

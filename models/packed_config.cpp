@@ -1,0 +1,33 @@
+#include "models/packed_config.h"
+
+namespace moebius {
+
+using Json = nlohmann::ordered_json;
+
+Json packed_quantization(int bits, int64_t group, const std::vector<std::string>& ignore) {
+  const Json weights = {{"num_bits", bits},     {"type", "int"},
+                        {"strategy", "group"},  {"group_size", group},
+                        {"symmetric", true},    {"dynamic", false},
+                        {"actorder", nullptr},  {"block_structure", nullptr},
+                        {"observer", "minmax"}, {"observer_kwargs", Json::object()}};
+  return {{"quant_method", "compressed-tensors"},
+          {"format", "pack-quantized"},
+          {"config_groups",
+           {{"group_0",
+             {{"targets", {"Linear"}},
+              {"weights", weights},
+              {"input_activations", nullptr},
+              {"output_activations", nullptr}}}}},
+          {"ignore", ignore},
+          {"kv_cache_scheme", nullptr},
+          {"quantization_status", "compressed"}};
+}
+
+std::string packed_module_name(const std::string& module) {
+  if (!module.ends_with(".experts")) return module;
+  std::string pattern = "re:";
+  for (const char c : module) pattern += c == '.' ? std::string("\\.") : std::string(1, c);
+  return pattern + "\\.";
+}
+
+}  // namespace moebius
