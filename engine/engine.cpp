@@ -16,6 +16,7 @@
 #include "engine/session.h"
 #include "engine/trace_file.h"
 #include "kernels/gpu.h"
+#include "kernels/op_meter.h"
 
 namespace moebius {
 namespace {
@@ -71,8 +72,9 @@ struct Engine::Impl {
   std::unique_ptr<TraceFile> trace;  // null unless asked for; outlives the backend
   std::unique_ptr<ModelFiles> files;
   std::unique_ptr<AdaptedWeights> adapted;  // null without an adapter
-  std::unique_ptr<Backend> host, device;    // device: null on the host
-  std::unique_ptr<DeviceModel> on_device;   // null on the host
+  OpMeter meter;
+  std::unique_ptr<Backend> host, device;   // device: null on the host
+  std::unique_ptr<DeviceModel> on_device;  // null on the host
   RotaryTable rotary;
   GenerationConfig generation;
   std::unique_ptr<Tokenizer> tokenizer;
@@ -94,6 +96,7 @@ struct Engine::Impl {
     return {options.threads, options.exact_activations, options.isa, options.gemm};
   }
   Status open_adapter();
+  Status open_meter();
   // make_device: empty on the host.
   Status open_backend(const MakeDevice& make_device);
   Status open_device(const MakeDevice& make_device, const DeviceModel::Needs& needs);
@@ -134,8 +137,25 @@ Status Engine::Impl::open_adapter() {
   return Status();
 }
 
+Status Engine::Impl::open_meter() {
+  host = make_metered_backend(std::move(host), meter);
+  WeightVisitor visitor;
+  visitor.matrix = [&](const std::string&, Role role, int64_t, int64_t, Matrix& w) {
+    constexpr const char* kLabels[kRoleCount] = {"embedding", "head",   "attention", "dense",
+                                                 "shared",    "expert", "router"};
+    meter.label(w.data, kLabels[static_cast<size_t>(role)]);
+    return Status();
+  };
+  visitor.vector = [](const std::string&, int64_t, Tensor&) { return Status(); };
+  Weights views = host_weights();
+  MOEBIUS_TRY(visit_weights(files->config(), views, visitor));
+  if (files->config().tied_head) meter.label(views.head.data, "head");
+  return Status();
+}
+
 Status Engine::Impl::open_backend(const MakeDevice& make_device) {
   host = make_host_backend(host_options());
+  if (options.meter && !make_device) MOEBIUS_TRY(open_meter());
   const ModelConfig& config = files->config();
   DeviceModel::Needs needs;
   needs.context = options.context;
@@ -346,6 +366,12 @@ SamplingParams Engine::default_sampling() const {
   params.min_p = static_cast<float>(g.min_p);
   params.repetition_penalty = static_cast<float>(g.repetition_penalty);
   return params;
+}
+
+OpTotals Engine::take_op_totals() {
+  OpTotals totals = impl_->meter.totals();
+  impl_->meter.clear();
+  return totals;
 }
 
 Result<std::unique_ptr<Session>> Engine::new_session() {

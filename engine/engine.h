@@ -20,6 +20,7 @@
 #include "engine/options.h"
 #include "engine/placement.h"
 #include "engine/sampler.h"
+#include "kernels/op_meter.h"
 #include "models/config.h"
 #include "models/constraint/constraint.h"
 #include "models/tokenizer.h"
@@ -40,6 +41,10 @@ class Session {
   // leaves the logits after the last token. kInvalid: an id out of range, or more ids than the context holds.
   Status sync(std::span<const int32_t> ids, const Progress& progress = {});
   Status append(int32_t id);
+
+  // Lengthens the timeline to count tokens by repeating it, cache and all: for benches, since what a cache
+  // holds makes no step faster or slower. The timeline holds a token; logits() is empty afterwards.
+  Status repeat(int64_t count);
 
   // As sync, but recomputes every position and hands out the logits of all: rows(first position, logits [n,
   // vocab]).
@@ -120,6 +125,8 @@ class Engine {
   const ChatMarkup& markup() const;
   // A grammar over this model's vocabulary. Takes milliseconds, and more the first time.
   Result<std::shared_ptr<const Constraint>> constrain(const Grammar& grammar) const;
+  // What each operation took since the last call, with EngineOptions::meter on the host; else empty.
+  OpTotals take_op_totals();
 
   Result<std::unique_ptr<Session>> new_session();
 

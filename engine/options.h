@@ -39,6 +39,7 @@ struct EngineOptions {
   Isa isa = Isa::kAvx512;          // the most that host kernels use; less where the processor has less
   bool exact_activations = false;  // integer formats on unrounded activations (for comparison)
   int64_t prefill_chunk = 512;     // tokens per forward pass of a prompt
+  bool meter = false;              // on the host: measure every operation, see Engine::op_totals()
 };
 
 // $HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub.

@@ -134,6 +134,25 @@ Status Session::append(int32_t id) {
   return append_to_all({&self, 1}, {&id, 1});
 }
 
+Status Session::repeat(int64_t count) {
+  Impl& s = *impl_;
+  const int64_t n = std::ssize(s.tokens);
+  MOEBIUS_CHECK(n > 0 && count >= n);
+  if (count > s.parts.context)
+    return invalid(fmt::format("the context of {} tokens is full; raise --ctx-size", s.parts.context));
+  MOEBIUS_TRY(s.settle());
+  MOEBIUS_TRY(s.parts.cache.reserve(s.pages, count));
+  const size_t row_bytes = static_cast<size_t>(s.parts.cache.row_bytes());
+  for (int64_t l = 0; l < s.parts.model.config.layers; ++l) {
+    const CacheView view = s.parts.cache.view(s.pages, l);
+    for (int64_t p = n; p < count; ++p)
+      s.parts.model.backend.copy_bytes(Stream::kCompute, view.row(p % n), view.row(p), row_bytes);
+  }
+  for (int64_t p = n; p < count; ++p) s.tokens.push_back(s.tokens[static_cast<size_t>(p % n)]);
+  s.logits.clear();
+  return s.settle();
+}
+
 Status Session::sync_all(std::span<const int32_t> ids, const Rows& rows) {
   MOEBIUS_TRY(impl_->check_ids(ids));
   impl_->truncate(0);

@@ -384,17 +384,35 @@ TEST_F(Synth, InspectCountsWhatAsTokenReads) {
 
 TEST_F(Synth, BenchAndDoctorReportEveryFigure) {
   const std::string config = scratch_.write("tiny.json", kMlaConfig);
-  const Finished run =
-      process::run({"bench", "--geometry", config, "--quant", "int8", "--temporary", dir("."), "-p", "20",
-                    "-n", "3", "--depth", "5", "--repeats", "2", "--json"});
+  const Finished run = process::run(
+      {"bench", "--geometry", config,  "--quant",       "int8",  "--temporary", dir("."), "-p",
+       "20",    "-n",         "3",     "--depth",       "5",     "--batch",     "1,4",    "--repeats",
+       "2",     "--ops",      "--csv", dir("rows.csv"), "--json"});
   ASSERT_EQ(run.code, 0) << run.err;
-  const json facts = json::parse(run.out);
-  EXPECT_EQ(facts["format"], "int8");
-  EXPECT_EQ(facts["prefill"]["runs_s"].size(), 2u);
-  EXPECT_GT(facts["prefill"]["tokens_per_s"], 0.0);
-  EXPECT_GT(facts["decode"]["tokens_per_s"], 0.0);
-  EXPECT_GT(facts["limits"]["memory_read_GBs"], 0.0);
-  EXPECT_GE(facts["limits"]["drift"], 1.0);
+  const json rows = json::parse(run.out);
+  ASSERT_EQ(rows.size(), 3u);
+  for (const json& row : rows) {
+    EXPECT_EQ(row["quant"], "int8");
+    EXPECT_EQ(row["runs_s"].size(), 2u);
+    for (const char* name : {"tok_s", "bytes_per_token", "limit_share", "memory_read_GBs", "resident_GB"})
+      EXPECT_GT(row[name], 0.0) << name;
+    double share = 0;
+    for (const json& op : row["ops"]) share += op["share_of_time"].get<double>();
+    EXPECT_NEAR(share, 1, 1e-9);
+  }
+  EXPECT_EQ(rows[0]["test"], "prefill");
+  EXPECT_EQ(rows[0]["tokens"], 20);
+  for (const size_t i : {1, 2}) {
+    EXPECT_EQ(rows[i]["test"], "decode");
+    EXPECT_EQ(rows[i]["depth"], 5);
+    EXPECT_EQ(rows[i]["batch"], i == 1 ? 1 : 4);
+  }
+  // Four sequences share what is not an expert's, and of experts what they choose alike.
+  EXPECT_LT(rows[2]["bytes_per_token"], rows[1]["bytes_per_token"]);
+  EXPECT_GT(4 * rows[2]["bytes_per_token"].get<double>(), rows[1]["bytes_per_token"].get<double>());
+  const std::string table = process::read_file(dir("rows.csv"));
+  EXPECT_EQ(std::count(table.begin(), table.end(), '\n'), 4);
+  std::filesystem::remove(dir("rows.csv"));
   EXPECT_EQ(files_in(dir(".")), std::set<std::string>{"tiny.json"});
   EXPECT_EQ(process::run({"bench", "--geometry", config, "-m", "x"}).code, 2);
 

@@ -1,14 +1,15 @@
 // moebius bench: prefill and decode speed of a model, beside the machine's limits probed in the same run.
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
-#include <fstream>
 #include <memory>
+#include <numeric>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
-#include "kernels/probe.h"
 #include "models/checkpoint.h"
 #include "models/file_io.h"
 #include "models/geometries.h"
@@ -30,11 +31,9 @@ struct Options {
   SynthOptions synth;
   BenchWork work;
   std::string temporary;  // the folder in which the random checkpoint is written
-  bool json = false;
-};
-
-struct Limits {
-  double read_GBs = 0, float32_GFLOPs = 0, int8_GOPs = 0;
+  std::string csv;
+  bool prompts_given = false, depths_given = false;
+  bool json = false, ops = false;
 };
 
 // A checkpoint for the length of the run, when none is given.
@@ -70,32 +69,9 @@ class TemporaryModel {
   std::string dir_;
 };
 
-Result<Limits> probe(int threads) {
-  constexpr double kSeconds = 0.4;
-  Limits limits;
-  MOEBIUS_ASSIGN(limits.read_GBs, probe_memory_read_GBs(threads, probe_buffer_bytes(), kSeconds));
-  limits.float32_GFLOPs = probe_float32_GFLOPs(threads, kSeconds);
-  limits.int8_GOPs = probe_int8_GOPs(threads, kSeconds);
-  return limits;
-}
-
 Limits better(const Limits& a, const Limits& b) {
   return {std::max(a.read_GBs, b.read_GBs), std::max(a.float32_GFLOPs, b.float32_GFLOPs),
           std::max(a.int8_GOPs, b.int8_GOPs)};
-}
-
-// How far two probes of the same machine lie apart, as a factor: what else runs here moves every figure.
-double drift(const Limits& a, const Limits& b) {
-  const auto factor = [](double x, double y) { return x > 0 && y > 0 ? std::max(x / y, y / x) : 1; };
-  return std::max({factor(a.read_GBs, b.read_GBs), factor(a.float32_GFLOPs, b.float32_GFLOPs),
-                   factor(a.int8_GOPs, b.int8_GOPs)});
-}
-
-double resident_GB() {  // pages of the process in memory, the mapped weights included
-  std::ifstream file("/proc/self/statm");
-  double total = 0, resident = 0;
-  file >> total >> resident;
-  return resident * static_cast<double>(sysconf(_SC_PAGESIZE)) * 1e-9;
 }
 
 struct Cost {
@@ -110,35 +86,80 @@ Result<Cost> cost_of(const Engine& engine) {
               model_cost(files->config(), files->weights(), wide ? DType::kF32 : DType::kBF16)};
 }
 
-ordered_json prefill_facts(const BenchWork& work, const BenchTimes& times, const Cost& cost,
-                           const Limits& limits) {
-  if (times.prefill_s.empty()) return nullptr;
-  const double rate = static_cast<double>(work.prompt) / median(times.prefill_s);
-  const double operations = 2 * static_cast<double>(cost.model.active_weights - cost.model.head_weights);
-  const double limit =
-      is_integer(cost.format) && limits.int8_GOPs > 0 ? limits.int8_GOPs : limits.float32_GFLOPs;
-  return {{"tokens", work.prompt},
-          {"runs_s", times.prefill_s},
-          {"tokens_per_s", rate},
-          {"operations_per_token", operations},
-          {"GOPs", rate * operations * 1e-9},
-          {"share_of_probe", rate * operations * 1e-9 / limit}};
+// How far two probes of the same machine lie apart, as a factor: what else runs here moves every figure.
+double drift(const Limits& a, const Limits& b) {
+  const auto factor = [](double x, double y) { return x > 0 && y > 0 ? std::max(x / y, y / x) : 1; };
+  return std::max({factor(a.read_GBs, b.read_GBs), factor(a.float32_GFLOPs, b.float32_GFLOPs),
+                   factor(a.int8_GOPs, b.int8_GOPs)});
 }
 
-ordered_json decode_facts(const BenchWork& work, const BenchTimes& times, const Cost& cost,
-                          const Limits& limits) {
-  if (times.decode_token_s.empty()) return nullptr;
-  const double rate = 1 / median(times.decode_token_s);
-  const int64_t cache =
-      cost.model.cache_bytes_per_token * (std::max<int64_t>(work.depth, 1) + work.answer / 2);
-  const double bytes = static_cast<double>(cost.model.active_bytes + cache);
-  return {{"tokens", work.answer},
-          {"depth", work.depth},
-          {"runs_token_s", times.decode_token_s},
-          {"tokens_per_s", rate},
-          {"bytes_per_token", bytes},
-          {"GBs", rate * bytes * 1e-9},
-          {"share_of_probe", rate * bytes * 1e-9 / limits.read_GBs}};
+// The operations of one row, of all its runs, longest first, and what of the time lies between them.
+ordered_json op_facts(const BenchRow& row, double read_GBs) {
+  std::vector<std::pair<std::string, OpTotal>> ops(row.ops.begin(), row.ops.end());
+  std::sort(ops.begin(), ops.end(),
+            [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
+  const double all = std::accumulate(row.runs_s.begin(), row.runs_s.end(), 0.0);
+  const double tokens = static_cast<double>(row.tokens * row.batch * std::ssize(row.runs_s));
+  ordered_json list = ordered_json::array();
+  double in_ops = 0;
+  for (const auto& [name, t] : ops) {
+    in_ops += t.seconds;
+    list.push_back({{"op", name},
+                    {"calls", t.calls},
+                    {"us_per_token", t.seconds / tokens * 1e6},
+                    {"share_of_time", t.seconds / all},
+                    {"bytes_per_token", t.bytes / tokens},
+                    {"GBs", t.seconds > 0 ? t.bytes / t.seconds * 1e-9 : 0},
+                    {"share_of_bandwidth", t.seconds > 0 ? t.bytes / t.seconds * 1e-9 / read_GBs : 0}});
+  }
+  list.push_back({{"op", "between operations"},
+                  {"calls", 0},
+                  {"us_per_token", (all - in_ops) / tokens * 1e6},
+                  {"share_of_time", 1 - in_ops / all},
+                  {"bytes_per_token", 0},
+                  {"GBs", 0},
+                  {"share_of_bandwidth", 0}});
+  return list;
+}
+
+ordered_json row_facts(const BenchRow& row, const Cost& cost, const Options& options) {
+  const double tokens = static_cast<double>(row.tokens * row.batch), took = median(row.runs_s);
+  const int64_t weights = cost.model.active_weights - (row.decode ? 0 : cost.model.head_weights);
+  const double operations = 2 * static_cast<double>(weights);  // a token; attention's left out
+  double bytes = row.bytes / tokens;
+  if (bytes == 0)  // on a device nothing is counted
+    bytes = static_cast<double>(cost.model.active_bytes + cost.model.cache_bytes_per_token * row.depth);
+  const Limits limits = better(row.before, row.after);
+  const double rate =
+      is_integer(cost.format) && limits.int8_GOPs > 0 ? limits.int8_GOPs : limits.float32_GFLOPs;
+  const double by_bytes = bytes / limits.read_GBs * 1e-9, by_operations = operations / rate * 1e-9;
+  ordered_json facts = {{"test", row.decode ? "decode" : "prefill"},
+                        {"quant", format_name(cost.format)},
+                        {"tokens", row.tokens},
+                        {"depth", row.depth},
+                        {"batch", row.batch},
+                        {"tok_s", tokens / took},
+                        {"bytes_per_token", bytes},
+                        {"operations_per_token", operations},
+                        {"limit", by_bytes > by_operations ? "memory" : "multipliers"},
+                        {"limit_share", std::max(by_bytes, by_operations) * tokens / took},
+                        {"runs_s", row.runs_s},
+                        {"memory_read_GBs", limits.read_GBs},
+                        {"float32_GFLOPs", limits.float32_GFLOPs},
+                        {"int8_GOPs", limits.int8_GOPs},
+                        {"drift", drift(row.before, row.after)},
+                        {"resident_GB", row.resident_GB}};
+  if (options.ops) facts["ops"] = op_facts(row, limits.read_GBs);
+  return facts;
+}
+
+// What does not fit the context is left out, unless it was asked for.
+BenchWork fitting(const Options& options, int64_t context) {
+  BenchWork work = options.work;
+  const auto too_much = [&](int64_t tokens) { return tokens > context; };
+  if (!options.prompts_given) std::erase_if(work.prompts, too_much);
+  if (!options.depths_given) std::erase_if(work.depths, too_much);
+  return work;
 }
 
 Result<ordered_json> measure(Options options) {
@@ -146,68 +167,105 @@ Result<ordered_json> measure(Options options) {
   TemporaryModel temporary;
   if (options.synth.threads == 0) options.synth.threads = physical_cores();
   if (!options.synth.geometry.empty()) MOEBIUS_TRY(temporary.create(options, interrupts));
-  const int64_t needed = std::max(options.work.prompt, options.work.depth + options.work.answer + 1);
-  if (options.engine.context == 0 && needed > 16384) options.engine.context = needed;
+  if (options.engine.context == 0 && options.work.needed_context() > 16384)
+    options.engine.context = options.work.needed_context();
+  options.engine.sessions = options.work.most_batch();
+  options.engine.meter = true;
 
   const auto start = std::chrono::steady_clock::now();
   MOEBIUS_ASSIGN(const std::unique_ptr<Engine> engine, Engine::open(options.engine));
   const double open_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   MOEBIUS_ASSIGN(const Cost cost, cost_of(*engine));
-  const int threads = engine->options().threads;
-  MOEBIUS_ASSIGN(const Limits before, probe(threads));
-  MOEBIUS_ASSIGN(const BenchTimes times,
-                 bench_model(*engine, options.work, [&] { return !interrupts.take(); }));
-  const double resident = resident_GB();
-  MOEBIUS_ASSIGN(const Limits after, probe(threads));
-  const Limits limits = better(before, after);
-
+  const BenchWork work = fitting(options, engine->options().context);
+  MOEBIUS_ASSIGN(const std::vector<BenchRow> rows,
+                 bench_model(*engine, work, [&] { return !interrupts.take(); }));
   const std::string model = options.synth.geometry.empty() ? engine->options().model : options.synth.geometry;
-  return ordered_json{{"model", model},
-                      {"model_type", engine->config().model_type},
-                      {"random_weights", engine->config().random_weights},
-                      {"layers", engine->config().layers},
-                      {"format", format_name(cost.format)},
-                      {"threads", threads},
-                      {"open_s", open_s},
-                      {"resident_GB", resident},
-                      {"prefill", prefill_facts(options.work, times, cost, limits)},
-                      {"decode", decode_facts(options.work, times, cost, limits)},
-                      {"limits",
-                       {{"memory_read_GBs", limits.read_GBs},
-                        {"float32_GFLOPs", limits.float32_GFLOPs},
-                        {"int8_GOPs", limits.int8_GOPs},
-                        {"drift", drift(before, after)}}}};
+  ordered_json list = ordered_json::array();
+  for (const BenchRow& row : rows) {
+    ordered_json facts = row_facts(row, cost, options);
+    facts["model"] = valid_utf8(model);
+    facts["layers"] = engine->config().layers;
+    facts["threads"] = engine->options().threads;
+    facts["open_s"] = open_s;
+    list.push_back(std::move(facts));
+  }
+  return list;
 }
 
-std::string table(const ordered_json& f) {
+std::string table(const ordered_json& rows) {
   const auto number = [](const ordered_json& value) { return value.get<double>(); };
-  const bool integer = f["format"] == "int4" || f["format"] == "int8";
-  std::string text =
-      fmt::format("{}: {}, {} layers, {}, {} threads; opened in {:.0f} ms, {:.2f} GB resident\n",
-                  printable(f["model"].get<std::string>(), 4096), f["model_type"].get<std::string>(),
-                  f["layers"].dump(), f["format"].get<std::string>(), f["threads"].dump(),
-                  number(f["open_s"]) * 1e3, number(f["resident_GB"]));
-  if (const ordered_json& p = f["prefill"]; !p.is_null()) {
+  if (rows.empty()) return "nothing to measure\n";
+  double resident = 0, drift = 1;
+  for (const ordered_json& r : rows)
+    resident = std::max(resident, number(r["resident_GB"])), drift = std::max(drift, number(r["drift"]));
+  const ordered_json& first = rows[0];
+  std::string text = fmt::format(
+      "{}: {}, {} layers, {} threads; opened in {:.0f} ms, {:.2f} GB resident at most\n\n"
+      "test     tokens  depth  batch     tok/s   MB/token  Gop/token   GB/s  Gop/s   of limit\n",
+      printable(first["model"].get<std::string>(), 4096), first["quant"].get<std::string>(),
+      first["layers"].dump(), first["threads"].dump(), number(first["open_s"]) * 1e3, resident);
+  for (const ordered_json& r : rows) {
+    const double rate = number(r["tok_s"]), bytes = number(r["bytes_per_token"]);
+    const double operations = number(r["operations_per_token"]);
+    const bool memory = r["limit"] == "memory";
     text += fmt::format(
-        "prefill {:>5}   {:>8.2f} tok/s   {:.2f} Gop per token, {:.0f} Gop/s, {:.0f} % of the {} probe\n",
-        p["tokens"].dump(), number(p["tokens_per_s"]), number(p["operations_per_token"]) * 1e-9,
-        number(p["GOPs"]), number(p["share_of_probe"]) * 100, integer ? "int8" : "float32");
+        "{:<8} {:>6} {:>6} {:>6} {:>9.2f} {:>10.2f} {:>10.3f} {:>6.1f} {:>6.0f}   {:.0f} % of {:.{}f} {}\n",
+        r["test"].get<std::string>(), r["tokens"].dump(), r["depth"].dump(), r["batch"].dump(), rate,
+        bytes * 1e-6, operations * 1e-9, rate * bytes * 1e-9, rate * operations * 1e-9,
+        100 * number(r["limit_share"]),
+        memory
+            ? number(r["memory_read_GBs"])
+            : number(r["quant"].get<std::string>().starts_with("int") ? r["int8_GOPs"] : r["float32_GFLOPs"]),
+        memory ? 1 : 0, memory ? "GB/s" : "Gop/s");
+    if (!r.contains("ops")) continue;
+    for (const ordered_json& op : r["ops"])
+      text += fmt::format(
+          "    {:<22} {:>9.1f} us/token {:>5.1f} % {:>9.2f} MB/token {:>6.1f} GB/s {:>4.0f} %\n",
+          op["op"].get<std::string>(), number(op["us_per_token"]), 100 * number(op["share_of_time"]),
+          number(op["bytes_per_token"]) * 1e-6, number(op["GBs"]), 100 * number(op["share_of_bandwidth"]));
   }
-  if (const ordered_json& d = f["decode"]; !d.is_null()) {
-    text += fmt::format(
-        "decode  {:>5}   {:>8.2f} tok/s   {:.2f} GB per token at depth {}, {:.1f} GB/s, {:.0f} % of the "
-        "memory probe\n",
-        d["tokens"].dump(), number(d["tokens_per_s"]), number(d["bytes_per_token"]) * 1e-9, d["depth"].dump(),
-        number(d["GBs"]), number(d["share_of_probe"]) * 100);
-  }
-  const ordered_json& l = f["limits"];
-  text += fmt::format("probed limits   memory {:.1f} GB/s, float32 {:.0f} GFLOP/s, int8 {:.0f} GOP/s\n",
-                      number(l["memory_read_GBs"]), number(l["float32_GFLOPs"]), number(l["int8_GOPs"]));
-  if (number(l["drift"]) > 1.25) {
-    text += fmt::format("the machine is busy: its limits moved by a factor of {:.1f} during the run\n",
-                        number(l["drift"]));
+  if (drift > 1.25)
+    text += fmt::format("the machine is busy: its limits moved by a factor of {:.1f} during a row\n", drift);
+  return text;
+}
+
+std::string csv(const ordered_json& rows) {
+  constexpr const char* kColumns[] = {"model",
+                                      "layers",
+                                      "quant",
+                                      "threads",
+                                      "test",
+                                      "tokens",
+                                      "depth",
+                                      "batch",
+                                      "tok_s",
+                                      "bytes_per_token",
+                                      "operations_per_token",
+                                      "limit",
+                                      "limit_share",
+                                      "memory_read_GBs",
+                                      "float32_GFLOPs",
+                                      "int8_GOPs",
+                                      "drift",
+                                      "resident_GB"};
+  std::string text = fmt::format("{}\n", fmt::join(kColumns, ","));
+  for (const ordered_json& row : rows) {
+    std::vector<std::string> cells;
+    for (const char* column : kColumns)
+      cells.push_back(row[column].is_number_float() ? fmt::format("{:.6g}", row[column].get<double>())
+                      : row[column].is_string()     ? row[column].get<std::string>()
+                                                    : row[column].dump());
+    text += fmt::format("{}\n", fmt::join(cells, ","));
   }
   return text;
+}
+
+int run_bench(const Options& options) {
+  const Result<ordered_json> rows = measure(options);
+  if (!rows.ok()) return fail(rows.status());
+  if (!options.csv.empty())
+    if (const Status status = write_text_file(options.csv, csv(*rows)); !status.ok()) return fail(status);
+  return print_output(options.json ? to_text(*rows, 2) + "\n" : table(*rows));
 }
 
 }  // namespace
@@ -230,22 +288,43 @@ void add_bench(CLI::App& app, Run& run) {
       ->add_option("--temporary", options->temporary,
                    "folder to write them to, removed when done (default: the system's)")
       ->needs(geometry);
-  command->add_option("-p,--prompt", options->work.prompt, "tokens of a prefill (default 512; 0: none)")
+  CLI::Option* prompts =
+      command
+          ->add_option("-p,--prompt", options->work.prompts,
+                       "tokens of prefills (default 128,512,2048, as the context allows; 0: none)")
+          ->delimiter(',')
+          ->check(CLI::Range(0, 1 << 24));
+  command->add_option("-n,--tokens", options->work.tokens, "tokens a sequence decodes (default 16; 0: none)")
       ->check(CLI::Range(0, 1 << 24));
-  command->add_option("-n,--tokens", options->work.answer, "tokens to decode (default 32; 0: none)")
-      ->check(CLI::Range(0, 1 << 24));
-  command->add_option("--depth", options->work.depth, "tokens in the context before decoding (default 0)")
-      ->check(CLI::Range(0, 1 << 24));
-  command->add_option("--repeats", options->work.repeats, "runs to take the median of (default 3)")
+  CLI::Option* depths =
+      command
+          ->add_option("--depth", options->work.depths,
+                       "tokens in the context when decoding (default 0,2048,8192, as the context allows)")
+          ->delimiter(',')
+          ->check(CLI::Range(0, 1 << 24));
+  command->add_option("--batch", options->work.batches, "sequences decoded together (default 1,4,8)")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1024));
+  command
+      ->add_option("--repeats", options->work.repeats,
+                   "runs to take the median of, for 15 s at most (default 3)")
       ->check(CLI::Range(1, 1000));
-  command->add_flag("--json", options->json, "print JSON");
+  command->add_flag("--ops", options->ops, "show what each operation took and moved, too");
+  command->add_option("--csv", options->csv, "write the table to this file as well");
+  command->add_flag("--json", options->json, "print the rows as a JSON array");
+  command->footer(
+      "\nof limit: the time that the bytes of weights and cache take at the memory's probed speed, or the "
+      "products at\n"
+      "the multipliers' if that is longer, as a share of the time taken; probed just before and after each "
+      "row, the\n"
+      "better of the two counting. Bytes are of the experts really chosen.");
   options->synth.threads = 0;
-  command->callback([options, &run] {
-    run = [options] {
-      const Result<ordered_json> facts = measure(*options);
-      if (!facts.ok()) return fail(facts.status());
-      return print_output(options->json ? to_text(*facts, 2) + "\n" : table(*facts));
-    };
+  command->callback([options, prompts, depths, &run] {
+    options->prompts_given = prompts->count() > 0;
+    options->depths_given = depths->count() > 0;
+    std::erase(options->work.prompts, 0);
+    if (options->work.depths.empty() || options->work.batches.empty()) options->work.tokens = 0;
+    run = [options] { return run_bench(*options); };
   });
 }
 

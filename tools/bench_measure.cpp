@@ -1,56 +1,171 @@
 #include "tools/bench_measure.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
-#include <numeric>
+#include <fstream>
 #include <random>
+
+#include "kernels/probe.h"
 
 namespace moebius {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr int64_t kContextPrompt = 64;  // what a context repeats
+
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-class Runs {
- public:
-  Runs(Session& session, int64_t vocab, const std::function<bool()>& keep_going)
-      : session_(session), vocab_(vocab), keep_going_(keep_going) {}
+double resident_GB() {  // pages of the process in memory, the mapped weights included
+  std::ifstream file("/proc/self/statm");
+  double total = 0, resident = 0;
+  file >> total >> resident;
+  return resident * static_cast<double>(sysconf(_SC_PAGESIZE)) * 1e-9;
+}
 
-  std::vector<int32_t> tokens(int64_t n) {
-    std::vector<int32_t> ids(static_cast<size_t>(n));
-    for (int32_t& id : ids) id = token();
-    return ids;
+Result<Limits> probe(int threads) {
+  constexpr double kSeconds = 0.25;
+  Limits limits;
+  MOEBIUS_ASSIGN(limits.read_GBs, probe_memory_read_GBs(threads, probe_buffer_bytes(), kSeconds));
+  limits.float32_GFLOPs = probe_float32_GFLOPs(threads, kSeconds);
+  limits.int8_GOPs = probe_int8_GOPs(threads, kSeconds);
+  return limits;
+}
+
+class Bench {
+ public:
+  Bench(Engine& engine, const BenchWork& work, const std::function<bool()>& keep_going)
+      : engine_(engine), work_(work), keep_going_(keep_going) {}
+
+  Status run() {
+    for (int64_t i = 0; i < work_.most_batch(); ++i) {
+      MOEBIUS_ASSIGN(std::unique_ptr<Session> session, engine_.new_session());
+      sessions_.push_back(std::move(session));
+    }
+    if (work_.needed_context() > sessions_[0]->context()) {
+      return invalid("the context of " + std::to_string(sessions_[0]->context()) +
+                     " tokens is smaller than the " + std::to_string(work_.needed_context()) +
+                     " this bench needs; raise --ctx-size, or lower -p, -n or --depth");
+    }
+    MOEBIUS_TRY(prefill(std::min(kContextPrompt, sessions_[0]->context() - 1))
+                    .status());  // brings the weights into memory
+    MOEBIUS_TRY(probe_again());
+    for (const int64_t prompt : work_.prompts) {
+      BenchRow row;
+      row.tokens = prompt;
+      MOEBIUS_TRY(measure(row, [&] { return prefill(prompt); }));
+    }
+    if (work_.tokens == 0) return Status();
+    for (const int64_t depth : work_.depths) MOEBIUS_TRY(decode_at(depth));
+    return Status();
   }
 
-  Result<double> prefill(const std::vector<int32_t>& ids) {
+  std::vector<BenchRow> rows;
+
+ private:
+  Status probe_again() {
+    MOEBIUS_ASSIGN(last_, probe(engine_.options().threads));
+    return Status();
+  }
+
+  Status decode_at(int64_t depth) {
+    const int64_t start = std::clamp<int64_t>(depth, 1, sessions_[0]->context() - work_.tokens);
+    for (const int64_t batch : work_.batches) {
+      BenchRow row;
+      row.decode = true, row.tokens = work_.tokens, row.depth = depth, row.batch = batch;
+      std::vector<Session*> together;
+      std::vector<std::vector<int32_t>> contexts;
+      for (int64_t i = 0; i < batch; ++i) {
+        Session& session = *sessions_[static_cast<size_t>(i)];
+        MOEBIUS_TRY(session.sync(tokens(std::min(start, kContextPrompt))));
+        MOEBIUS_TRY(session.repeat(start));
+        together.push_back(&session);
+        contexts.emplace_back(session.tokens().begin(), session.tokens().end());
+      }
+      MOEBIUS_TRY(measure(row, [&] { return decode_from(together, contexts); }));
+    }
+    return Status();
+  }
+
+  Result<double> decode_from(const std::vector<Session*>& together,
+                             const std::vector<std::vector<int32_t>>& contexts) {
+    for (size_t i = 0; i < together.size(); ++i) MOEBIUS_TRY(together[i]->sync(contexts[i]));
+    engine_.take_op_totals();  // sync computes the last token of a context again
+    return decode(together);
+  }
+
+  template <class Run>
+  Status measure(BenchRow& row, const Run& run) {
+    row.before = last_;
+    const Clock::time_point start = Clock::now();
+    do {
+      engine_.take_op_totals();
+      MOEBIUS_ASSIGN(const double took, run());
+      row.runs_s.push_back(took);
+      for (const auto& [name, total] : engine_.take_op_totals()) {
+        OpTotal& sum = row.ops[name];
+        sum.calls += total.calls, sum.seconds += total.seconds;
+        sum.bytes += total.bytes, sum.stored_bytes += total.stored_bytes;
+      }
+    } while (std::ssize(row.runs_s) < work_.repeats && seconds_since(start) < work_.seconds);
+    for (const auto& [name, total] : row.ops) row.bytes += total.stored_bytes;
+    row.bytes /= static_cast<double>(row.runs_s.size());
+    row.resident_GB = resident_GB();
+    MOEBIUS_TRY(probe_again());
+    row.after = last_;
+    rows.push_back(std::move(row));
+    return Status();
+  }
+
+  Result<double> prefill(int64_t n) {
+    const std::vector<int32_t> ids = tokens(n);
     const auto start = Clock::now();
-    MOEBIUS_TRY(session_.sync(ids, [&](int64_t, int64_t) { return keep_going_(); }));
+    MOEBIUS_TRY(sessions_[0]->sync(ids, [&](int64_t, int64_t) { return keep_going_(); }));
     return seconds_since(start);
   }
 
-  Result<double> decode(int64_t n) {
-    const std::vector<int32_t> ids = tokens(n);
+  Result<double> decode(const std::vector<Session*>& together) {
+    const std::vector<int32_t> ids = tokens(work_.tokens * std::ssize(together));
     const auto start = Clock::now();
-    for (const int32_t id : ids) {
+    for (size_t i = 0; i < ids.size(); i += together.size()) {
       if (!keep_going_()) return Status(Code::kCancelled, "cancelled");
-      MOEBIUS_TRY(session_.append(id));
+      MOEBIUS_TRY(engine_.append(together, std::span(ids).subspan(i, together.size())));
     }
-    return seconds_since(start) / static_cast<double>(n);
+    return seconds_since(start);
   }
 
- private:
-  int32_t token() { return static_cast<int32_t>(random_() % static_cast<uint64_t>(vocab_)); }
+  std::vector<int32_t> tokens(int64_t n) {
+    std::vector<int32_t> ids(static_cast<size_t>(n));
+    for (int32_t& id : ids)
+      id = static_cast<int32_t>(random_() % static_cast<uint64_t>(engine_.config().vocab));
+    return ids;
+  }
 
-  Session& session_;
-  int64_t vocab_;
+  Engine& engine_;
+  const BenchWork& work_;
   const std::function<bool()>& keep_going_;
+  std::vector<std::unique_ptr<Session>> sessions_;
+  Limits last_;
   std::mt19937_64 random_{1};
 };
 
 }  // namespace
+
+int64_t BenchWork::most_batch() const {
+  return tokens == 0 || batches.empty() ? 1 : *std::max_element(batches.begin(), batches.end());
+}
+
+int64_t BenchWork::needed_context() const {
+  int64_t most = tokens + 2;
+  for (const int64_t prompt : prompts) most = std::max(most, prompt);
+  if (tokens > 0)
+    for (const int64_t depth : depths) most = std::max(most, depth);
+  return most;
+}
 
 double median(std::vector<double> values) {
   if (values.empty()) return 0;
@@ -59,36 +174,11 @@ double median(std::vector<double> values) {
   return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
-Result<BenchTimes> bench_model(Engine& engine, const BenchWork& work,
-                               const std::function<bool()>& keep_going) {
-  constexpr int64_t kWarmUpPrompt = 64, kWarmUpAnswer = 4;
-  MOEBIUS_ASSIGN(const std::unique_ptr<Session> session, engine.new_session());
-  const int64_t needed = std::max({work.prompt, std::max<int64_t>(work.depth, 1) + work.answer});
-  Runs runs(*session, engine.config().vocab, keep_going);
-  if (needed > session->context()) {
-    return invalid("the context of " + std::to_string(session->context()) + " tokens is smaller than the " +
-                   std::to_string(needed) +
-                   " this bench needs; raise --ctx-size, or lower -p, -n or --depth");
-  }
-  // Brings the mapped weights into memory and lets buffers grow.
-  const int64_t warm_up = std::min(kWarmUpPrompt, session->context() - kWarmUpAnswer);
-  if (warm_up > 0) {
-    MOEBIUS_TRY(runs.prefill(runs.tokens(warm_up)).status());
-    MOEBIUS_TRY(runs.decode(kWarmUpAnswer).status());
-  }
-
-  BenchTimes times;
-  for (int i = 0; work.prompt > 0 && i < work.repeats; ++i) {
-    MOEBIUS_ASSIGN(const double took, runs.prefill(runs.tokens(work.prompt)));
-    times.prefill_s.push_back(took);
-  }
-  const std::vector<int32_t> before = runs.tokens(std::max<int64_t>(work.depth, 1));
-  for (int i = 0; work.answer > 0 && i < work.repeats; ++i) {
-    MOEBIUS_TRY(runs.prefill(before).status());  // the second time only its last token is computed
-    MOEBIUS_ASSIGN(const double took, runs.decode(work.answer));
-    times.decode_token_s.push_back(took);
-  }
-  return times;
+Result<std::vector<BenchRow>> bench_model(Engine& engine, const BenchWork& work,
+                                          const std::function<bool()>& keep_going) {
+  Bench bench(engine, work, keep_going);
+  MOEBIUS_TRY(bench.run());
+  return std::move(bench.rows);
 }
 
 }  // namespace moebius

@@ -1,7 +1,8 @@
-// Measures an opened model: prefill and decode, each as the median of several runs after a warm-up.
+// Measures an opened model: prefill and decode, each row beside the machine's limits probed around it.
 #pragma once
 
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "engine/engine.h"
@@ -9,21 +10,37 @@
 namespace moebius {
 
 struct BenchWork {
-  int64_t prompt = 512;  // tokens of a prefill; 0: none
-  int64_t answer = 32;   // tokens decoded one by one; 0: none
-  int64_t depth = 0;     // tokens in the context before the first of them
+  std::vector<int64_t> prompts = {128, 512, 2048};  // tokens of a prefill; none: empty
+  std::vector<int64_t> depths = {0, 2048, 8192};    // tokens in the context when the last token is decoded
+  std::vector<int64_t> batches = {1, 4, 8};         // sequences decoded together
+  int64_t tokens = 16;                              // decoded by each of them; 0: none
   int repeats = 3;
+  double seconds = 15;  // after which a row is not repeated again
+
+  int64_t most_batch() const;
+  int64_t needed_context() const;
 };
 
-struct BenchTimes {
-  std::vector<double> prefill_s;       // of each run, for all of the prompt
-  std::vector<double> decode_token_s;  // of each run, mean over its tokens
+struct Limits {
+  double read_GBs = 0, float32_GFLOPs = 0, int8_GOPs = 0;
 };
 
-// Tokens are random and all different, since equal ones would be routed to the same experts.
-// keep_going: called between steps; false ends with kCancelled. kInvalid: more tokens than the context holds.
-Result<BenchTimes> bench_model(Engine& engine, const BenchWork& work,
-                               const std::function<bool()>& keep_going);
+struct BenchRow {
+  bool decode = false;
+  int64_t tokens = 0, depth = 0, batch = 1;  // tokens: of each sequence
+  std::vector<double> runs_s;                // each run, for all tokens
+  double bytes = 0;                          // of weights and caches, a run; of experts those really chosen
+  OpTotals ops;                              // of all runs
+  double resident_GB = 0;                    // at its end
+  Limits before, after;
+};
+
+// Rows in order: prefills, then decoding by depth and batch. Tokens are random and differ from sequence to
+// sequence, since equal ones would be routed to the same experts; a context is a short prompt that is
+// repeated. A depth ends at the context's end where it fills it. keep_going: called between steps; false ends
+// with kCancelled. kInvalid: more tokens than the context holds.
+Result<std::vector<BenchRow>> bench_model(Engine& engine, const BenchWork& work,
+                                          const std::function<bool()>& keep_going);
 
 double median(std::vector<double> values);  // 0 of none
 

@@ -13,7 +13,7 @@
 #include "kernels/backend.h"
 #include "kernels/sim/arena.h"
 #include "kernels/sim/stream.h"
-#include "kernels/sim/traffic.h"
+#include "kernels/traffic.h"
 
 namespace moebius {
 namespace {

@@ -1,7 +1,9 @@
 // What an operation must move at least: each of its tensors and matrices once, of routed experts those in
-// use. A simulated device of a given speed takes so long for it.
+// use, and of a cache the positions that it looks at. A simulated device of a given speed takes so long for
+// it; benches count it.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 #include <vector>
 
@@ -17,21 +19,31 @@ class Traffic {
     // Of the table only rows are read, and of experts whether they are there.
     if constexpr (std::is_same_v<Args, EmbedArgs>) return 2.0 * dense_bytes(args.out);
     if constexpr (std::is_same_v<Args, TakeSlotsArgs>) return 2.0 * dense_bytes(args.slots);
+    return of(args).all();
+  }
+  template <class Args>
+  static Traffic of(Args args) {
     Traffic traffic;
     if constexpr (requires { args.ids; }) traffic.ids_ = args.ids;
+    if constexpr (requires {
+                    args.first;
+                    args.q;
+                  })
+      traffic.positions_ = args.first + args.q.shape[0];
     args.visit(traffic);
-    return traffic.bytes_;
+    return traffic;
   }
+  double all() const { return stored_ + activations_; }
+  double stored() const { return stored_; }  // of weights and caches
 
   void operator()(const Tensor& t) {
-    if (!t.empty()) bytes_ += dense_bytes(t);
+    if (!t.empty()) activations_ += dense_bytes(t);
   }
   void operator()(const Matrix& w) {
-    if (!w.empty()) bytes_ += static_cast<double>(w.bytes());
+    if (!w.empty()) stored_ += static_cast<double>(w.bytes());
   }
-  // An upper bound, as attention reads what was written so far; the pages are what the sequence has.
   void operator()(const CacheView& c) {
-    bytes_ += static_cast<double>(c.capacity * c.row_bytes());
+    stored_ += static_cast<double>(std::min(positions_, c.capacity) * c.row_bytes());
   }
   void operator()(const ExpertWeights* experts, int64_t count) {
     std::vector<bool> seen(static_cast<size_t>(count));
@@ -48,7 +60,8 @@ class Traffic {
     return static_cast<double>(t.numel()) * static_cast<double>(dtype_bytes(t.dtype));
   }
 
-  double bytes_ = 0;
+  double stored_ = 0, activations_ = 0;
+  int64_t positions_ = 0;  // 0 where rows are only written: they are counted as they come
   Tensor ids_;
 };
 
