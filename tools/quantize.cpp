@@ -92,6 +92,12 @@ Result<Report> quantize(const Options& options) {
   MOEBIUS_TRY(folder.commit());
   report.seconds = seconds_since(start);
   bar.clear();
+  if (report.plan.plain_experts > 0 && report.errors[static_cast<size_t>(Role::kAttention)].weights > 0) {
+    fmt::print(
+        stderr,
+        "moebius: transformers (seen with 5.23) does not load plain experts beside other packed weights, as "
+        "this model now has\n");
+  }
   for (const std::string& note : files->notes()) fmt::print(stderr, "moebius: {}\n", note);
   if (!options.report_text.empty()) {
     EvalText eval;

@@ -34,7 +34,6 @@ CASES = [
     ("deepseek_v3_f16", ["--format", "int8", "--keep", "dense,kv_b_proj"]),
     ("qwen3_moe_bf16", ["--format", "int8"]),
     ("qwen3_moe_bf16", ["--format", "int4"]),
-    ("glm4_moe_lite", ["--format", "int8", "--keep", "q_b_proj,kv_b_proj,experts,shared,dense"]),
 ]
 
 
@@ -65,9 +64,13 @@ def compare(binary, name, options, tolerance, scratch):
     run(binary, "quantize", "-m", base, "-o", out, *options)
     ids = load_file(os.path.join(base, "golden.safetensors"))["input_ids"].tolist()
     logits = os.path.join(scratch, "logits.safetensors")
-    run(binary, "logits", "-m", out, "--exact-activations", "--ids", ",".join(map(str, ids)), "--out", logits)
+    run(binary, "logits", "-m", out, "--exact-activations", "--cache-type", "f32", "--ids", ",".join(map(str, ids)), "--out", logits)
     widen_scales(out)
-    model, complaints = load(out)
+    try:
+        model, complaints = load(out)
+    except RuntimeError as error:
+        print(f"FAIL {name:20} {' '.join(options):52} {str(error)[:200]}", flush=True)
+        return False
     with torch.no_grad():
         theirs = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
     ours = load_file(logits)["logits"].double()
