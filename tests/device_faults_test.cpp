@@ -36,6 +36,7 @@ TEST(DeviceFaults, AnyAllocationMayFail) {
   EngineOptions options = options_for("deepseek_v3_tiny");
   options.device = DeviceKind::kSim;
   options.device_memory = budget(options, 0.5);
+  options.speeds = speeds(1, 1);  // measuring them makes do with less memory
   int refused = 0;
   for (bool fails = true; fails;) {
     options.sim_fail_alloc = static_cast<uint64_t>(++refused);
