@@ -2,6 +2,8 @@
 // registers. Softmax is AVX2's: it is two per cent of the work.
 #include <immintrin.h>
 
+#include <type_traits>
+
 #include "kernels/cpu/tile.h"
 
 namespace moebius {
@@ -189,11 +191,16 @@ void accumulate_rows(float* const* acc, const float* keep, const float* p, const
 template <class T>
 void accumulate_avx512(float* const* acc, const float* keep, int64_t rows, const float* p,
                        const T* const* values, int64_t count, int64_t dim, ReadAhead& ahead) {
-  const auto next = [&](int64_t some) { rows -= some, acc += some, keep += some, p += some * kTile; };
-  for (; rows >= 16; next(16)) accumulate_rows<16, 1>(acc, keep, p, values, count, dim, ahead);
-  for (; rows >= 8; next(8)) accumulate_rows<8, 2>(acc, keep, p, values, count, dim, ahead);
-  for (; rows >= 4; next(4)) accumulate_rows<4, 4>(acc, keep, p, values, count, dim, ahead);
-  for (; rows >= 2; next(2)) accumulate_rows<2, 4>(acc, keep, p, values, count, dim, ahead);
+  const auto walk = [&]<int R, int C>(std::integral_constant<int, R>, std::integral_constant<int, C>) {
+    while (rows >= R) {
+      accumulate_rows<R, C>(acc, keep, p, values, count, dim, ahead);
+      rows -= R, acc += R, keep += R, p += R * kTile;
+    }
+  };
+  walk(std::integral_constant<int, 16>(), std::integral_constant<int, 1>());
+  walk(std::integral_constant<int, 8>(), std::integral_constant<int, 2>());
+  walk(std::integral_constant<int, 4>(), std::integral_constant<int, 4>());
+  walk(std::integral_constant<int, 2>(), std::integral_constant<int, 4>());
   if (rows > 0) accumulate_rows<1, 4>(acc, keep, p, values, count, dim, ahead);
 }
 
