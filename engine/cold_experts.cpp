@@ -8,6 +8,8 @@
 namespace moebius {
 namespace {
 
+constexpr size_t kCacheLine = 64;  // bytes
+
 bool all_experts(const Tensor& ids, int64_t experts) {
   const std::span<const int32_t> all(ids.i32(), static_cast<size_t>(ids.numel()));
   return std::ranges::all_of(all, [&](int32_t id) { return id >= -1 && id < experts; });
@@ -23,6 +25,9 @@ Result<std::unique_ptr<ColdExperts>> ColdExperts::create(const ModelConfig& conf
     const int64_t numbers = options.tokens[m] * config.hidden + slots + slots * config.hidden + 3 * 64;
     MOEBIUS_ASSIGN(cold->memory_[m], device.alloc_pinned(static_cast<size_t>(numbers) * sizeof(float)));
   }
+  MOEBIUS_ASSIGN(cold->flag_memory_, device.alloc_pinned(2 * kCacheLine));
+  cold->asked_ = new (cold->flag_memory_.data()) Flag(0);
+  cold->answered_ = new (cold->flag_memory_.as<char>() + kCacheLine) Flag(0);
   if (options.overlap) cold->worker_ = std::thread([c = cold.get()] { c->work(); });
   return cold;
 }
@@ -55,7 +60,7 @@ void ColdExperts::ask(int64_t layer, int mailbox, const Tensor& h, const Tensor&
     if (status.ok() && error_.ok()) error_ = compute(job);
     return;
   }
-  device_.raise(asked_, job.ticket);
+  device_.raise(*asked_, job.ticket);
   {
     const std::lock_guard lock(mutex_);
     jobs_.push_back(job);
@@ -65,7 +70,7 @@ void ColdExperts::ask(int64_t layer, int mailbox, const Tensor& h, const Tensor&
 
 void ColdExperts::answer(int mailbox, const std::vector<ExpertWeights>& on_device, const Tensor& ids,
                          const Tensor& slots) {
-  if (worker_.joinable()) device_.await(answered_, in_mailbox_[static_cast<size_t>(mailbox)]);
+  if (worker_.joinable()) device_.await(*answered_, in_mailbox_[static_cast<size_t>(mailbox)]);
   const Mailbox mail = lay_out(mailbox, ids.shape[0]);
   device_.take_slots({mail.slots, on_device.data(), std::ssize(on_device), ids, slots});
 }
@@ -103,10 +108,10 @@ void ColdExperts::work() {
     const Job job = jobs_.front();
     jobs_.pop_front();
     lock.unlock();
-    for (uint64_t now; (now = asked_.load(std::memory_order_acquire)) < job.ticket;) asked_.wait(now);
+    device_.wait_on_host(*asked_, job.ticket);
     if (error_.ok()) error_ = compute(job);
-    answered_.store(job.ticket, std::memory_order_release);
-    answered_.notify_all();
+    answered_->store(job.ticket, std::memory_order_release);
+    answered_->notify_all();
   }
 }
 

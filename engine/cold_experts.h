@@ -97,7 +97,8 @@ class ColdExperts {
   std::array<uint64_t, kMailboxes> in_mailbox_{};  // of the last one in each
   Status error_;                                   // written by the worker before it raises its flag
   Tracer* tracer_ = nullptr;
-  Flag asked_{0}, answered_{0};
+  Buffer flag_memory_;
+  Flag *asked_ = nullptr, *answered_ = nullptr;  // in pinned memory, each in a cache line of its own
 
   std::mutex mutex_;
   std::condition_variable changed_;

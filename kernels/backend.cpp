@@ -11,4 +11,8 @@ void Backend::await(Flag& flag, uint64_t value) {
   MOEBIUS_CHECK(flag.load(std::memory_order_acquire) >= value, "waiting for a flag that nobody will raise");
 }
 
+void Backend::wait_on_host(const Flag& flag, uint64_t value) {
+  for (uint64_t now; (now = flag.load(std::memory_order_acquire)) < value;) flag.wait(now);
+}
+
 }  // namespace moebius

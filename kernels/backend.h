@@ -63,6 +63,8 @@ class Backend {
   // kCompute raises a flag, or goes on when the flag has reached the value.
   virtual void raise(Flag& flag, uint64_t value) { flag.store(value, std::memory_order_release); }
   virtual void await(Flag& flag, uint64_t value);
+  // Any thread of the host waits for a flag that a stream raises.
+  virtual void wait_on_host(const Flag& flag, uint64_t value);
   // Returns when all streams are idle; the first error of anything queued. After an error nothing queued is
   // done, but flags are raised and waited for; clear_error() ends that where the device can go on.
   virtual Status sync() { return Status(); }

@@ -24,6 +24,7 @@ class ForwardingBackend : public Backend {
   void wait(Stream stream, Event event) override { to_->wait(stream, event); }
   void raise(Flag& flag, uint64_t value) override { to_->raise(flag, value); }
   void await(Flag& flag, uint64_t value) override { to_->await(flag, value); }
+  void wait_on_host(const Flag& flag, uint64_t value) override { to_->wait_on_host(flag, value); }
   Status sync() override { return to_->sync(); }
   void clear_error() override { to_->clear_error(); }
   void trace(Tracer* tracer) override { to_->trace(tracer); }

@@ -96,7 +96,7 @@ TEST(SimBackend, FlagsGoThroughBothSides) {
   Flag asked{0}, answered{0};
   std::thread other([&] {
     for (uint64_t i = 1; i <= 100; ++i) {
-      for (uint64_t now; (now = asked.load()) < i;) asked.wait(now);
+      backend->wait_on_host(asked, i);
       answered.store(i);
       answered.notify_all();
     }

@@ -182,6 +182,7 @@ class CudaBackend final : public CudaOperations {
     use();
     flags_.await(flag, value, streams_[0]);
   }
+  void wait_on_host(const Flag& flag, uint64_t value) override { poll(flag, value); }
   Status sync() override {
     use();
     const bool failed = !failure_.first().ok();

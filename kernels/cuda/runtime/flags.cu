@@ -1,6 +1,7 @@
 #include "kernels/cuda/runtime/flags.h"
 
 #include <memory>
+#include <thread>
 
 namespace moebius::cuda {
 namespace {
@@ -50,7 +51,26 @@ CUdeviceptr address(Flag& flag) {
   return reinterpret_cast<CUdeviceptr>(device);
 }
 
+// A processor spends a few dozen cycles on it, and leaves its core to the other hardware thread.
+void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
 }  // namespace
+
+void poll(const Flag& flag, uint64_t value) {
+  constexpr int kLooks = 20000;
+  for (int looks = 0; flag.load(std::memory_order_acquire) < value; ++looks) {
+    if (looks < kLooks)
+      relax();
+    else
+      std::this_thread::yield();
+  }
+}
 
 void StreamFlags::create() {
   PFN_cuDeviceGetAttribute_v2000 attribute = nullptr;

@@ -1,8 +1,8 @@
 // Flags that a stream raises and waits for.
 //
 // One in pinned memory is written and polled by the device itself (stream memory operations of the driver, a
-// few microseconds): who waits for it on the host must look at it again and again, for nobody wakes him. Any
-// other flag, and every flag where the driver lacks those operations, takes a function that the driver's
+// few microseconds): who waits for it on the host must look at it again and again (poll), for nobody wakes
+// him. Any other flag, and every flag where the driver lacks those operations, takes a function that the driver's
 // thread runs on the host (tens of microseconds), which wakes who waits. A device that has failed runs
 // neither: then settle() does it.
 #pragma once
@@ -17,6 +17,10 @@
 #include "kernels/cuda/runtime/failure.h"
 
 namespace moebius::cuda {
+
+// Returns when the flag has reached the value; the thread stays awake for about a millisecond, then gives its
+// processor away between looks.
+void poll(const Flag& flag, uint64_t value);
 
 class StreamFlags {
  public:
