@@ -1,5 +1,5 @@
-// Whole models on an emulated CUDA device, all of them there or with experts on the host too: the host's
-// logits.
+// Whole models on a CUDA device, all of them there or with experts on the host too: the host's logits. On the
+// emulated one; and, where there is one, on a GPU (ctest -L gpu), where host and device overlap.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -11,14 +11,13 @@
 
 #include "tests/device_models.h"
 
+#include "kernels/gpu.h"
 #ifdef MOEBIUS_EMULATE_CUDA
 #include "tests/cuda_emulator/backend.h"
+#endif
 
 namespace moebius {
 namespace {
-
-using cuda::emulator::Fit;
-using cuda::emulator::make_emulated_backend;
 
 EngineOptions options_on_cuda(const std::string& model) {
   EngineOptions options = options_for(model);
@@ -57,9 +56,19 @@ double relative_error(const std::vector<float>& got, const std::vector<float>& w
   return worst / largest;
 }
 
-class OnCuda : public testing::TestWithParam<std::string> {};
+// Sums in another order; where activations are rounded to int8, one of them may then fall on the other side:
+// a step of 1/127 of the largest of its group.
+double allowed_error(const std::string& model) {
+  return model.find("int") != std::string::npos ? 1.0 / 127 : 1e-4;
+}
 
-TEST_P(OnCuda, GivesTheHostsLogits) {
+std::string name_of(const testing::TestParamInfo<std::string>& model) { return model.param; }
+
+#ifdef MOEBIUS_EMULATE_CUDA
+class OnEmulator : public testing::TestWithParam<std::string> {};
+
+TEST_P(OnEmulator, GivesTheHostsLogits) {
+  using namespace cuda::emulator;
   const std::vector<float> want = logits_of(*open(options_on_cuda(GetParam())));
   EngineOptions options = options_on_cuda(GetParam());
   options.overlap = false;  // the emulator does all within the call, so that it cannot wait for the host
@@ -67,19 +76,43 @@ TEST_P(OnCuda, GivesTheHostsLogits) {
     if (!all) options.device_memory = budget(options, 0.5);
     const auto engine = Engine::open(options, [](int64_t) { return make_emulated_backend(1, Fit::kEnd); });
     ASSERT_TRUE(engine.ok()) << engine.status().message();
-    const double error = relative_error(logits_of(**engine), want);
-    // Sums in another order; where activations are rounded to int8, one of them may then fall on the other
-    // side: a step of 1/127 of the largest of its group.
-    const bool rounded = GetParam().find("int") != std::string::npos;
-    EXPECT_LE(error, rounded ? 1.0 / 127 : 1e-4) << (*engine)->describe();
+    EXPECT_LE(relative_error(logits_of(**engine), want), allowed_error(GetParam())) << (*engine)->describe();
   }
 }
+INSTANTIATE_TEST_SUITE_P(Models, OnEmulator, testing::ValuesIn(golden_models()), name_of);
+#else
+TEST(OnEmulator, Skipped) { GTEST_SKIP() << "skipped: the thread sanitizer does not know of fibers"; }
+#endif
 
-std::string name_of(const testing::TestParamInfo<std::string>& model) { return model.param; }
-INSTANTIATE_TEST_SUITE_P(Models, OnCuda, testing::ValuesIn(golden_models()), name_of);
+class OnGpu : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    const auto gpus = gpu_devices();
+    if (!gpus.ok() || gpus->empty())
+      GTEST_SKIP() << "skipped: " << (gpus.ok() ? "the driver lists no GPU" : gpus.status().message());
+  }
+  static std::unique_ptr<Engine> open_there(const std::string& model, double experts, bool overlap) {
+    EngineOptions options = options_on_cuda(model);
+    if (experts < 1) options.device_memory = budget(options, experts);
+    options.device = DeviceKind::kCuda, options.overlap = overlap;
+    return open(options);
+  }
+};
+
+TEST_P(OnGpu, GivesTheHostsLogits) {
+  const std::vector<float> want = logits_of(*open(options_on_cuda(GetParam())));
+  for (const double experts : {1.0, 0.5, 0.0}) {
+    std::vector<float> first;
+    for (const bool overlap : {true, false}) {
+      const std::unique_ptr<Engine> engine = open_there(GetParam(), experts, overlap);
+      const std::vector<float> got = logits_of(*engine);
+      EXPECT_LE(relative_error(got, want), allowed_error(GetParam())) << engine->describe();
+      if (overlap) first = got;
+      EXPECT_EQ(got, first) << "with and without overlap; " << engine->describe();
+    }
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Models, OnGpu, testing::ValuesIn(golden_models()), name_of);
 
 }  // namespace
 }  // namespace moebius
-#else
-TEST(OnCuda, NeedsTheEmulator) { GTEST_SKIP() << "skipped: the thread sanitizer does not know of fibers"; }
-#endif
