@@ -1,0 +1,390 @@
+// Operations on a GPU against its limits: bench_gpu [--filter TEXT] [--once] prints CSV.
+//
+// Weights, caches and experts lie in a pool of random bytes much larger than the GPU's caches, and every call
+// takes the next ones, so that they come from its memory. us: of one of many calls queued in one go, the
+// fastest of some rounds; queue_us: the host's part of it. Bytes are the least that the operation must move;
+// their share is of a copy's speed, read and write counted, in the same run. --once: each call once, for a
+// profiler.
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <functional>
+#include <numeric>
+#include <string_view>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "kernels/gpu.h"
+
+namespace moebius {
+namespace {
+
+constexpr int64_t kPoolBytes = int64_t{4} << 30, kPage = 64;
+constexpr size_t kCopyBytes = size_t{1} << 30;
+
+struct Options {
+  std::string filter;
+  bool once = false;
+};
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+void must(const Status& status) {
+  if (status.ok()) return;
+  fmt::print(stderr, "bench_gpu: {}\n", status.message());
+  std::exit(1);
+}
+template <class T>
+T must(Result<T> result) {
+  must(result.status());
+  return std::move(*result);
+}
+
+class Bench {
+ public:
+  Bench(Backend& gpu, Options options) : gpu_(gpu), options_(std::move(options)) {
+    pool_ = must(gpu.alloc(kPoolBytes));
+    // Bytes that are harmless as any number: 0.01 or so as BF16 and float32, 1 to 2 as E4M3.
+    std::vector<uint32_t> bytes(size_t{16} << 20);
+    uint32_t state = 1;
+    for (uint32_t& four : bytes) four = ((state = state * 1664525 + 1013904223) & 0x83838383u) | 0x3c3c3c3cu;
+    const size_t piece = bytes.size() * sizeof(uint32_t);
+    for (size_t at = 0; at < kPoolBytes; at += piece)
+      gpu.copy_bytes(Stream::kCompute, bytes.data(), pool_.as<char>() + at, piece);
+    must(gpu.sync());
+  }
+
+  // The next `bytes` of the pool.
+  void* next(int64_t bytes) {
+    bytes = (bytes + 255) / 256 * 256;
+    MOEBIUS_CHECK(bytes <= kPoolBytes);
+    if (used_ + bytes > kPoolBytes) used_ = 0;
+    used_ += bytes;
+    return pool_.as<char>() + used_ - bytes;
+  }
+  Matrix matrix(Format format, int64_t rows, int64_t cols) {
+    Matrix w;
+    w.format = format, w.rows = rows, w.cols = cols, w.space = Space::kDevice;
+    if (is_integer(format)) w.group = kActivationGroup, w.scale_dtype = DType::kBF16;
+    if (format == Format::kFp8Block) w.group = kFp8Block;
+    w.scales = w.group ? this : nullptr;  // for bytes()
+    const int64_t data = rows * w.row_bytes(), all = w.bytes();
+    char* at = static_cast<char*>(next(all + 256));
+    w.data = at;
+    if (w.group) w.scales = at + (data + 255) / 256 * 256;
+    return w;
+  }
+  // Memory of its own, zeroed.
+  Tensor tensor(DType type, std::initializer_list<int64_t> shape) {
+    Tensor t(nullptr, type, shape, Space::kDevice);
+    kept_.push_back(must(gpu_.alloc(static_cast<size_t>(t.numel()) * dtype_bytes(type))));
+    t.data = kept_.back().data();
+    return t;
+  }
+  // Numbers from the pool, which are only read.
+  Tensor input(std::initializer_list<int64_t> shape) {
+    Tensor t(nullptr, DType::kF32, shape, Space::kDevice);
+    t.data = next(t.numel() * 4);
+    return t;
+  }
+  // Experts chosen evenly: token t has (t * k + i + shift) % experts.
+  Tensor ids(int64_t n, int64_t k, int64_t experts, int64_t shift) {
+    const Tensor t = tensor(DType::kI32, {n, k});
+    std::vector<int32_t> chosen(static_cast<size_t>(n * k));
+    for (int64_t i = 0; i < n * k; ++i)
+      chosen[static_cast<size_t>(i)] = static_cast<int32_t>((i + shift) % experts);
+    gpu_.copy_bytes(Stream::kCompute, chosen.data(), t.data, chosen.size() * sizeof(int32_t));
+    must(gpu_.sync());
+    return t;
+  }
+
+  bool wants(const std::string& op, const std::string& shape) const {
+    return (op + " " + shape).find(options_.filter) != std::string::npos;
+  }
+  // calls: in turn.
+  void time(const std::string& op, const std::string& shape, double bytes, double flops,
+            const std::vector<std::function<void()>>& calls) {
+    const size_t count = options_.once ? 1 : calls.size();
+    double best = INFINITY, queue = INFINITY, spent = 0;
+    for (size_t runs = count; spent < (options_.once ? 1e-9 : 0.15); runs = std::min<size_t>(2 * runs, 512)) {
+      const Clock::time_point start = Clock::now();
+      for (size_t i = 0; i < runs; ++i) calls[i % calls.size()]();
+      const double queued = seconds_since(start);
+      must(gpu_.sync());
+      const double all = seconds_since(start), n = static_cast<double>(runs);
+      best = std::min(best, all / n), queue = std::min(queue, queued / n), spent += all;
+    }
+    fmt::print("{},\"{}\",{:.2f},{:.2f},{:.1f},{:.2f},{:.2f}\n", op, shape, best * 1e6, queue * 1e6,
+               bytes / best * 1e-9, copy_GBs_ > 0 ? bytes / best * 1e-9 / copy_GBs_ : 0.0,
+               flops / best * 1e-12);
+    std::fflush(stdout);
+    kept_.clear();
+  }
+  void time_copy() {
+    const Buffer to = must(gpu_.alloc(kCopyBytes));
+    double best = INFINITY;
+    for (int round = 0; round < (options_.once ? 1 : 10); ++round) {
+      const Clock::time_point start = Clock::now();
+      for (int i = 0; i < 4; ++i)
+        gpu_.copy_bytes(Stream::kCompute, pool_.as<char>() + i * (kPoolBytes / 4), to.data(), kCopyBytes);
+      must(gpu_.sync());
+      best = std::min(best, seconds_since(start) / 4);
+    }
+    copy_GBs_ = 2 * static_cast<double>(kCopyBytes) / best * 1e-9;
+    fmt::print("copy,\"1 GiB on the GPU\",{:.2f},0,{:.1f},1,0\n", best * 1e6, copy_GBs_);
+  }
+
+  Backend& gpu() { return gpu_; }
+  std::vector<Buffer> keep() { return std::exchange(kept_, {}); }
+
+ private:
+  Backend& gpu_;
+  const Options options_;
+  Buffer pool_;
+  int64_t used_ = 0;
+  std::vector<Buffer> kept_;
+  double copy_GBs_ = 0;
+};
+
+using Calls = std::vector<std::function<void()>>;
+
+struct MoeShape {
+  const char* name;
+  int64_t hidden, width, experts, k;
+};
+
+void bench_experts(Bench& bench, const MoeShape& s, Format format, int64_t n) {
+  const std::string shape = fmt::format("{} {} n={}", s.name, format_name(format), n);
+  if (!bench.wants("expert_ffn", shape)) return;
+  std::vector<ExpertWeights> experts(static_cast<size_t>(s.experts));
+  for (ExpertWeights& e : experts)
+    e = {bench.matrix(format, s.width, s.hidden), bench.matrix(format, s.width, s.hidden),
+         bench.matrix(format, s.hidden, s.width)};
+  const int64_t active = std::min(n * s.k, s.experts);
+  const double bytes = static_cast<double>(active * 3 * bench.matrix(format, s.width, s.hidden).bytes());
+  const double flops = static_cast<double>(n * s.k * 6 * s.width * s.hidden);
+  const Tensor slots = bench.tensor(DType::kF32, {n, s.k, s.hidden});
+  Calls calls;
+  for (int64_t i = 0; i < 8; ++i) {
+    const ExpertFfnArgs args{bench.input({n, s.hidden}), experts.data(), s.experts,
+                             bench.ids(n, s.k, s.experts, i * active), slots};
+    calls.push_back([&bench, args] { bench.gpu().expert_ffn(args); });
+  }
+  bench.time("expert_ffn", shape, bytes, flops, calls);
+}
+
+void bench_linear(Bench& bench, Format format, int64_t rows, int64_t cols, int64_t n) {
+  const std::string shape = fmt::format("{}[{}x{}] n={}", format_name(format), rows, cols, n);
+  if (!bench.wants("linear", shape)) return;
+  const Tensor x = bench.input({n, cols}), y = bench.tensor(DType::kF32, {n, rows});
+  Calls calls;
+  double bytes = 0;
+  for (int i = 0; i < 32; ++i) {
+    const LinearArgs args{bench.matrix(format, rows, cols), x, Tensor(), y};
+    bytes = static_cast<double>(args.w.bytes() + 4 * n * (rows + cols));
+    calls.push_back([&bench, args] { bench.gpu().linear(args); });
+  }
+  bench.time("linear", shape, bytes, static_cast<double>(2 * n * rows * cols), calls);
+}
+
+struct HeadShape {
+  const char* name;
+  int64_t heads, kv_heads, k_dim, v_dim;
+  bool mla;
+  int64_t width() const { return mla ? k_dim : kv_heads * (k_dim + v_dim); }
+};
+
+struct Cached {
+  std::vector<int32_t> pages;
+  CacheView view;
+};
+Cached cached(Bench& bench, int64_t width, int64_t positions) {
+  Cached c;
+  c.pages.resize(static_cast<size_t>((positions + kPage - 1) / kPage));
+  std::iota(c.pages.rbegin(), c.pages.rend(), 0);
+  c.view.dtype = DType::kBF16, c.view.space = Space::kDevice, c.view.width = width;
+  c.view.page_tokens = kPage, c.view.capacity = std::ssize(c.pages) * kPage;
+  c.view.base = bench.next(c.view.capacity * c.view.row_bytes());
+  c.view.pages = c.pages.data();
+  return c;
+}
+
+void bench_attention(Bench& bench, const HeadShape& s, int64_t depth, int64_t n) {
+  const std::string shape = fmt::format("{} heads={} depth={} n={}", s.name, s.heads, depth, n);
+  if (!bench.wants("attention", shape)) return;
+  const Tensor out = bench.tensor(DType::kF32, {n, s.heads, s.v_dim});
+  std::vector<Cached> caches(16);
+  Calls calls;
+  for (Cached& c : caches) {
+    c = cached(bench, s.width(), depth + n);
+    c.view.pages = c.pages.data();
+    const AttentionArgs args{
+        bench.input({n, s.heads, s.k_dim}), c.view, depth, s.kv_heads, s.k_dim, s.v_dim, 0,
+        s.mla ? 0 : s.kv_heads * s.k_dim,   0.05f,  out};
+    calls.push_back([&bench, args] { bench.gpu().attention(args); });
+  }
+  const double pairs =
+      static_cast<double>(n) * (static_cast<double>(depth) + 0.5 * static_cast<double>(n + 1));
+  bench.time("attention", shape, static_cast<double>((depth + n) * s.width() * 2),
+             2 * pairs * static_cast<double>(s.heads * (s.k_dim + s.v_dim)), calls);
+}
+
+void bench_mla_prefill(Bench& bench, int64_t heads, int64_t depth, int64_t n) {
+  constexpr int64_t kNope = 128, kRope = 64, kValue = 128, kLatent = 512;
+  const std::string shape = fmt::format("heads={} depth={} n={}", heads, depth, n);
+  if (!bench.wants("mla_prefill", shape)) return;
+  const Cached c = cached(bench, kLatent + kRope, depth + n);
+  const MlaPrefillArgs args{bench.input({n, heads, kNope + kRope}),
+                            bench.matrix(Format::kBF16, heads * (kNope + kValue), kLatent),
+                            c.view,
+                            depth,
+                            kNope,
+                            kRope,
+                            kValue,
+                            0.05f,
+                            bench.tensor(DType::kF32, {n, heads, kValue})};
+  const double pairs =
+      static_cast<double>(n) * (static_cast<double>(depth) + 0.5 * static_cast<double>(n + 1));
+  const double flops =
+      2 * static_cast<double>(heads) *
+      (pairs * (kNope + kRope + kValue) + static_cast<double>(depth + n) * kLatent * (kNope + kValue));
+  bench.time("mla_prefill", shape, static_cast<double>((depth + n) * (kLatent + kRope) * 2), flops,
+             {[&bench, args] { bench.gpu().mla_prefill(args); }});
+}
+
+// The small operations of a step of one token of Moonlight: launches more than bytes.
+void bench_small(Bench& bench) {
+  constexpr int64_t kHidden = 2048, kHeads = 16, kNope = 128, kRope = 64, kValue = 128, kLatent = 512,
+                    kTop = 6;
+  const auto run = [&](const char* op, double bytes, const std::function<void()>& call) {
+    if (bench.wants(op, "moonlight n=1")) bench.time(op, "moonlight n=1", bytes, 0, {call});
+  };
+  Backend& gpu = bench.gpu();
+  const Tensor x = bench.tensor(DType::kF32, {1, kHidden}), y = bench.tensor(DType::kF32, {1, kHidden});
+  const Tensor norm = bench.input({kHidden}), weights = bench.tensor(DType::kF32, {1, kTop});
+  const Tensor slots = bench.input({1, kTop, kHidden}), ids = bench.ids(1, kTop, 64, 0);
+  const Tensor q = bench.tensor(DType::kF32, {1, kHeads, kNope + kRope});
+  const Tensor absorbed = bench.tensor(DType::kF32, {1, kHeads, kLatent + kRope});
+  const Tensor cos = bench.input({1, kRope / 2}), sin = bench.input({1, kRope / 2});
+  const Matrix gate = bench.matrix(Format::kBF16, 64, kHidden);
+  const Matrix kv_b = bench.matrix(Format::kBF16, kHeads * (kNope + kValue), kLatent);
+  const Tensor chosen = bench.tensor(DType::kI32, {1, kTop}),
+               out = bench.tensor(DType::kF32, {1, kHeads, kValue});
+  const Cached c = cached(bench, kLatent + kRope, 256);
+  const Tensor latent = bench.input({1, kLatent});
+  std::vector<std::pair<const char*, std::function<void()>>> all = {
+      {"rms_norm",
+       [&] {
+         gpu.rms_norm({x, norm, 1e-5f, y});
+       }},
+      {"rotary",
+       [&] {
+         gpu.rotary({q.slice(2, kNope, kRope), cos, sin, true});
+       }},
+      {"cache_write",
+       [&] {
+         gpu.cache_write({latent, c.view, 0, 100});
+       }},
+      {"mla_absorb",
+       [&] {
+         gpu.mla_absorb({q, kv_b, kNope, kValue, absorbed});
+       }},
+      {"mla_value",
+       [&] {
+         gpu.mla_value({absorbed.slice(2, 0, kLatent), kv_b, kNope, kValue, out});
+       }},
+      {"router",
+       [&] {
+         gpu.router({x, gate, Tensor(), Scoring::kSigmoid, GroupScore::kNone, 64, 1, 1, true, 1, 0, chosen,
+                     weights, Tensor()});
+       }},
+      {"combine",
+       [&] {
+         gpu.combine({slots, ids, weights, y});
+       }},
+      {"swiglu", [&] {
+         gpu.swiglu({x, norm.reshape({1, kHidden}), y});
+       }}};
+  const std::vector<Buffer> kept = bench.keep();  // time() releases what its row had
+  for (const auto& [op, call] : all) run(op, 0, call);
+}
+
+// A flag raised by the stream, seen by a thread of the host, and its answer awaited by the stream: as the
+// host's experts are asked and answer.
+void bench_handoff(Bench& bench) {
+  if (!bench.wants("handoff", "there and back")) return;
+  Backend& gpu = bench.gpu();
+  const Buffer memory = must(gpu.alloc_pinned(4096));
+  Flag& asked = *new (memory.data()) Flag(0);
+  Flag& answered = *new (memory.as<char>() + 64) Flag(0);
+  constexpr uint64_t kRounds = 500;
+  std::thread host([&] {
+    for (uint64_t i = 1; i <= kRounds; ++i) {
+      gpu.wait_on_host(asked, i);
+      answered.store(i, std::memory_order_release);
+      answered.notify_all();
+    }
+  });
+  const Tensor x = bench.tensor(DType::kF32, {1, 2048});
+  const Tensor there(memory.as<char>() + 256, DType::kF32, {1, 512}, Space::kPinned);
+  const Clock::time_point start = Clock::now();
+  for (uint64_t i = 1; i <= kRounds; ++i) {
+    gpu.copy(x.slice(1, 0, 512), there);
+    gpu.raise(asked, i), gpu.await(answered, i);
+  }
+  const double queued = seconds_since(start);
+  must(gpu.sync());
+  const double all = seconds_since(start);
+  host.join();
+  fmt::print("handoff,\"there and back, with a copy of 2 KiB\",{:.2f},{:.2f},0,0,0\n", all / kRounds * 1e6,
+             queued / kRounds * 1e6);
+}
+
+int run(const Options& options) {
+  const std::unique_ptr<Backend> gpu = must(make_cuda_backend({}));
+  fmt::print("# {}\nop,shape,us,queue_us,GBs,share_of_copy,TFLOPs\n", gpu->name());
+  Bench bench(*gpu, options);
+  bench.time_copy();
+  const MoeShape moonlight{"moonlight", 2048, 1408, 64, 6}, kimi{"kimi-k2", 7168, 2048, 48, 8};
+  for (const Format format : {Format::kInt4, Format::kInt8, Format::kFp8Block, Format::kBF16})
+    for (const int64_t n : {1, 4, 8, 64, 512, 2048}) bench_experts(bench, moonlight, format, n);
+  for (const int64_t n : {1, 8, 2048}) bench_experts(bench, kimi, Format::kInt4, n);
+  for (const Format format : {Format::kInt4, Format::kInt8, Format::kFp8Block, Format::kBF16})
+    for (const int64_t n : {1, 8, 64, 2048}) bench_linear(bench, format, 4096, 4096, n);
+  bench_linear(bench, Format::kBF16, 163840, 2048, 1), bench_linear(bench, Format::kBF16, 2048, 2048, 1);
+  for (const int64_t heads : {16, 64, 128})
+    for (const int64_t depth : {2047, 8191, 32767})
+      bench_attention(bench, {"mla", heads, 1, 576, 512, true}, depth, 1);
+  for (const int64_t depth : {2047, 8191, 32767})
+    bench_attention(bench, {"gqa", 32, 4, 128, 128, false}, depth, 1);
+  bench_attention(bench, {"gqa", 32, 4, 128, 128, false}, 0, 2048);
+  for (const int64_t depth : {0, 8192}) bench_mla_prefill(bench, 16, depth, 2048);
+  bench_small(bench);
+  bench_handoff(bench);
+  return 0;
+}
+
+}  // namespace
+}  // namespace moebius
+
+int main(int argc, char** argv) {
+  moebius::Options options;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view argument = argv[i];
+    if (argument == "--filter" && i + 1 < argc) {
+      options.filter = argv[++i];
+    } else if (argument == "--once") {
+      options.once = true;
+    } else {
+      fmt::print(stderr, "usage: bench_gpu [--filter TEXT] [--once]\n");
+      return 2;
+    }
+  }
+  return moebius::run(options);
+}
