@@ -22,7 +22,7 @@ namespace moebius {
 namespace {
 
 constexpr int64_t kCols = 2048, kBytes = 256 << 20;
-constexpr int64_t kTaskRows = 64;
+constexpr int64_t kTaskRows = 256;
 
 // A file without a name, mapped and in memory.
 class MappedFile {

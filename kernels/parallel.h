@@ -30,15 +30,22 @@ class ThreadPool {
   void run(int64_t n, int64_t grain, Body body, void* context);
 
  private:
-  void work_loop();
-  void work(uint32_t round);
+  // One of as many parts of the ranges as there are threads.
+  struct alignas(64) Part {
+    std::atomic<uint64_t> open{0};  // round << 32 | ranges not handed out yet, the last ones of the part
+  };
+
+  void work_loop(size_t who);
+  void work(size_t who, uint32_t round);
+  void work_on(size_t part, uint32_t round);
+  int64_t part_end(size_t part) const;  // of its ranges
 
   // The current call. Written by the caller while no range is open; read by who holds an open range.
   int64_t n_ = 0, grain_ = 1, ranges_ = 0;
   Body body_ = nullptr;
   void* context_ = nullptr;
 
-  alignas(64) std::atomic<uint64_t> open_{0};     // round << 32 | ranges not handed out yet
+  std::vector<Part> parts_;
   alignas(64) std::atomic<int64_t> finished_{0};  // ranges done in this round
   alignas(64) std::atomic<uint32_t> round_{0};    // bumped for every call; what idle threads wait on
   std::atomic<bool> stop_{false};

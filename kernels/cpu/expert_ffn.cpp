@@ -13,6 +13,7 @@ namespace moebius {
 namespace {
 
 struct Group : ExpertGroup {
+  Blocks up_blocks, down_blocks;
   int64_t up_task, down_task;  // of the first block
   Activations x, h;
   Adapter gate, up, down;
@@ -32,7 +33,8 @@ void swiglu(const float* gate, const float* up, int64_t n, float* h) {
 // The task is block `block` of gate and up of a group: h = silu(gate x) * up x for its rows.
 void up_block(const Sorted& sorted, const Group& group, int64_t block, float* h, const HostContext& context) {
   const ExpertWeights& e = *group.expert;
-  const int64_t begin = block * block_rows(e.gate), end = std::min(begin + block_rows(e.gate), e.gate.rows);
+  const int64_t begin = block * group.up_blocks.rows,
+                end = std::min(begin + group.up_blocks.rows, e.gate.rows);
   const int64_t rows = end - begin;
   Tile gate, up;
   for (int64_t first = 0; first < group.n; first += kTileTokens) {
@@ -50,8 +52,8 @@ void up_block(const Sorted& sorted, const Group& group, int64_t block, float* h,
 
 void down_block(const Sorted& sorted, const Group& group, int64_t block, const HostContext& context) {
   const Matrix& w = group.expert->down;
-  const int64_t begin = block * block_rows(w), end = std::min(begin + block_rows(w), w.rows),
-                rows = end - begin;
+  const int64_t begin = block * group.down_blocks.rows,
+                end = std::min(begin + group.down_blocks.rows, w.rows), rows = end - begin;
   Tile tile;
   for (int64_t first = 0; first < group.n; first += kTileTokens) {
     const int64_t count = std::min(kTileTokens, group.n - first);
@@ -142,8 +144,10 @@ void run_by_rows(const ExpertFfnArgs& args, const SortedSlots& slots, std::vecto
   int64_t up_tasks = 0, down_tasks = 0;
   for (int64_t i = 0; i < count; ++i) {
     const ExpertWeights& e = *groups[i].expert;
+    groups[i].up_blocks = blocks_of(e.gate, groups[i].n, context);
+    groups[i].down_blocks = blocks_of(e.down, groups[i].n, context);
     groups[i].up_task = up_tasks, groups[i].down_task = down_tasks;
-    up_tasks += block_count(e.gate), down_tasks += block_count(e.down);
+    up_tasks += groups[i].up_blocks.count, down_tasks += groups[i].down_blocks.count;
     for (const Matrix* w : {&e.gate, &e.up})
       if (!rounds || is_integer(w->format)) rounds = w;
   }
@@ -174,7 +178,7 @@ void run(const ExpertFfnArgs& args, bool products, HostContext& context) {
     if (products && goes_by_products(group, context))
       many.push_back(group);
     else
-      few.push_back({group, 0, 0, {}, {}, {}, {}, {}});
+      few.push_back({group, {}, {}, 0, 0, {}, {}, {}, {}, {}});
   }
   if (!many.empty()) run_by_products(args, slots, many, context);
   if (!few.empty()) run_by_rows(args, slots, few, context);

@@ -40,7 +40,7 @@ void linear_rows(const LinearArgs& args, HostContext& context) {
   const Activations x = prepare_tokens(w, args.x.f32(), n, args.x.stride[0], context);
   const Adapter adapter = prepare_adapter(w, x, n, context);
   const FormatKernels& kernels = context.kernels(w.format);
-  parallel_for(context.pool, w.rows, block_rows(w), [&](int64_t begin, int64_t end) {
+  parallel_for(context.pool, w.rows, blocks_of(w, n, context).rows, [&](int64_t begin, int64_t end) {
     Tile tile;
     for (int64_t first = 0; first < n; first += kTileTokens) {
       const int64_t count = std::min(kTileTokens, n - first);

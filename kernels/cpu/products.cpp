@@ -8,6 +8,7 @@ namespace moebius {
 namespace {
 
 constexpr int64_t kTaskBytes = 131072;
+constexpr int64_t kBlockBytes = 262144;
 constexpr int64_t kPanelRows = 128;
 constexpr int64_t kManyPanels = 16;         // give every thread enough to do
 constexpr int64_t kBlockTokens = 256;       // of a task, where panels are few
@@ -58,9 +59,18 @@ Activations tokens_from(const Activations& x, int64_t first) {
   return rest;
 }
 
-int64_t block_rows(const Matrix& w) {
-  const int64_t rows = kTaskBytes / std::max<int64_t>(1, w.row_bytes());
-  return std::clamp<int64_t>(rows / 8 * 8, 8, kBlockRows);
+Blocks blocks_of(const Matrix& w, int64_t n, const HostContext& context) {
+  constexpr int64_t kRows = 16;  // that kernels take at once
+  const int64_t threads = context.pool.threads(),
+                fits = Tile::kValues / std::clamp<int64_t>(n, 1, kTileTokens);
+  const int64_t rows = std::clamp<int64_t>(kBlockBytes / std::max<int64_t>(1, w.row_bytes()) / kRows * kRows,
+                                           kRows, fits / kRows * kRows);
+  const int64_t each = (w.rows + threads * rows - 1) / (threads * rows);  // blocks for every thread
+  Blocks blocks;
+  blocks.rows = (w.rows + each * threads - 1) / std::max<int64_t>(1, each * threads);
+  blocks.rows = std::max(kRows, (blocks.rows + kRows - 1) / kRows * kRows);
+  blocks.count = (w.rows + blocks.rows - 1) / blocks.rows;
+  return blocks;
 }
 
 const char* declines_panels(int64_t n, const HostContext& context) {

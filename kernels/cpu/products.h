@@ -28,17 +28,20 @@ void round_tokens(const Activations& x, int64_t begin, int64_t end, int8_t* q, f
 // Tokens from `first` on.
 Activations tokens_from(const Activations& x, int64_t first);
 
-// Rows of w that make a task by rows, so that a task reads some tens of KB of weights: a multiple of 8, at
-// most kBlockRows.
-inline constexpr int64_t kBlockRows = 64;
-int64_t block_rows(const Matrix& w);
-inline int64_t block_count(const Matrix& w) { return (w.rows + block_rows(w) - 1) / block_rows(w); }
-
 // Tokens by rows of a block, in the order the kernels write them.
 inline constexpr int64_t kTileTokens = 32;
 struct Tile {
-  alignas(64) float values[kTileTokens * kBlockRows];
+  static constexpr int64_t kValues = 2048;
+  alignas(64) float values[kValues];
 };
+
+// How the rows of a matrix fall into tasks by rows, for n tokens: so that a task reads a few hundred KB of
+// weights in one piece, that there are as many of them for every thread, and that kTileTokens of the tokens,
+// or all, fit a Tile. rows: a multiple of 16.
+struct Blocks {
+  int64_t rows = 0, count = 0;  // of a block; blocks
+};
+Blocks blocks_of(const Matrix& w, int64_t n, const HostContext& context);
 
 // Null when products of n tokens with some matrix, or with w, go by panels, else why they go by rows.
 const char* declines_panels(int64_t n, const HostContext& context);
