@@ -91,23 +91,21 @@ void quantize_activations(const float* x, int64_t cols, int8_t* q, float* scale,
 
 std::span<const FormatKernels> format_kernels(Format format) {
 #define MOEBIUS_ROWS(suffix, isa) \
-  { "rows_" #suffix, isa, dot_rows_##suffix, axpy_rows_##suffix, dequantize_rows_##suffix }
-  static constexpr FormatKernels kF32[] = {MOEBIUS_ROWS(f32_avx2, Isa::kAvx2),
-                                           MOEBIUS_ROWS(f32_ref, Isa::kScalar)};
-  static constexpr FormatKernels kBF16[] = {MOEBIUS_ROWS(bf16_avx2, Isa::kAvx2),
-                                            MOEBIUS_ROWS(bf16_ref, Isa::kScalar)};
-  static constexpr FormatKernels kF16[] = {MOEBIUS_ROWS(f16_avx2, Isa::kAvx2),
-                                           MOEBIUS_ROWS(f16_ref, Isa::kScalar)};
-  static constexpr FormatKernels kFp8[] = {MOEBIUS_ROWS(fp8_avx2, Isa::kAvx2),
-                                           MOEBIUS_ROWS(fp8_ref, Isa::kScalar)};
-  static constexpr FormatKernels kInt8[] = {{"rows_int8_avx512", Isa::kAvx512, dot_rows_int8_avx512,
-                                             axpy_rows_int8_avx2, dequantize_rows_int8_avx2},
-                                            MOEBIUS_ROWS(int8_avx2, Isa::kAvx2),
-                                            MOEBIUS_ROWS(int8_ref, Isa::kScalar)};
-  static constexpr FormatKernels kInt4[] = {{"rows_int4_avx512", Isa::kAvx512, dot_rows_int4_avx512,
-                                             axpy_rows_int4_avx2, dequantize_rows_int4_avx2},
-                                            MOEBIUS_ROWS(int4_avx2, Isa::kAvx2),
-                                            MOEBIUS_ROWS(int4_ref, Isa::kScalar)};
+  {"rows_" #suffix, isa, dot_rows_##suffix, axpy_rows_##suffix, dequantize_rows_##suffix}
+#define MOEBIUS_ROWS_AVX512(type, dot, axpy) \
+  { "rows_" #type "_avx512", Isa::kAvx512, dot_rows_##dot, axpy_rows_##axpy, dequantize_rows_##type##_avx2 }
+#define MOEBIUS_FORMAT(name, type, axpy)                                                   \
+  static constexpr FormatKernels name[] = {MOEBIUS_ROWS_AVX512(type, type##_avx512, axpy), \
+                                           MOEBIUS_ROWS(type##_avx2, Isa::kAvx2),          \
+                                           MOEBIUS_ROWS(type##_ref, Isa::kScalar)}
+  MOEBIUS_FORMAT(kF32, f32, f32_avx512);
+  MOEBIUS_FORMAT(kBF16, bf16, bf16_avx512);
+  MOEBIUS_FORMAT(kF16, f16, f16_avx512);
+  MOEBIUS_FORMAT(kFp8, fp8, fp8_avx512);
+  MOEBIUS_FORMAT(kInt8, int8, int8_exact_avx512);
+  MOEBIUS_FORMAT(kInt4, int4, int4_exact_avx512);
+#undef MOEBIUS_FORMAT
+#undef MOEBIUS_ROWS_AVX512
 #undef MOEBIUS_ROWS
   switch (format) {
     case Format::kF32:

@@ -28,7 +28,23 @@ MOEBIUS_ROW_KERNELS(int4_avx2)
 
 #undef MOEBIUS_ROW_KERNELS
 
-// With AVX-512 VNNI; what else a format needs is the AVX2 kernels'.
+// With AVX-512 VNNI; dequantised rows are the AVX2 kernels'. int8_exact, int4_exact: on activations that are
+// not rounded (their q is not looked at).
+#define MOEBIUS_ROW_KERNELS_AVX512(suffix)                                                  \
+  void dot_rows_##suffix(const Matrix& w, int64_t begin, int64_t end, const Activations& x, \
+                         const int32_t* tokens, int64_t n, float* y, int64_t ldy);          \
+  void axpy_rows_##suffix(const Matrix& w, int64_t begin, int64_t end, const float* coefficient, float* y);
+
+MOEBIUS_ROW_KERNELS_AVX512(f32_avx512)
+MOEBIUS_ROW_KERNELS_AVX512(bf16_avx512)
+MOEBIUS_ROW_KERNELS_AVX512(f16_avx512)
+MOEBIUS_ROW_KERNELS_AVX512(fp8_avx512)
+MOEBIUS_ROW_KERNELS_AVX512(int8_exact_avx512)
+MOEBIUS_ROW_KERNELS_AVX512(int4_exact_avx512)
+
+#undef MOEBIUS_ROW_KERNELS_AVX512
+
+// The same on rounded ones.
 void dot_rows_int8_avx512(const Matrix& w, int64_t begin, int64_t end, const Activations& x,
                           const int32_t* tokens, int64_t n, float* y, int64_t ldy);
 void dot_rows_int4_avx512(const Matrix& w, int64_t begin, int64_t end, const Activations& x,

@@ -51,7 +51,7 @@ struct Int4 {
 
 void dot_rows_int4_avx512(const Matrix& w, int64_t begin, int64_t end, const Activations& x,
                           const int32_t* tokens, int64_t n, float* y, int64_t ldy) {
-  dot_rows_wide<Int4>(w, begin, end, x, tokens, n, y, ldy, dot_rows_int4_avx2);
+  dot_rows_wide<Int4>(w, begin, end, x, tokens, n, y, ldy, dot_rows_int4_avx2, dot_rows_int4_exact_avx512);
 }
 
 }  // namespace moebius

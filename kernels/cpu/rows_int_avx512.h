@@ -219,12 +219,13 @@ static void dot_wide_batch(const Rows& w, int64_t begin, int64_t end, const Acti
   }
 }
 
-// narrow: the AVX2 kernel, for rows that are left over and for exact activations.
+// narrow: the AVX2 kernel, for rows that are left over; exact: that for activations which are not rounded.
 template <class F>
 static void dot_rows_wide(const Matrix& matrix, int64_t begin, int64_t end, const Activations& x,
                           const int32_t* tokens, int64_t n, float* y, int64_t ldy,
-                          decltype(FormatKernels::dot_rows) narrow) {
-  if (!x.q || matrix.cols == 0) return narrow(matrix, begin, end, x, tokens, n, y, ldy);
+                          decltype(FormatKernels::dot_rows) narrow, decltype(FormatKernels::dot_rows) exact) {
+  if (!x.q) return exact(matrix, begin, end, x, tokens, n, y, ldy);
+  if (matrix.cols == 0) return narrow(matrix, begin, end, x, tokens, n, y, ldy);
   const Rows w(matrix);
   using Dot =
       void (*)(const Rows&, int64_t, int64_t, const Activations&, const int32_t*, int64_t, float*, int64_t);
