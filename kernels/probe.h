@@ -1,5 +1,6 @@
 // Probes of the machine's limits, for `doctor`, benches and, later, plans: what a figure is a share of.
-// Each runs for about the seconds given and returns its best pass; 0 where the probe does not run here.
+// Each runs for about the seconds given, in passes; 0 where the probe does not run here. Of memory, which
+// others on the machine use too, the median pass counts, of multipliers the best one.
 #pragma once
 
 #include <cstdint>

@@ -69,11 +69,6 @@ class TemporaryModel {
   std::string dir_;
 };
 
-Limits better(const Limits& a, const Limits& b) {
-  return {std::max(a.read_GBs, b.read_GBs), std::max(a.float32_GFLOPs, b.float32_GFLOPs),
-          std::max(a.int8_GOPs, b.int8_GOPs)};
-}
-
 struct Cost {
   Format format;
   ModelCost model;
@@ -86,11 +81,27 @@ Result<Cost> cost_of(const Engine& engine) {
               model_cost(files->config(), files->weights(), wide ? DType::kF32 : DType::kBF16)};
 }
 
-// How far two probes of the same machine lie apart, as a factor: what else runs here moves every figure.
-double drift(const Limits& a, const Limits& b) {
-  const auto factor = [](double x, double y) { return x > 0 && y > 0 ? std::max(x / y, y / x) : 1; };
-  return std::max({factor(a.read_GBs, b.read_GBs), factor(a.float32_GFLOPs, b.float32_GFLOPs),
-                   factor(a.int8_GOPs, b.int8_GOPs)});
+using Probe = double Limits::*;
+
+// Probed around run i of a row.
+double around(const BenchRow& row, size_t i, Probe probe) {
+  return (row.limits[i].*probe + row.limits[i + 1].*probe) / 2;
+}
+
+double median_probe(const BenchRow& row, Probe probe) {
+  std::vector<double> values;
+  for (const Limits& limits : row.limits) values.push_back(limits.*probe);
+  return median(std::move(values));
+}
+
+// How far the probes of a row lie apart, as a factor: what else runs on the machine moves every figure.
+double drift(const BenchRow& row) {
+  double factor = 1;
+  for (const Probe probe : {&Limits::read_GBs, &Limits::float32_GFLOPs, &Limits::int8_GOPs}) {
+    const auto [least, most] = std::ranges::minmax_element(row.limits, {}, probe);
+    if (*least.*probe > 0) factor = std::max(factor, *most.*probe / (*least.*probe));
+  }
+  return factor;
 }
 
 // The operations of one row, of all its runs, longest first, and what of the time lies between them.
@@ -129,10 +140,16 @@ ordered_json row_facts(const BenchRow& row, const Cost& cost, const Options& opt
   double bytes = row.bytes / tokens;
   if (bytes == 0)  // on a device nothing is counted
     bytes = static_cast<double>(cost.model.active_bytes + cost.model.cache_bytes_per_token * row.depth);
-  const Limits limits = better(row.before, row.after);
-  const double rate =
-      is_integer(cost.format) && limits.int8_GOPs > 0 ? limits.int8_GOPs : limits.float32_GFLOPs;
-  const double by_bytes = bytes / limits.read_GBs * 1e-9, by_operations = operations / rate * 1e-9;
+  const Probe multipliers = is_integer(cost.format) && median_probe(row, &Limits::int8_GOPs) > 0
+                                ? &Limits::int8_GOPs
+                                : &Limits::float32_GFLOPs;
+  std::vector<double> shares;
+  for (size_t i = 0; i < row.runs_s.size(); ++i)
+    shares.push_back(
+        std::max(bytes / around(row, i, &Limits::read_GBs), operations / around(row, i, multipliers)) * 1e-9 *
+        tokens / row.runs_s[i]);
+  const double read_GBs = median_probe(row, &Limits::read_GBs);
+  const bool by_memory = bytes / read_GBs > operations / median_probe(row, multipliers);
   ordered_json facts = {{"test", row.decode ? "decode" : "prefill"},
                         {"quant", format_name(cost.format)},
                         {"tokens", row.tokens},
@@ -141,15 +158,15 @@ ordered_json row_facts(const BenchRow& row, const Cost& cost, const Options& opt
                         {"tok_s", tokens / took},
                         {"bytes_per_token", bytes},
                         {"operations_per_token", operations},
-                        {"limit", by_bytes > by_operations ? "memory" : "multipliers"},
-                        {"limit_share", std::max(by_bytes, by_operations) * tokens / took},
+                        {"limit", by_memory ? "memory" : "multipliers"},
+                        {"limit_share", median(shares)},
                         {"runs_s", row.runs_s},
-                        {"memory_read_GBs", limits.read_GBs},
-                        {"float32_GFLOPs", limits.float32_GFLOPs},
-                        {"int8_GOPs", limits.int8_GOPs},
-                        {"drift", drift(row.before, row.after)},
+                        {"memory_read_GBs", read_GBs},
+                        {"float32_GFLOPs", median_probe(row, &Limits::float32_GFLOPs)},
+                        {"int8_GOPs", median_probe(row, &Limits::int8_GOPs)},
+                        {"drift", drift(row)},
                         {"resident_GB", row.resident_GB}};
-  if (options.ops) facts["ops"] = op_facts(row, limits.read_GBs);
+  if (options.ops) facts["ops"] = op_facts(row, read_GBs);
   return facts;
 }
 
@@ -315,9 +332,10 @@ void add_bench(CLI::App& app, Run& run) {
   command->footer(
       "\nof limit: the time that the bytes of weights and cache take at the memory's probed speed, or the "
       "products at\n"
-      "the multipliers' if that is longer, as a share of the time taken; probed just before and after each "
-      "row, the\n"
-      "better of the two counting. Bytes are of the experts really chosen.");
+      "the multipliers' if that is longer, as a share of the time taken: each run by what was probed just "
+      "before "
+      "and\n"
+      "after it, and the median run. Bytes are of the experts really chosen.");
   options->synth.threads = 0;
   command->callback([options, prompts, depths, &run] {
     options->prompts_given = prompts->count() > 0;

@@ -28,7 +28,7 @@ double resident_GB() {  // pages of the process in memory, the mapped weights in
 }
 
 Result<Limits> probe(int threads) {
-  constexpr double kSeconds = 0.25;
+  constexpr double kSeconds = 0.1;
   Limits limits;
   MOEBIUS_ASSIGN(limits.read_GBs, probe_memory_read_GBs(threads, probe_buffer_bytes(), kSeconds));
   limits.float32_GFLOPs = probe_float32_GFLOPs(threads, kSeconds);
@@ -100,7 +100,7 @@ class Bench {
 
   template <class Run>
   Status measure(BenchRow& row, const Run& run) {
-    row.before = last_;
+    row.limits.push_back(last_);
     const Clock::time_point start = Clock::now();
     do {
       engine_.take_op_totals();
@@ -111,12 +111,12 @@ class Bench {
         sum.calls += total.calls, sum.seconds += total.seconds;
         sum.bytes += total.bytes, sum.stored_bytes += total.stored_bytes;
       }
+      MOEBIUS_TRY(probe_again());
+      row.limits.push_back(last_);
     } while (std::ssize(row.runs_s) < work_.repeats && seconds_since(start) < work_.seconds);
     for (const auto& [name, total] : row.ops) row.bytes += total.stored_bytes;
     row.bytes /= static_cast<double>(row.runs_s.size());
     row.resident_GB = resident_GB();
-    MOEBIUS_TRY(probe_again());
-    row.after = last_;
     rows.push_back(std::move(row));
     return Status();
   }

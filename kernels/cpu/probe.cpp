@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -23,19 +24,21 @@ namespace {
 constexpr int64_t kPiece = 4 << 20;
 constexpr int64_t kRead = 256;  // bytes that the loop takes at a time
 
-// Work per second of the best pass of `pass`, in units of 1e9; passes repeat for `seconds`, at least twice.
+// Work per second of each pass of `pass`, in units of 1e9, ascending; passes repeat for `seconds`, at least
+// twice.
 template <class Pass>
-double best_rate(double work, double seconds, const Pass& pass) {
+std::vector<double> rates(double work, double seconds, const Pass& pass) {
   using Clock = std::chrono::steady_clock;
-  double best = 0, passed = 0;
-  for (int i = 0; i < 2 || passed < seconds; ++i) {
+  std::vector<double> all;
+  for (double passed = 0; all.size() < 2 || passed < seconds;) {
     const auto start = Clock::now();
     pass();
-    const double took = std::chrono::duration<double>(Clock::now() - start).count();
+    const double took = std::max(1e-9, std::chrono::duration<double>(Clock::now() - start).count());
     passed += took;
-    if (took > 0) best = std::max(best, work / took * 1e-9);
+    all.push_back(work / took * 1e-9);
   }
-  return best;
+  std::sort(all.begin(), all.end());
+  return all;
 }
 
 uint64_t load_words(const uint8_t* data, int64_t bytes) {
@@ -65,11 +68,13 @@ template <class Loop>
 double compute_rate(int threads, double seconds, double work_per_round, const Loop& loop) {
   ThreadPool pool(threads);
   std::atomic<uint64_t> kept{0};
-  return best_rate(work_per_round * kRounds * threads, seconds, [&] {
-    parallel_for(pool, threads, 1, [&](int64_t, int64_t) {
-      kept.fetch_add(static_cast<uint64_t>(loop(kRounds)), std::memory_order_relaxed);
-    });
-  });
+  return rates(work_per_round * kRounds * threads, seconds,
+               [&] {
+                 parallel_for(pool, threads, 1, [&](int64_t, int64_t) {
+                   kept.fetch_add(static_cast<uint64_t>(loop(kRounds)), std::memory_order_relaxed);
+                 });
+               })
+      .back();
 }
 
 }  // namespace
@@ -84,12 +89,13 @@ double probe_read_GBs(int threads, const void* memory, int64_t bytes, double sec
   ThreadPool pool(threads);
   const bool avx2 = cpu_features().avx2;
   std::atomic<uint64_t> kept{0};
-  return best_rate(static_cast<double>(whole), seconds, [&] {
+  const std::vector<double> passes = rates(static_cast<double>(whole), seconds, [&] {
     parallel_for(pool, whole, kPiece, [&](int64_t begin, int64_t end) {
       kept.fetch_xor(avx2 ? probe_load_avx2(data + begin, end - begin)
                           : load_words(data + begin, end - begin));
     });
   });
+  return passes[passes.size() / 2];
 }
 
 Result<double> probe_memory_read_GBs(int threads, int64_t buffer_bytes, double seconds) {

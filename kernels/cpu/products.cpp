@@ -8,7 +8,7 @@ namespace moebius {
 namespace {
 
 constexpr int64_t kTaskBytes = 131072;
-constexpr int64_t kBlockBytes = 262144;
+constexpr int64_t kBlockBytes = 131072;
 constexpr int64_t kPanelRows = 128;
 constexpr int64_t kManyPanels = 16;         // give every thread enough to do
 constexpr int64_t kBlockTokens = 256;       // of a task, where panels are few

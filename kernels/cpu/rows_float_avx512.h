@@ -193,6 +193,9 @@ static inline void axpy_wide_tile(const Rows& w, int64_t r0, const float* coeffi
     int64_t c = c0;
     for (; c + kLanes <= end; c += kLanes) {
       __m512 sum = _mm512_loadu_ps(y + c);
+      if (c * F::kEightBytes / 8 % 64 == 0)  // the rows further on, which no hardware prefetcher would see coming
+        for (int i = R; i < 2 * R; ++i)
+          _mm_prefetch(reinterpret_cast<const char*>(w.row(r0 + i) + c / 8 * F::kEightBytes), _MM_HINT_T1);
       MOEBIUS_UNROLL
       for (int i = 0; i < R; ++i) sum = _mm512_fmadd_ps(factor(i), F::load(w.row(r0 + i), c), sum);
       _mm512_storeu_ps(y + c, sum);
