@@ -28,7 +28,7 @@ class ReadAhead {
   void step() {
     for (int64_t i = 0; i < lines_a_step_ && next_ < count_; ++i) {
       Piece& piece = pieces_[next_];
-      __builtin_prefetch(piece.begin);
+      __builtin_prefetch(piece.begin, 0, 2);  // into the second level: the first cannot wait for as many lines
       piece.begin += kLine;
       if (piece.begin >= piece.end) ++next_;
     }
