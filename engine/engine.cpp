@@ -295,6 +295,7 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked, const M
   if (options.threads == 0) options.threads = physical_cores();
   if (options.ram == 0) options.ram = machine_memory();
   options.prefill_chunk = std::min(options.prefill_chunk, options.context);
+  if (options.on_load) MOEBIUS_TRY(impl->files->checkpoint().read_in(options.on_load));
   impl->rotary = rotary_table(config.rotary);
   MOEBIUS_ASSIGN(impl->generation, GenerationConfig::load(options.model, config));
   if (has_tokenizer_files(options.model)) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "engine/plan_layer.h"
@@ -34,6 +35,9 @@ struct EngineOptions {
   double skip_threshold = 0;  // of a slot's share of its token's scores, below which it is left out; 0: off
   bool overlap = true;        // the host computes its experts while the device goes on
   int64_t sessions = 1;       // whose caches are set aside, of `context` tokens each
+  // When set, all weights are read into memory at the start, and this is called with the bytes done and in
+  // total; false cancels. Else they are mapped, and come from disk as they are first used.
+  std::function<bool(int64_t done, int64_t total)> on_load;
   CacheType cache = CacheType::kAuto;
   CpuGemm gemm = CpuGemm::kAuto;
   Isa isa = Isa::kAvx512;          // the most that host kernels use; less where the processor has less

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdint>
 
 namespace moebius {
@@ -26,6 +27,23 @@ void give_up(const void* data, size_t bytes) {
   const uintptr_t at = reinterpret_cast<uintptr_t>(data), page = page_bytes();
   advise((at + page - 1) / page * page, (at + bytes) / page * page, MADV_PAGEOUT);
 #endif
+}
+
+bool read_in(const void* data, size_t bytes) {
+  const uintptr_t at = reinterpret_cast<uintptr_t>(data), page = page_bytes(), begin = at / page * page;
+  [[maybe_unused]] const auto ask = [&](int advice) {
+    return madvise(reinterpret_cast<void*>(begin), at + bytes - begin, advice);
+  };
+#ifdef MADV_HUGEPAGE
+  ask(MADV_HUGEPAGE);
+#endif
+#ifdef MADV_POPULATE_READ
+  if (ask(MADV_POPULATE_READ) == 0) return true;
+  if (errno != EINVAL) return false;  // else a system from before Linux 5.14
+#endif
+  const auto* from = static_cast<const volatile uint8_t*>(data);
+  for (size_t i = 0; i < bytes; i += page) static_cast<void>(from[i]);
+  return true;
 }
 
 }  // namespace moebius

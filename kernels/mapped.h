@@ -1,4 +1,5 @@
-// Hints to the system about bytes of a mapped file, which it may or may not take: nothing else changes.
+// Bytes of a mapped file and the memory that they take. All but read_in() are hints to the system, which it
+// may or may not take: nothing else changes.
 #pragma once
 
 #include <cstddef>
@@ -9,5 +10,8 @@ namespace moebius {
 void will_need(const void* data, size_t bytes);
 // They will not be read for long: their memory may go to something else. Pages shared with other bytes stay.
 void give_up(const void* data, size_t bytes);
+
+// Brings them into memory, in large pages where the system can, and waits. False: some cannot be read.
+bool read_in(const void* data, size_t bytes);
 
 }  // namespace moebius

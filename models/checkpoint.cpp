@@ -156,4 +156,12 @@ Status Checkpoint::check_unchanged() const {
   return {};
 }
 
+Status Checkpoint::read_in(const std::function<bool(int64_t done, int64_t total)>& progress) const {
+  int64_t done = 0, total = 0;
+  for (const auto& file : files_) total += file->bytes();
+  for (const auto& file : files_)
+    MOEBIUS_TRY(file->read_in([&](int64_t bytes) { return progress(done += bytes, total); }));
+  return Status();
+}
+
 }  // namespace moebius

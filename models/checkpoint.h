@@ -1,6 +1,7 @@
 // Checkpoint: a folder of safetensors and JSON files as Hugging Face publishes it.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -45,6 +46,8 @@ class Checkpoint {
   };
   const std::vector<Shard>& shards() const { return shards_; }  // by name
   Status check_unchanged() const;  // SafetensorsFile::check_unchanged() of every shard
+  // SafetensorsFile::read_in() of every shard; progress is called with the bytes done and in total.
+  Status read_in(const std::function<bool(int64_t done, int64_t total)>& progress) const;
 
  private:
   struct Place {

@@ -5,8 +5,11 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include <algorithm>
 #include <cerrno>
 
+#include "kernels/mapped.h"
 #include "models/file_io.h"
 #include "models/safetensors_header.h"
 
@@ -75,6 +78,22 @@ Status SafetensorsFile::check_unchanged() const {
   if (static_cast<size_t>(info.st_size) == mapped_bytes_ && modified_ns(info) == modified_ns_) return {};
   return invalid(fmt::format("'{}' was changed by another program while in use; open the model again",
                              printable(path_, 4096)));
+}
+
+Status SafetensorsFile::read_in(const std::function<bool(int64_t bytes)>& progress) const {
+  constexpr size_t kPiece = size_t{64} << 20;
+  for (size_t at = 0; at < mapped_bytes_; at += kPiece) {
+    const size_t bytes = std::min(kPiece, mapped_bytes_ - at);
+    const char* piece = static_cast<const char*>(mapping_) + at;
+    if (at + bytes < mapped_bytes_) will_need(piece + bytes, std::min(kPiece, mapped_bytes_ - at - bytes));
+    if (!moebius::read_in(piece, bytes))
+      return io_error(
+          fmt::format("cannot read '{}' beyond byte {}: it was cut short, or the disk failed; fetch the "
+                      "file again",
+                      printable(path_, 4096), at));
+    if (!progress(static_cast<int64_t>(bytes))) return Status(Code::kCancelled, "loading was cancelled");
+  }
+  return Status();
 }
 
 Status SafetensorsFile::read_header(std::string_view bytes, const std::string& name) {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -52,6 +53,12 @@ class SafetensorsFile {
   // kInvalid when the mapped file was resized or written to since open(): one system call, for callers that
   // would rather stop between two requests than meet SIGBUS or mixed weights. Always ok after parse().
   Status check_unchanged() const;
+
+  // Reads all of the file into memory, a piece at a time; progress is called with the bytes of each piece,
+  // and false cancels (kCancelled). kIo: the disk, or the file was cut short meanwhile. Nothing to do after
+  // parse().
+  Status read_in(const std::function<bool(int64_t bytes)>& progress) const;
+  int64_t bytes() const { return static_cast<int64_t>(mapped_bytes_); }
 
  private:
   SafetensorsFile() = default;

@@ -122,6 +122,30 @@ TEST(Safetensors, ReadsShapesNamesAndMetadata) {
   EXPECT_TRUE((*file)->check_unchanged().ok());
 }
 
+TEST_F(SafetensorsFiles, ReadsAllInPieces) {
+  const std::string name = path("long.safetensors");
+  constexpr int64_t kBytes = (int64_t{64} << 20) + 12345;
+  SafetensorsWriter writer(name);
+  writer.declare("long", DType::kU8, {kBytes});
+  const std::string piece(1 << 20, 'x');
+  for (int64_t left = kBytes; left > 0; left -= std::ssize(piece))
+    ASSERT_TRUE(
+        writer.append(piece.data(), static_cast<size_t>(std::min<int64_t>(left, std::ssize(piece)))).ok());
+  ASSERT_TRUE(writer.finish().ok());
+  const auto file = SafetensorsFile::open(name);
+  ASSERT_TRUE(file.ok()) << file.status().message();
+  std::vector<int64_t> pieces;
+  const auto keep = [&](int64_t bytes) { return pieces.push_back(bytes), true; };
+  ASSERT_TRUE((*file)->read_in(keep).ok());
+  ASSERT_EQ(pieces.size(), 2u);
+  EXPECT_EQ(pieces[0] + pieces[1], (*file)->bytes());
+  EXPECT_EQ((*file)->read_in([](int64_t) { return false; }).code(), Code::kCancelled);
+  ASSERT_EQ(truncate(name.c_str(), int64_t{1} << 20), 0);
+  const Status cut = (*file)->read_in(keep);
+  EXPECT_EQ(cut.code(), Code::kIo);
+  EXPECT_NE(cut.message().find("long.safetensors' beyond byte 0"), std::string::npos) << cut.message();
+}
+
 // The same tensors through the writer give the reference library's file, byte for byte; pieces of seven bytes
 // cross tensors and the buffer's edges.
 TEST_F(SafetensorsFiles, WritesWhatTheReferenceLibraryWrites) {

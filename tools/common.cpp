@@ -1,11 +1,25 @@
 #include <cstdio>
+#include <memory>
 
 #include <fmt/format.h>
 
 #include "tools/command.h"
+#include "tools/progress.h"
 #include "tools/size_text.h"
 
 namespace moebius {
+
+namespace {
+
+std::function<bool(int64_t, int64_t)> loading_bar() {
+  return [bar = std::make_shared<ProgressBar>("load, MB")](int64_t done, int64_t total) {
+    bar->update(done / 1'000'000, total / 1'000'000);
+    if (done == total) bar->clear();
+    return true;
+  };
+}
+
+}  // namespace
 
 void add_engine_options(CLI::App& app, EngineOptions& options) {
   app.add_option("-m,--model", options.model,
@@ -17,6 +31,13 @@ void add_engine_options(CLI::App& app, EngineOptions& options) {
       ->check(CLI::NonNegativeNumber);
   app.add_option("-t,--threads", options.threads, "CPU threads (default: one per physical core)")
       ->check(CLI::Range(0, 4096));
+  app.add_option_function<std::string>(
+         "--load",
+         [&options](const std::string& how) {
+           if (how == "eager") options.on_load = loading_bar();
+         },
+         "mapped: weights come from disk as they are first used; eager: all at the start (default mapped)")
+      ->check(CLI::IsMember({"mapped", "eager"}));
   add_choice<CacheType>(app, "--cache-type", options.cache,
                         {{"auto", CacheType::kAuto},
                          {"f32", CacheType::kF32},
