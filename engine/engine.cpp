@@ -304,8 +304,7 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked, const M
   MOEBIUS_ASSIGN(impl->prompt, PromptRenderer::open(options.model));
   if (impl->tokenizer) impl->markup = chat_markup(*impl->tokenizer, impl->prompt.source());
   const bool float32 = impl->files->weights().layers.front().o.format == Format::kF32;
-  const bool wide = options.cache == CacheType::kF32 || (options.cache == CacheType::kAuto && float32);
-  impl->cache_type = wide ? DType::kF32 : options.cache == CacheType::kInt8 ? DType::kI8 : DType::kBF16;
+  impl->cache_type = cache_dtype(options.cache, float32);
   if (options.cache == CacheType::kInt8) MOEBIUS_TRY(takes_int8_cache(config, options.device));
   MOEBIUS_ASSIGN(const std::string config_text, read_text_file(options.model + "/config.json", 16 << 20));
   impl->fingerprint = fingerprint_of(*impl->files, config_text);

@@ -31,6 +31,11 @@ std::string program_dir() {
 
 }  // namespace
 
+DType cache_dtype(CacheType asked, bool float32) {
+  if (asked == CacheType::kInt8) return DType::kI8;
+  return asked == CacheType::kF32 || (asked == CacheType::kAuto && float32) ? DType::kF32 : DType::kBF16;
+}
+
 std::string hub_cache_dir() {
   if (const std::string dir = environment("HF_HUB_CACHE"); !dir.empty()) return dir;
   if (const std::string dir = environment("HF_HOME"); !dir.empty()) return dir + "/hub";

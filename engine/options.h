@@ -14,6 +14,9 @@ namespace moebius {
 // kAuto: float32 for float32 models, else BF16. kInt8: kI8 of kernels/ops.h, not on CUDA devices.
 enum class CacheType : uint8_t { kAuto, kF32, kBF16, kInt8 };
 
+// float32: whether the model's weights are.
+DType cache_dtype(CacheType asked, bool float32);
+
 enum class DeviceKind : uint8_t { kAuto, kHost, kSim, kCuda };  // kAuto: the first GPU, else the host
 
 struct EngineOptions {

@@ -273,7 +273,8 @@ ModelPlan plan_model(const ModelBytes& model, const MachineSpeeds& speeds, const
   for (const double speed : {speeds.device_GBs, speeds.device_GFLOPs, speeds.link_GBs, speeds.ram_GBs,
                              speeds.cpu_GFLOPs, speeds.disk_GBs})
     MOEBIUS_CHECK(speed > 0 && std::isfinite(speed), "speeds of a plan are positive");
-  MOEBIUS_CHECK(speeds.handoff_us >= 0 && std::isfinite(speeds.handoff_us));
+  for (const double us : {speeds.handoff_us, speeds.device_op_us})
+    MOEBIUS_CHECK(us >= 0 && std::isfinite(us));
   return Planner(model, speeds, sane(budgets), heat).make();
 }
 

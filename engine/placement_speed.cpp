@@ -12,6 +12,10 @@ namespace {
 // tokens, the longer of the two sides' means, from which they stray less.
 constexpr int64_t kExactPicks = 16;
 
+// Operations of a layer whose bytes do not count on a device: norms, rotations, attention over few positions,
+// writes to the cache, copies to and from the host, SwiGLU, the sum of the slots.
+constexpr double kSmallOps = 12;
+
 // That an expert is picked by at least one of `tokens`.
 double used_by(double chance, double tokens) {
   return -std::expm1(tokens * std::log1p(-std::min(chance, 1.0)));
@@ -62,7 +66,9 @@ double SpeedModel::attention_s(int64_t tokens) const {
   double seconds =
       time_of(static_cast<double>(adapter_bytes), static_cast<double>(adapter_bytes) / 4, n, hybrid());
   // On the CPU they stay in its caches.
-  if (hybrid()) seconds += n * static_cast<double>(model.activations_per_token) / speeds.device_GBs * 1e-9;
+  if (hybrid())
+    seconds += n * static_cast<double>(model.activations_per_token) / speeds.device_GBs * 1e-9 +
+               kSmallOps * static_cast<double>(model.layers.size()) * speeds.device_op_us * 1e-6;
   for (const LayerBytes& layer : model.layers) {
     for (const ClassSize* part : {&layer.attention, &layer.router, &layer.dense})
       seconds += time_of(*part, n, hybrid());

@@ -25,6 +25,8 @@ struct MachineSpeeds {
   double cpu_GFLOPs = 0;
   double disk_GBs = 0;    // mapped files that are not in memory
   double handoff_us = 0;  // to the CPU and back within a layer: flags, small copies; may be 0
+  double device_op_us =
+      0;  // what an operation takes there whose bytes do not count: a norm of one token; may be 0
 };
 
 // An expert as a layer's plan sees it.

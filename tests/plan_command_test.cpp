@@ -111,10 +111,27 @@ TEST(Plan, WhatDoesNotFitNamesTheNumberThatDoes) {
   EXPECT_NE(more["shape"], "host");
 }
 
+// A position of Moonlight's cache: 576 numbers in each of 27 layers; an int8 row has 18 scales of two bytes
+// too.
+TEST(Plan, TheCacheIsOfTheTypeThatWasAsked) {
+  const auto per_token = [](const std::string& type) {
+    const json plan = planned(
+        {"--geometry", "moonlight-16b-a3b", "--gpu-memory", "12GiB", "--ram", "64GiB", "--cache-type", type});
+    return plan["cache_bytes_per_token"].get<int64_t>();
+  };
+  EXPECT_EQ(per_token("bf16"), 27 * 576 * 2);
+  EXPECT_EQ(per_token("auto"), 27 * 576 * 2);
+  EXPECT_EQ(per_token("f32"), 27 * 576 * 4);
+  EXPECT_EQ(per_token("int8"), 27 * (576 + 18 * 2));
+}
+
 TEST(Plan, HeadersAndConfigurationAgree) {
   const std::string model = "tests/golden/models/deepseek_v3_bf16";
-  const json headers = planned({"-m", model, "--gpu-memory", "1GiB", "--ram", "1GiB"});
-  const json alone = planned({"--config", model + "/config.json", "--gpu-memory", "1GiB", "--ram", "1GiB"});
+  // So small a model pays on a GPU only where launches cost nothing.
+  const json headers =
+      planned({"-m", model, "--gpu-memory", "1GiB", "--ram", "1GiB", "--gpu-op-us", "0.001"});
+  const json alone = planned(
+      {"--config", model + "/config.json", "--gpu-memory", "1GiB", "--ram", "1GiB", "--gpu-op-us", "0.001"});
   EXPECT_EQ(headers["classes"], alone["classes"]);
   EXPECT_EQ(headers["decode"], alone["decode"]);
   EXPECT_EQ(headers["experts"]["resident"], headers["experts"]["all"]);

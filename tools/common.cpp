@@ -21,6 +21,15 @@ std::function<bool(int64_t, int64_t)> loading_bar() {
 
 }  // namespace
 
+void add_cache_type(CLI::App& app, CacheType& type) {
+  add_choice<CacheType>(app, "--cache-type", type,
+                        {{"auto", CacheType::kAuto},
+                         {"f32", CacheType::kF32},
+                         {"bf16", CacheType::kBF16},
+                         {"int8", CacheType::kInt8}},
+                        "type of the attention cache (default auto: f32 for float32 models, else bf16)");
+}
+
 void add_engine_options(CLI::App& app, EngineOptions& options) {
   app.add_option("-m,--model", options.model,
                  "checkpoint folder, or a Hugging Face id already in the cache (default: the shipped model)");
@@ -38,12 +47,7 @@ void add_engine_options(CLI::App& app, EngineOptions& options) {
          },
          "mapped: weights come from disk as they are first used; eager: all at the start (default mapped)")
       ->check(CLI::IsMember({"mapped", "eager"}));
-  add_choice<CacheType>(app, "--cache-type", options.cache,
-                        {{"auto", CacheType::kAuto},
-                         {"f32", CacheType::kF32},
-                         {"bf16", CacheType::kBF16},
-                         {"int8", CacheType::kInt8}},
-                        "type of the attention cache (default auto: f32 for float32 models, else bf16)");
+  add_cache_type(app, options.cache);
   add_choice<CpuGemm>(app, "--cpu-gemm", options.gemm,
                       {{"auto", CpuGemm::kAuto}, {"onednn", CpuGemm::kOneDnn}, {"own", CpuGemm::kOwn}},
                       "who multiplies large batches on the CPU (default auto)");

@@ -26,6 +26,7 @@ struct Options {
   int64_t gpu_memory = -1, ram = -1;  // -1: this machine's
   int64_t context = 0, prompt = 0;    // 0: by default
   int64_t sequences = 1;
+  CacheType cache = CacheType::kAuto;
   SpeedOptions speeds;
   bool json = false;
 };
@@ -59,7 +60,8 @@ Status read_config(const Options& options, PlanReport& r) {
   MOEBIUS_ASSIGN(r.config, ModelConfig::parse(text, r.model));
   FormatRule rule = rule_of(r.config, text);
   if (options.format) rule = {*options.format, options.experts_only};
-  MOEBIUS_ASSIGN(r.bytes, model_bytes(r.config, rule, DType::kBF16));
+  MOEBIUS_ASSIGN(r.bytes,
+                 model_bytes(r.config, rule, cache_dtype(options.cache, rule.linear == Format::kF32)));
   return Status();
 }
 
@@ -72,7 +74,7 @@ Status read_files(const Options& options, PlanReport& r) {
   MOEBIUS_ASSIGN(const std::unique_ptr<ModelFiles> files, ModelFiles::open(r.model));
   r.config = files->config();
   const bool wide = files->weights().layers.front().o.format == Format::kF32;
-  MOEBIUS_ASSIGN(r.bytes, model_bytes(r.config, files->weights(), wide ? DType::kF32 : DType::kBF16));
+  MOEBIUS_ASSIGN(r.bytes, model_bytes(r.config, files->weights(), cache_dtype(options.cache, wide)));
   return Status();
 }
 
@@ -150,6 +152,7 @@ void add_machine_options(CLI::App& command, Options& o) {
   speed("--cpu-gflops", s.cpu_GFLOPs, "CPU products, GFLOP/s (default: probed here)");
   speed("--disk-gbs", s.disk_GBs, "reading mapped files, GB/s (default 3)");
   speed("--handoff-us", s.handoff_us, "a layer's way to the CPU and back, microseconds (default 20)");
+  speed("--gpu-op-us", s.gpu_op_us, "a small operation on the GPU, microseconds (default 4)");
   command.add_option("-t,--threads", s.threads, "CPU threads to probe with (default: one per physical core)")
       ->check(CLI::Range(1, 4096));
 }
@@ -172,6 +175,7 @@ void add_plan(CLI::App& app, Run& run) {
       ->add_option("--prompt", options->prompt,
                    "tokens of the prompt that speeds are predicted for and after (default 4096)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  add_cache_type(*command, options->cache);
   command->add_option("--adapter", options->adapter, "folder of a PEFT LoRA adapter to make room for");
   command->add_flag("--json", options->json, "print JSON");
   command->callback([options, &run] {

@@ -9,9 +9,9 @@ namespace moebius {
 namespace {
 
 constexpr double kProbeSeconds = 0.3;
-// What kernels reach of the probes: 55 % of memory when decoding, 73 % of the multipliers in a prefill, as
-// `moebius bench` shows them (README, "Speed").
-constexpr double kReachedMemory = 0.55, kReachedMultipliers = 0.7;
+// What steps reach of the probes: from 60 to 85 % of memory when decoding, from 70 to 90 % of the multipliers
+// in a prefill, as `moebius bench` shows them (README, "Speed").
+constexpr double kReachedMemory = 0.7, kReachedMultipliers = 0.8;
 
 Speed chosen(const char* name, const char* what, std::optional<double> given, double assumed,
              const char* why) {
@@ -52,11 +52,13 @@ Result<Speeds> find_speeds(const SpeedOptions& options, Format format) {
       ram,
       cpu_speed(options, threads, format),
       chosen("disk_GBs", "disk, GB/s", options.disk_GBs, 3, "NVMe"),
-      chosen("handoff_us", "hand-off, us", options.handoff_us, 20, "a layer's way to the CPU and back")};
+      chosen("handoff_us", "hand-off, us", options.handoff_us, 20, "a layer's way to the CPU and back"),
+      chosen("gpu_op_us", "small GPU operation, us", options.gpu_op_us, 4, "a launch and little more")};
 }
 
 MachineSpeeds machine_speeds(const Speeds& s) {
-  return {s[0].value, s[1].value * 1e3, s[2].value, s[3].value, s[4].value, s[5].value, s[6].value};
+  return {s[0].value, s[1].value * 1e3, s[2].value, s[3].value,
+          s[4].value, s[5].value,       s[6].value, s[7].value};
 }
 
 }  // namespace moebius

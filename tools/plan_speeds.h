@@ -17,11 +17,11 @@ struct Speed {
 };
 
 struct SpeedOptions {
-  std::optional<double> gpu_GBs, gpu_TFLOPs, link_GBs, ram_GBs, cpu_GFLOPs, disk_GBs, handoff_us;
+  std::optional<double> gpu_GBs, gpu_TFLOPs, link_GBs, ram_GBs, cpu_GFLOPs, disk_GBs, handoff_us, gpu_op_us;
   int threads = 0;  // that the CPU is probed with; 0: one per physical core
 };
 
-inline constexpr size_t kSpeeds = 7;
+inline constexpr size_t kSpeeds = 8;
 using Speeds = std::array<Speed, kSpeeds>;
 
 // Probes for about a second when memory or CPU are not given. format: of the experts, which decides what the

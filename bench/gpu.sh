@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# All that is to be known of a GPU, in ten minutes: its operations against the reference, whole models against the host,
+# speeds of operations beside PyTorch's, and Moonlight's geometry at several budgets of its memory.
+# Usage: bench/gpu.sh RESULTS [BUILD]  (default build: build; python3 with torch is optional)
+# Writes RESULTS/{op_test.txt,models.txt,sanitizer.txt,operations.csv,torch.csv,moonlight-*.csv} and a summary.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+results=${1:?usage: bench/gpu.sh RESULTS [BUILD]} build=${2:-build}
+mkdir -p "$results"
+model=$(mktemp -d "${TMPDIR:-/dev/shm}/moebius-gpu-XXXXXX")
+trap 'rm -rf "$model"' EXIT
+step() { echo "== [${SECONDS} s] $*"; }
+
+step doctor
+timeout 60 "$build/moebius" doctor
+step "operations against the reference"
+timeout 180 "$build/op_test" test --device cuda > "$results/op_test.txt" 2>&1
+grep FAILED "$results/op_test.txt" | head -20
+tail -1 "$results/op_test.txt"
+step "whole models against the host"
+timeout 120 "$build/cuda_model_test" '--gtest_filter=*OnGpu*' > "$results/models.txt" 2>&1
+grep -E '^\[  (PASSED|FAILED)' "$results/models.txt" | head -20
+step "speeds of operations"
+timeout 120 "$build/bench_gpu" > "$results/operations.csv"
+column -s, -t < "$results/operations.csv" | cut -c1-120
+if python3 -c 'import torch' 2> /dev/null; then
+  step "PyTorch's"
+  timeout 120 python3 bench/gpu.py > "$results/torch.csv"
+  column -s, -t < "$results/torch.csv" | cut -c1-120
+fi
+step "Moonlight's geometry, int4"
+timeout 180 "$build/moebius" synth --geometry moonlight-16b-a3b --dtype int4 --out "$model/m"
+for budget in 10 30 60 100; do  # per cent of the routed experts' 7.7 GB, beside what every step reads
+  memory=$((2900 + 73 * budget))
+  step "$budget % of the experts: $memory MiB"
+  timeout 120 "$build/moebius" bench -m "$model/m" --device cuda --gpu-memory "${memory}MiB" -c 4096 -p 512,2048 -n 32 \
+    --depth 0,2048 --batch 1,8 --repeats 2 --csv "$results/moonlight-$budget.csv"
+done
+if command -v compute-sanitizer > /dev/null; then
+  step "memory accesses"
+  timeout 180 compute-sanitizer --tool memcheck "$build/op_test" test --device cuda --filter "n=1 " \
+    > "$results/sanitizer.txt" 2>&1
+  tail -3 "$results/sanitizer.txt"
+fi
+step done
