@@ -154,7 +154,7 @@ class Run {
     std::vector<Segment> segments;
     std::vector<int32_t> ids;
     for (size_t i = 0; i < pass.size(); ++i) {
-      MOEBIUS_TRY(cache.reserve(tables[i], std::ssize(pass[i])));
+      MOEBIUS_TRY(cache.reserve(tables[i], 0, std::ssize(pass[i])));
       segments.push_back({&tables[i], std::ssize(ids), std::ssize(pass[i]), 0});
       ids.insert(ids.end(), pass[i].begin(), pass[i].end());
     }

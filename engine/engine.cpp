@@ -379,9 +379,10 @@ Result<std::unique_ptr<Session>> Engine::new_session() {
 }
 
 Status Engine::append(std::span<Session* const> sessions, std::span<const int32_t> ids) {
-  std::vector<Session::Impl*> timelines;
-  for (Session* session : sessions) timelines.push_back(session->impl_.get());
-  return append_to_all(timelines, ids);
+  MOEBIUS_CHECK(!sessions.empty() && sessions.size() == ids.size());
+  std::vector<Extension> more;
+  for (size_t i = 0; i < sessions.size(); ++i) more.push_back({sessions[i]->impl_.get(), ids.subspan(i, 1)});
+  return extend(more);
 }
 
 Result<std::string> Engine::render_chat(const nlohmann::ordered_json& request, bool generation_prompt) const {

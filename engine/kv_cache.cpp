@@ -1,5 +1,7 @@
 #include "engine/kv_cache.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 namespace moebius {
@@ -10,38 +12,78 @@ Result<KvCache> KvCache::create(const ModelConfig& config, int64_t layers, DType
   cache.dtype_ = dtype;
   cache.layers_ = layers;
   cache.width_ = config.cache_width();
-  cache.pages_ = (tokens + kPageTokens - 1) / kPageTokens;
+  cache.backend_ = &backend;
+  cache.pages_ = pages_of(tokens);
   MOEBIUS_ASSIGN(const int64_t size, bytes(config, layers, dtype, tokens));
   MOEBIUS_ASSIGN(cache.memory_, backend.alloc(static_cast<size_t>(size)));
   for (int64_t page = cache.pages_ - 1; page >= 0; --page) cache.free_.push_back(static_cast<int32_t>(page));
+  cache.users_.resize(static_cast<size_t>(cache.pages_));
   return cache;
 }
 
 Result<int64_t> KvCache::bytes(const ModelConfig& config, int64_t layers, DType dtype, int64_t tokens) {
-  const int64_t rows = (tokens + kPageTokens - 1) / kPageTokens * kPageTokens * layers;
+  const int64_t rows = pages_of(tokens) * kPageTokens * layers;
   int64_t bytes = 0;
   if (!checked_mul(rows, cache_row_bytes(dtype, config.cache_width()), &bytes))
     return no_memory(fmt::format("a cache of {} tokens is too large; lower --ctx-size", tokens));
   return bytes;
 }
 
-Status KvCache::reserve(PageTable& table, int64_t tokens) {
-  const size_t needed = static_cast<size_t>((tokens + kPageTokens - 1) / kPageTokens);
-  if (needed > table.pages.size() + free_.size()) {
+int64_t KvCache::pages_to_reserve(const PageTable& table, int64_t first, int64_t tokens) const {
+  const int64_t held = std::ssize(table.pages);
+  int64_t count = std::max<int64_t>(0, pages_of(tokens) - held);
+  for (int64_t i = first / kPageTokens; i < std::min(held, pages_of(tokens)); ++i)
+    count += users(table.pages[static_cast<size_t>(i)]) > 1;
+  return count;
+}
+
+Status KvCache::reserve(PageTable& table, int64_t first, int64_t tokens) {
+  if (pages_to_reserve(table, first, tokens) > free_pages()) {
     return no_memory(
         fmt::format("the cache is full: {} tokens asked for, {} pages of {} tokens left; raise --parallel or "
                     "--ctx-size",
                     tokens, free_.size(), kPageTokens));
   }
-  while (table.pages.size() < needed) {
-    table.pages.push_back(free_.back());
+  const auto take = [&] {
+    const int32_t page = free_.back();
     free_.pop_back();
+    hold(page);
+    return page;
+  };
+  const int64_t needed = pages_of(tokens);
+  for (int64_t i = first / kPageTokens; i < std::min(std::ssize(table.pages), needed); ++i) {
+    int32_t& page = table.pages[static_cast<size_t>(i)];
+    if (users(page) == 1) continue;
+    const int32_t own = take();
+    copy_rows(page, own, std::max<int64_t>(0, first - i * kPageTokens));
+    drop(page);
+    page = own;
   }
+  while (std::ssize(table.pages) < needed) table.pages.push_back(take());
   return Status();
 }
 
+void KvCache::copy_rows(int32_t from, int32_t to, int64_t rows) {
+  const int64_t page_bytes = kPageTokens * row_bytes();
+  for (int64_t layer = 0; layer < layers_ && rows > 0; ++layer) {
+    char* base = memory_.as<char>() + layer * pages_ * page_bytes;
+    backend_->copy_bytes(Stream::kCompute, base + from * page_bytes, base + to * page_bytes,
+                         static_cast<size_t>(rows * row_bytes()));
+  }
+}
+
+void KvCache::share(std::span<const int32_t> pages, PageTable& table) {
+  for (const int32_t page : pages) hold(page);
+  table.pages.insert(table.pages.end(), pages.begin(), pages.end());
+}
+
+void KvCache::drop(int32_t page) {
+  MOEBIUS_CHECK(users(page) > 0);
+  if (--users_[static_cast<size_t>(page)] == 0) free_.push_back(page);
+}
+
 void KvCache::release(PageTable& table) {
-  free_.insert(free_.end(), table.pages.rbegin(), table.pages.rend());
+  for (size_t i = table.pages.size(); i > 0; --i) drop(table.pages[i - 1]);
   table.pages.clear();
 }
 

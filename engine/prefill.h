@@ -53,6 +53,7 @@ class StreamedPrefill {
   Status step();
   bool done() const { return pass_->layer == pass_->model.config.layers; }
   double part_done() const;                                          // 0 to 1
+  std::span<const int32_t> ids() const { return pass_->ids; }        // of the pass
   Workspace last_slice() const { return slice(pass_->slices - 1); }  // x after the last layer
 
  private:

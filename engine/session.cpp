@@ -54,12 +54,6 @@ Status Session::Impl::settle() {
   return status.ok() ? status : give_up(std::move(status));
 }
 
-Status Session::Impl::keep_logits(const Result<Tensor>& row) {
-  if (!row.ok()) return give_up(row.status());
-  logits.assign(row->f32(), row->f32() + parts.model.config.vocab);
-  return Status();
-}
-
 // body(rows of one page, byte offset of the first among all rows) for the pages of positions [0, n).
 template <class Body>
 void Session::Impl::for_each_page(int64_t layer, int64_t n, const Body& body) const {
@@ -69,42 +63,56 @@ void Session::Impl::for_each_page(int64_t layer, int64_t n, const Body& body) co
     body(view.row(p), p * row_bytes, static_cast<size_t>(std::min(view.page_tokens, n - p) * row_bytes));
 }
 
-std::span<const int32_t> Session::Impl::next_part(std::span<const int32_t> ids) const {
+int64_t prompt_part(int64_t rest, int64_t most) {
+  const int64_t least = kAbsorbedTokens + 1;
+  if (rest <= most) return rest;
+  return rest - most < least && most >= 2 * least ? rest - least : most;
+}
+
+Result<Workspace> Session::Impl::advance(std::span<const int32_t> ids) {
   const std::span<const int32_t> rest = ids.subspan(tokens.size());
-  return rest.first(std::min(rest.size(), static_cast<size_t>(parts.chunk)));
+  const int64_t n = prompt_part(std::ssize(rest), parts.chunk);
+  const Extension part{this, rest.first(static_cast<size_t>(n)), n == std::ssize(rest)};
+  MOEBIUS_TRY(extend({&part, 1}));
+  return parts.workspace.view(n);
 }
 
-Result<Workspace> Session::Impl::advance(std::span<const int32_t> part) {
-  const int64_t done = static_cast<int64_t>(tokens.size()), n = static_cast<int64_t>(part.size());
-  MOEBIUS_TRY(settle());  // the device may still read the host's side of the workspace
-  MOEBIUS_TRY(parts.cache.reserve(pages, done + n));
-  next_step(parts.model);
-  const Segment segment{&pages, 0, n, done};
-  const Workspace ws = parts.workspace.view(n);
-  forward(parts.model, {part, {&segment, 1}}, parts.cache, ws);
-  logits.clear();
-  tokens.insert(tokens.end(), part.begin(), part.end());
-  return ws;
-}
-
-Result<Workspace> Session::Impl::advance_streamed(std::span<const int32_t> ids, const Progress& progress) {
-  const int64_t done = std::ssize(tokens), total = std::ssize(ids);
-  StreamedPrefill* prefill = parts.prefill;
-  const int64_t n = std::min(total - done, prefill->pass_tokens());
-  const std::span<const int32_t> part = ids.subspan(tokens.size(), static_cast<size_t>(n));
+Status Session::Impl::begin_streamed(std::span<const int32_t> ids) {
+  const int64_t done = std::ssize(tokens);
+  const int64_t n = std::min(std::ssize(ids) - done, parts.prefill->pass_tokens());
   MOEBIUS_TRY(settle());
-  MOEBIUS_TRY(parts.cache.reserve(pages, done + n));
+  MOEBIUS_TRY(parts.cache.reserve(pages, done, done + n));
   next_step(parts.model);
-  prefill->begin(parts.model, parts.cache, pages, parts.workspace, part, done);
-  while (!prefill->done()) {
-    if (Status status = prefill->step(); !status.ok()) return give_up(std::move(status));
-    const int64_t so_far = done + static_cast<int64_t>(static_cast<double>(n) * prefill->part_done());
-    if (progress && !prefill->done() && !progress(std::min(so_far, total - 1), total))
-      return Status(Code::kCancelled, "cancelled");
-  }
-  logits.clear();
+  parts.prefill->begin(parts.model, parts.cache, pages, parts.workspace,
+                       ids.subspan(tokens.size(), static_cast<size_t>(n)), done);
+  return Status();
+}
+
+Result<bool> Session::Impl::slice_streamed(std::span<const int32_t> ids) {
+  StreamedPrefill& prefill = *parts.prefill;
+  if (Status status = prefill.step(); !status.ok()) return give_up(std::move(status));
+  if (!prefill.done()) return false;
+  const std::span<const int32_t> part = prefill.ids();
   tokens.insert(tokens.end(), part.begin(), part.end());
-  return prefill->last_slice();
+  logits.clear();
+  if (tokens.size() < ids.size()) return true;
+  const Workspace ws = prefill.last_slice();
+  const Result<Tensor> row = head_forward(parts.model, ws, ws.x.shape[0] - 1, 1);
+  if (!row.ok()) return give_up(row.status());
+  logits.assign(row->f32(), row->f32() + parts.model.config.vocab);
+  return true;
+}
+
+Status Session::Impl::advance_streamed(std::span<const int32_t> ids, const Progress& progress) {
+  const int64_t done = std::ssize(tokens), total = std::ssize(ids);
+  MOEBIUS_TRY(begin_streamed(ids));
+  const double n = static_cast<double>(parts.prefill->ids().size());
+  while (true) {
+    MOEBIUS_ASSIGN(const bool passed, slice_streamed(ids));
+    if (passed) return Status();
+    const int64_t so_far = done + static_cast<int64_t>(n * parts.prefill->part_done());
+    if (progress && !progress(std::min(so_far, total - 1), total)) return {Code::kCancelled, "cancelled"};
+  }
 }
 
 Status Session::sync(std::span<const int32_t> ids, const Progress& progress) {
@@ -119,19 +127,18 @@ Status Session::sync(std::span<const int32_t> ids, const Progress& progress) {
   while (static_cast<int64_t>(have.size()) < total) {
     if (progress && !progress(static_cast<int64_t>(have.size()), total))
       return {Code::kCancelled, "cancelled"};
-    const bool streamed = impl_->parts.prefill && impl_->parts.prefill->pays(total - std::ssize(have));
-    MOEBIUS_ASSIGN(const Workspace ws,
-                   streamed ? impl_->advance_streamed(ids, progress) : impl_->advance(impl_->next_part(ids)));
-    if (static_cast<int64_t>(have.size()) == total) {
-      MOEBIUS_TRY(impl_->keep_logits(head_forward(impl_->parts.model, ws, ws.x.shape[0] - 1, 1)));
+    if (impl_->streaming_pays(total - std::ssize(have))) {
+      MOEBIUS_TRY(impl_->advance_streamed(ids, progress));
+    } else {
+      MOEBIUS_TRY(impl_->advance(ids).status());
     }
   }
   return Status();
 }
 
 Status Session::append(int32_t id) {
-  Impl* const self = impl_.get();
-  return append_to_all({&self, 1}, {&id, 1});
+  const Extension more{impl_.get(), {&id, 1}};
+  return extend({&more, 1});
 }
 
 Status Session::repeat(int64_t count) {
@@ -141,7 +148,7 @@ Status Session::repeat(int64_t count) {
   if (count > s.parts.context)
     return invalid(fmt::format("the context of {} tokens is full; raise --ctx-size", s.parts.context));
   MOEBIUS_TRY(s.settle());
-  MOEBIUS_TRY(s.parts.cache.reserve(s.pages, count));
+  MOEBIUS_TRY(s.parts.cache.reserve(s.pages, n, count));
   const size_t row_bytes = static_cast<size_t>(s.parts.cache.row_bytes());
   for (int64_t l = 0; l < s.parts.model.config.layers; ++l) {
     const CacheView view = s.parts.cache.view(s.pages, l);
@@ -159,13 +166,12 @@ Status Session::sync_all(std::span<const int32_t> ids, const Rows& rows) {
   impl_->reused = 0;
   while (impl_->tokens.size() < ids.size()) {
     const int64_t first = static_cast<int64_t>(impl_->tokens.size());
-    MOEBIUS_ASSIGN(const Workspace ws, impl_->advance(impl_->next_part(ids)));
+    MOEBIUS_ASSIGN(const Workspace ws, impl_->advance(ids));
     const int64_t n = ws.x.shape[0];
     for (int64_t begin = 0; begin < n; begin += kLogitRows) {
       const int64_t count = std::min(kLogitRows, n - begin);
       const Result<Tensor> logits = head_forward(impl_->parts.model, ws, begin, count);
       if (!logits.ok()) return impl_->give_up(logits.status());
-      if (begin + count == n) MOEBIUS_TRY(impl_->keep_logits(logits->rows(count - 1, 1)));
       MOEBIUS_TRY(rows(first + begin, {logits->f32(), static_cast<size_t>(logits->numel())}));
     }
   }
@@ -229,7 +235,7 @@ Status Session::restore(const std::string& path) {
     layers.push_back(find(fmt::format("cache.{}", l), s.parts.cache.dtype()));
     if (!layers.back() || layers.back()->bytes != n * row_bytes) return broken;
   }
-  MOEBIUS_TRY(s.parts.cache.reserve(s.pages, n));
+  MOEBIUS_TRY(s.parts.cache.reserve(s.pages, 0, n));
   for (int64_t l = 0; l < s.parts.model.config.layers; ++l) {
     const char* from = static_cast<const char*>(layers[static_cast<size_t>(l)]->data);
     s.for_each_page(l, n, [&](void* page, int64_t offset, size_t bytes) {

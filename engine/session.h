@@ -27,17 +27,19 @@ struct Session::Impl {
   Impl& operator=(const Impl&) = delete;
 
   Status check_ids(std::span<const int32_t> ids) const;
-  // The first `chunk` of what ids has beyond the timeline.
-  std::span<const int32_t> next_part(std::span<const int32_t> ids) const;
-  // Appends at most `chunk` tokens to the timeline; the workspace then holds their last layer.
-  Result<Workspace> advance(std::span<const int32_t> part);
-  // The same by a pass of the streamed prefill, of what ids has beyond the timeline: the workspace holds the
-  // last of them.
-  Result<Workspace> advance_streamed(std::span<const int32_t> ids, const Progress& progress);
+  // Appends at most `chunk` tokens of what ids has beyond the timeline, and keeps the logits after the last
+  // of all; the workspace then holds the last layer of what was appended.
+  Result<Workspace> advance(std::span<const int32_t> ids);
+  // The same by a pass of the streamed prefill: it is begun, and goes on by a slice at a time until
+  // slice_streamed() is true. Until then the timeline is as before. Other timelines may be extended between
+  // two slices.
+  Status begin_streamed(std::span<const int32_t> ids);
+  Result<bool> slice_streamed(std::span<const int32_t> ids);
+  Status advance_streamed(std::span<const int32_t> ids, const Progress& progress);
+  bool streaming_pays(int64_t rest) const { return parts.prefill && parts.prefill->pays(rest); }
   void truncate(int64_t count);
   // After an error of a step: the timeline is empty, for its cache may be half written. Returns the error.
   Status give_up(Status status);
-  Status keep_logits(const Result<Tensor>& row);
   Status settle();
   template <class Body>
   void for_each_page(int64_t layer, int64_t n, const Body& body) const;
@@ -49,7 +51,21 @@ struct Session::Impl {
   int64_t reused = 0;
 };
 
-// Engine::append.
-Status append_to_all(std::span<Session::Impl* const> sessions, std::span<const int32_t> ids);
+// How many of the `rest` tokens of a prompt a pass of at most `most` takes. All but short prompts are
+// attended in the same form, see kAbsorbedTokens, wherever they are cut, when passes hold more than twice as
+// many.
+int64_t prompt_part(int64_t rest, int64_t most);
+
+// What a pass adds to a timeline.
+struct Extension {
+  Session::Impl* session = nullptr;
+  std::span<const int32_t> ids;  // at least one
+  bool logits = true;            // keep those after the last
+};
+
+// Adds to timelines of one engine, all of them different, in one pass over the weights. Where the plan says
+// that it pays, in two groups, of which one is on the device while the host computes its experts for the
+// other. After kInvalid or kNoMemory all are as before, else after an error all are empty.
+Status extend(std::span<const Extension> extensions);
 
 }  // namespace moebius

@@ -74,7 +74,7 @@ TEST_P(GoldenAdapter, GivesThemInABatchOfSequences) {
   PageTable tables[3];
   int64_t at[3] = {3, 9, 20};
   for (int s = 0; s < 3; ++s) {
-    ASSERT_TRUE(cache->reserve(tables[s], n).ok());
+    ASSERT_TRUE(cache->reserve(tables[s], 0, n).ok());
     const Segment prompt{&tables[s], 0, at[s], 0};
     forward(adapted_model, {ids.first(static_cast<size_t>(at[s])), {&prompt, 1}}, *cache,
             memory->view(at[s]));
@@ -138,7 +138,7 @@ std::vector<float> logits_of(const ModelConfig& config, const Weights& weights,
   auto memory = WorkspaceMemory::create(config, n, *backend);
   EXPECT_TRUE(cache.ok() && memory.ok());
   PageTable table;
-  EXPECT_TRUE(cache->reserve(table, n).ok());
+  EXPECT_TRUE(cache->reserve(table, 0, n).ok());
   const Segment segment{&table, 0, n, 0};
   const Workspace ws = memory->view(n);
   forward(model, {ids, {&segment, 1}}, *cache, ws);

@@ -242,7 +242,7 @@ TEST(Forward, SequencesInOnePassGetWhatEachGetsAlone) {
     auto memory = WorkspaceMemory::create(config, 64, *backend);
     ASSERT_TRUE(cache.ok() && memory.ok());
     PageTable alone, together, other;
-    for (PageTable* table : {&alone, &together, &other}) ASSERT_TRUE(cache->reserve(*table, 80).ok());
+    for (PageTable* table : {&alone, &together, &other}) ASSERT_TRUE(cache->reserve(*table, 0, 80).ok());
 
     const auto run = [&](std::vector<int32_t> ids, std::vector<Segment> segments) {
       const Workspace ws = memory->view(static_cast<int64_t>(ids.size()));

@@ -162,7 +162,7 @@ Status Calibration::attend(int64_t layer, const Slice& slice) {
     const std::vector<int32_t>& sequence = sequences_[slice.first + i];
     segments.push_back({&pages[i], std::ssize(ids), std::ssize(sequence), 0});
     ids.insert(ids.end(), sequence.begin(), sequence.end());
-    status = cache_.reserve(pages[i], std::ssize(sequence));
+    status = cache_.reserve(pages[i], 0, std::ssize(sequence));
   }
   if (status.ok()) {
     const Workspace ws = workspace_of(slice);

@@ -109,7 +109,7 @@ Status TrainingPass::begin(const TrainBatch& batch) {
   segments_.clear();
   for (size_t i = 0; i < sequences; ++i) {
     const int64_t begin = batch.starts[i], count = batch.starts[i + 1] - begin;
-    MOEBIUS_TRY(cache_.reserve(pages_[i], count));
+    MOEBIUS_TRY(cache_.reserve(pages_[i], 0, count));
     segments_.push_back({&pages_[i], begin, count, 0});
   }
   batch_ = {batch.ids, segments_};

@@ -1,0 +1,120 @@
+// More tokens on each of several timelines, in one pass over the weights.
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "engine/session.h"
+
+namespace moebius {
+namespace {
+
+using Extensions = std::span<const Extension>;
+
+Status check(Extensions all) {
+  MOEBIUS_CHECK(!all.empty());
+  const SessionParts& parts = all[0].session->parts;
+  int64_t rows = 0;
+  for (const Extension& e : all) {
+    const auto same = [&](const Extension& other) { return other.session == e.session; };
+    MOEBIUS_CHECK(!e.ids.empty() && std::ranges::count_if(all, same) == 1 && &e.session->parts == &parts);
+    MOEBIUS_TRY(e.session->check_ids(e.ids));
+    if (std::ssize(e.session->tokens) + std::ssize(e.ids) > parts.context)
+      return invalid(fmt::format("the context of {} tokens is full; raise --ctx-size", parts.context));
+    rows += std::ssize(e.ids);
+  }
+  if (rows <= parts.workspace.max_tokens()) return Status();
+  return invalid(
+      fmt::format("{} tokens in one pass are more than the {} that room was made for; raise "
+                  "--parallel",
+                  rows, parts.workspace.max_tokens()));
+}
+
+Status reserve(Extensions all) {
+  KvCache& cache = all[0].session->parts.cache;
+  for (const Extension& e : all) {
+    const int64_t done = std::ssize(e.session->tokens);
+    MOEBIUS_TRY(cache.reserve(e.session->pages, done, done + std::ssize(e.ids)));
+  }
+  return Status();
+}
+
+// Some of the extensions, as one batch.
+struct Group {
+  std::vector<Extension> members;
+  std::vector<int32_t> ids;
+  std::vector<Segment> segments;
+
+  void add(const Extension& e) {
+    const Session::Impl& s = *e.session;
+    segments.push_back({&s.pages, std::ssize(ids), std::ssize(e.ids), std::ssize(s.tokens)});
+    ids.insert(ids.end(), e.ids.begin(), e.ids.end());
+    members.push_back(e);
+  }
+  Batch batch() const { return {ids, segments}; }
+  int64_t last_row(size_t i) const { return segments[i].begin + segments[i].count - 1; }
+  Status keep_logits(const Model& model, const Workspace& ws) const;
+};
+
+// Rows that lie side by side are taken together.
+Status Group::keep_logits(const Model& model, const Workspace& ws) const {
+  for (size_t i = 0; i < members.size();) {
+    size_t end = i;
+    while (end < members.size() && members[end].logits && end - i < static_cast<size_t>(kLogitRows) &&
+           last_row(end) - last_row(i) == static_cast<int64_t>(end - i))
+      ++end;
+    if (end == i) {
+      members[i++].session->logits.clear();
+      continue;
+    }
+    const int64_t count = static_cast<int64_t>(end - i);
+    MOEBIUS_ASSIGN(const Tensor rows, head_forward(model, ws, last_row(i), count));
+    for (int64_t r = 0; r < count; ++r) {
+      const float* row = rows.f32() + r * model.config.vocab;
+      members[i++].session->logits.assign(row, row + model.config.vocab);
+    }
+  }
+  return Status();
+}
+
+// Half of the single tokens is the second group, where the plan says that two pay.
+void divide(const SessionParts& parts, Extensions all, Group& one, Group& two) {
+  const int64_t single = std::ranges::count_if(all, [](const Extension& e) { return e.ids.size() == 1; });
+  const bool in_two = parts.two_groups_from > 0 && single >= parts.two_groups_from &&
+                      single / 2 <= parts.second_workspace.max_tokens();
+  int64_t first = in_two ? single - single / 2 : single;
+  for (const Extension& e : all) (e.ids.size() == 1 && first-- <= 0 ? two : one).add(e);
+}
+
+Status step(Extensions all) {
+  const SessionParts& parts = all[0].session->parts;
+  Group one, two;
+  divide(parts, all, one, two);
+  const Workspace ws = parts.workspace.view(std::ssize(one.ids));
+  if (two.members.empty()) {
+    forward(parts.model, one.batch(), parts.cache, ws);
+    return one.keep_logits(parts.model, ws);
+  }
+  const Workspace second = parts.second_workspace.view(std::ssize(two.ids));
+  forward_in_two(parts.model, one.batch(), ws, two.batch(), second, parts.cache);
+  MOEBIUS_TRY(one.keep_logits(parts.model, ws));
+  return two.keep_logits(parts.model, second);
+}
+
+}  // namespace
+
+Status extend(Extensions all) {
+  MOEBIUS_TRY(check(all));
+  const Model& model = all[0].session->parts.model;
+  MOEBIUS_TRY(all[0].session->settle());  // the device may still read the host's side of the workspace
+  MOEBIUS_TRY(reserve(all));
+  next_step(model);
+  const Status status = step(all);
+  if (!status.ok()) clear_error(model);
+  for (const Extension& e : all) {
+    e.session->tokens.insert(e.session->tokens.end(), e.ids.begin(), e.ids.end());
+    if (!status.ok()) e.session->truncate(0);  // its cache may be half written
+  }
+  return status;
+}
+
+}  // namespace moebius
