@@ -66,6 +66,7 @@ Status DeviceModel::plan(const EngineOptions& options, DType cache_type, const N
   budgets.device_bytes = options.device_memory, budgets.device_reserve = kSlack;
   budgets.ram_bytes = options.ram;
   budgets.context = needs.context, budgets.sequences = options.sessions;
+  if (options.cache_tokens != needs.context * options.sessions) budgets.cache_tokens = options.cache_tokens;
   budgets.prompt = std::min(kUsualPrompt, needs.context);
   budgets.use_device = true;
   const bool known = std::ranges::any_of(heat, [](const auto& layer) {

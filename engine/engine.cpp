@@ -163,11 +163,10 @@ Status Engine::Impl::open_backend(const MakeDevice& make_device) {
   needs.second_tokens = make_device ? options.sessions / 2 : 0;
   needs.workspace = WorkspaceMemory::bytes(config, needs.most_tokens) +
                     (needs.second_tokens > 0 ? WorkspaceMemory::bytes(config, needs.second_tokens) : 0);
-  int64_t tokens = 0;
-  if (!checked_mul(options.context, options.sessions, &tokens))
+  if (options.cache_tokens == 0 && !checked_mul(options.context, options.sessions, &options.cache_tokens))
     return invalid(fmt::format("{} sequences of {} tokens are too many; lower --parallel or --ctx-size",
                                options.sessions, options.context));
-  MOEBIUS_ASSIGN(needs.cache, KvCache::bytes(config, config.layers, cache_type, tokens));
+  MOEBIUS_ASSIGN(needs.cache, KvCache::bytes(config, config.layers, cache_type, options.cache_tokens));
   if (make_device) MOEBIUS_TRY(open_device(make_device, needs));
   MOEBIUS_TRY(open_sessions(needs));
   return open_trace();
@@ -179,16 +178,18 @@ Status Engine::Impl::open_device(const MakeDevice& make_device, const DeviceMode
   if (options.device_memory == 0)
     options.device_memory = DeviceModel::bytes_for_all(config, host_weights(), needs);
   if (options.device_memory < least) {
-    const int64_t per_token = needs.cache / options.context;
+    // What the context would have to be, or the whole cache where it has a size of its own.
+    const bool own_size = options.cache_tokens != options.context * options.sessions;
+    const int64_t per_token = needs.cache / (own_size ? options.cache_tokens : options.context);
     const int64_t room = options.device_memory - (least - needs.cache);
     const std::string instead = room >= per_token * kPageTokens
                                     ? fmt::format(" to {}", room / per_token / kPageTokens * kPageTokens)
                                     : std::string();
     return no_memory(
         fmt::format("--gpu-memory: attention, shared weights, workspace and a cache of {} tokens take {} "
-                    "bytes ({}), {} are given; give at least as much, or lower --ctx-size{}",
-                    options.context * options.sessions, least, gib_text(least),
-                    gib_text(options.device_memory), instead));
+                    "bytes ({}), {} are given; give at least as much, or lower {}{}",
+                    options.cache_tokens, least, gib_text(least), gib_text(options.device_memory),
+                    own_size ? "--cache-tokens" : "--ctx-size", instead));
   }
   MOEBIUS_ASSIGN(device, make_device(options.device_memory));
   MOEBIUS_ASSIGN(on_device, DeviceModel::create(config, host_weights(), options, cache_type, needs,
@@ -199,7 +200,7 @@ Status Engine::Impl::open_device(const MakeDevice& make_device, const DeviceMode
 
 Status Engine::Impl::open_sessions(const DeviceModel::Needs& needs) {
   const ModelConfig& config = files->config();
-  MOEBIUS_ASSIGN(cache, KvCache::create(config, cache_type, options.context * options.sessions, backend()));
+  MOEBIUS_ASSIGN(cache, KvCache::create(config, cache_type, options.cache_tokens, backend()));
   MOEBIUS_ASSIGN(workspace, WorkspaceMemory::create(config, needs.most_tokens, backend()));
   if (needs.second_tokens > 0) {
     MOEBIUS_ASSIGN(second_workspace, WorkspaceMemory::create(config, needs.second_tokens, backend(), 1));

@@ -16,6 +16,7 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include "engine/answer_stream.h"
+#include "engine/cache_miss.h"
 #include "engine/expert_use.h"
 #include "engine/options.h"
 #include "engine/placement.h"
@@ -62,6 +63,7 @@ class Session {
   Status restore(const std::string& path);
 
   struct Impl;  // engine/session.h
+  Impl& impl() { return *impl_; }
 
  private:
   friend class Engine;
@@ -98,6 +100,7 @@ struct GenerateStats {
   std::string matched_stop;  // the stop string that ended it; "" for a stop id
   int64_t prompt_tokens = 0, reused_tokens = 0, answer_tokens = 0;  // answer_tokens counts a final stop id
   int64_t reasoning_tokens = 0;                                     // of the answer's, with a form
+  CacheMiss miss = CacheMiss::kNone;  // why reused_tokens are not more; of the scheduler's answers
   double prefill_s = 0, decode_s = 0;
 };
 

@@ -37,7 +37,8 @@ struct EngineOptions {
   std::string heat_dir;    // folder for what is known of the use of models' experts; "": forget it
   double skip_threshold = 0;  // of a slot's share of its token's scores, below which it is left out; 0: off
   bool overlap = true;        // the host computes its experts while the device goes on
-  int64_t sessions = 1;       // whose caches are set aside, of `context` tokens each
+  int64_t sessions = 1;       // sequences that are computed at once
+  int64_t cache_tokens = 0;   // that the caches of all hold together; 0: `context` for each of the sessions
   // When set, all weights are read into memory at the start, and this is called with the bytes done and in
   // total; false cancels. Else they are mapped, and come from disk as they are first used.
   std::function<bool(int64_t done, int64_t total)> on_load;

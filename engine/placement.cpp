@@ -48,7 +48,9 @@ Needs needs_of(const ModelBytes& model, const Budgets& budgets) {
     }
   }
   n.head = model.head.bytes, n.embedding = model.embedding.bytes;
-  const int64_t tokens = whole_pages(bounded_product(budgets.context, budgets.sequences));
+  const int64_t tokens =
+      whole_pages(budgets.cache_tokens > 0 ? bounded(budgets.cache_tokens)
+                                           : bounded_product(budgets.context, budgets.sequences));
   n.cache = bounded_product(tokens, model.cache_per_token);
   n.workspace = bounded(model.workspace);
   n.least_pass = std::min(budgets.context, kSliceTokens);
@@ -248,6 +250,7 @@ class Planner {
     for (const PlacedExpert& e : experts_) elsewhere += e.resident ? 0 : e.bytes;
     plan_.ram_for_all = kSystem.budget_for(ram_always() + static_cast<int64_t>(elsewhere));
     if (budgets_.device_bytes == 0 || usable_ >= needs_.core() || model_.cache_per_token <= 0) return;
+    if (budgets_.cache_tokens > 0) return;  // whatever the context
     const int64_t room = usable_ - (needs_.core() - needs_.cache);
     const int64_t per_token = bounded_product(model_.cache_per_token, budgets_.sequences);
     plan_.context_that_fits = room > 0 ? room / per_token / kPageTokens * kPageTokens : 0;

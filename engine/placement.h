@@ -69,12 +69,13 @@ struct Budgets {
   int64_t device_bytes = 0;  // 0: no device
   int64_t ram_bytes = 0;     // of the machine; a sixteenth, at most 8 GiB, is left to the system
   int64_t context = 4096;    // tokens of a sequence
-  int64_t sequences = 1;     // whose caches are held at once
+  int64_t sequences = 1;     // computed at once
   int64_t adapter_bytes = 0;
   int64_t prompt = 2048;  // tokens that the predictions are for: of the prompt, and before a decoded one
   bool share_residents = true;  // as LayerFrame; without, more device memory can predict a slower prefill
   int64_t device_reserve = -1;  // left to the driver; -1: a sixteenth of device_bytes, at most 512 MiB
   bool use_device = false;      // even if the CPU alone would be faster, or too little fits
+  int64_t cache_tokens = 0;     // of all sequences together; 0: context tokens for each
 };
 
 enum class PlanShape : uint8_t {

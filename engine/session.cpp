@@ -21,7 +21,7 @@ Session::Impl::~Impl() {
   parts.cache.release(pages);
 }
 
-Status Session::Impl::check_ids(std::span<const int32_t> ids) const {
+Status check_ids(const SessionParts& parts, std::span<const int32_t> ids) {
   if (ids.empty()) return invalid("the prompt is empty; give at least one token");
   if (static_cast<int64_t>(ids.size()) > parts.context) {
     return invalid(
@@ -116,7 +116,7 @@ Status Session::Impl::advance_streamed(std::span<const int32_t> ids, const Progr
 }
 
 Status Session::sync(std::span<const int32_t> ids, const Progress& progress) {
-  MOEBIUS_TRY(impl_->check_ids(ids));
+  MOEBIUS_TRY(check_ids(impl_->parts, ids));
   const std::vector<int32_t>& have = impl_->tokens;
   const int64_t total = static_cast<int64_t>(ids.size());
   int64_t common = std::mismatch(have.begin(), have.end(), ids.begin(), ids.end()).first - have.begin();
@@ -161,7 +161,7 @@ Status Session::repeat(int64_t count) {
 }
 
 Status Session::sync_all(std::span<const int32_t> ids, const Rows& rows) {
-  MOEBIUS_TRY(impl_->check_ids(ids));
+  MOEBIUS_TRY(check_ids(impl_->parts, ids));
   impl_->truncate(0);
   impl_->reused = 0;
   while (impl_->tokens.size() < ids.size()) {
@@ -228,7 +228,7 @@ Status Session::restore(const std::string& path) {
   if (n > s.parts.context || (!has_logits && logits->bytes != 0)) return broken;
   std::vector<int32_t> ids(static_cast<size_t>(n));
   if (n > 0) std::memcpy(ids.data(), tokens->data, static_cast<size_t>(tokens->bytes));
-  if (n > 0) MOEBIUS_TRY(s.check_ids(ids));
+  if (n > 0) MOEBIUS_TRY(check_ids(s.parts, ids));
   const int64_t row_bytes = s.parts.cache.row_bytes();
   std::vector<const TensorEntry*> layers;
   for (int64_t l = 0; l < s.parts.model.config.layers; ++l) {

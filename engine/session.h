@@ -20,13 +20,15 @@ struct SessionParts {
   std::string fingerprint;  // of the model, for save and restore
 };
 
+// kInvalid: no ids, more than a context holds, or one that is out of range.
+Status check_ids(const SessionParts& parts, std::span<const int32_t> ids);
+
 struct Session::Impl {
   explicit Impl(SessionParts& shared) : parts(shared) {}
   ~Impl();
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
 
-  Status check_ids(std::span<const int32_t> ids) const;
   // Appends at most `chunk` tokens of what ids has beyond the timeline, and keeps the logits after the last
   // of all; the workspace then holds the last layer of what was appended.
   Result<Workspace> advance(std::span<const int32_t> ids);

@@ -17,7 +17,7 @@ Status check(Extensions all) {
   for (const Extension& e : all) {
     const auto same = [&](const Extension& other) { return other.session == e.session; };
     MOEBIUS_CHECK(!e.ids.empty() && std::ranges::count_if(all, same) == 1 && &e.session->parts == &parts);
-    MOEBIUS_TRY(e.session->check_ids(e.ids));
+    MOEBIUS_TRY(check_ids(parts, e.ids));
     if (std::ssize(e.session->tokens) + std::ssize(e.ids) > parts.context)
       return invalid(fmt::format("the context of {} tokens is full; raise --ctx-size", parts.context));
     rows += std::ssize(e.ids);
