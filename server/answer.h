@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "engine/generation.h"
 #include "server/errors.h"
-#include "server/worker.h"
 
 namespace moebius {
 

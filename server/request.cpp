@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "engine/generation.h"
 #include "server/fields.h"
 #include "server/messages.h"
 
@@ -108,6 +109,12 @@ void read_common(Fields& in, const RequestLimits& limits, SamplingRequest& reque
   in.integer("n", 1, limits.n, n);
   request.n = static_cast<int>(n);
   in.boolean("ignore_eos", request.ignore_eos);
+  in.text("cache_salt", request.cache_salt);
+  if (std::ssize(request.cache_salt) > limits.salt_bytes)
+    in.fail("cache_salt", fmt::format("can have {} bytes at most", limits.salt_bytes));
+  int64_t priority = 0;
+  in.integer("priority", -kMostPriority, kMostPriority, priority);
+  request.priority = static_cast<int>(priority);
   in.integer("max_tokens", 1, INT32_MAX, request.max_tokens);
   refuse_unsupported(in);
   read_constraint(in, limits, request.constraint);

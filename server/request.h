@@ -20,7 +20,7 @@ struct RequestLimits {
   std::vector<std::string> models;  // names the model answers to, the first is reported
   int64_t vocab = 0;
   SamplingParams sampling;  // where the request says nothing
-  int64_t n = 8, prompts = 64, messages = 4096, stops = 16, stop_bytes = 256, biases = 1024;
+  int64_t n = 8, prompts = 64, messages = 4096, stops = 16, stop_bytes = 256, biases = 1024, salt_bytes = 256;
   int64_t tools = 128, tool_bytes = 256 << 10, grammar_bytes = 1 << 20;
 };
 
@@ -33,6 +33,8 @@ struct SamplingRequest {
   int n = 1;
   int top_logprobs = -1;  // as GenerateOptions has it
   bool ignore_eos = false;
+  std::string cache_salt;  // requests of another one share nothing that was computed
+  int priority = 0;        // the higher goes first
   bool stream = false, include_usage = false;
   ConstraintRequest constraint;
 };

@@ -9,13 +9,13 @@
 #include <fmt/format.h>
 #include <spdlog/logger.h>
 
+#include "engine/scheduler.h"
 #include "server/access.h"
 #include "server/answer.h"
 #include "server/constraints.h"
 #include "server/http_server.h"
 #include "server/json_input.h"
 #include "server/request.h"
-#include "server/worker.h"
 
 namespace moebius {
 
@@ -102,18 +102,15 @@ class Active {
 
 // One answer on its way: what was submitted, and what it becomes.
 struct Running {
-  Running(EngineWorker& w, std::atomic<int>& count, std::shared_ptr<Ticket> t, Answer a, const char* r,
-          milliseconds timeout)
-      : worker(w),
-        active(count),
+  Running(std::atomic<int>& count, std::shared_ptr<Ticket> t, Answer a, const char* r, milliseconds timeout)
+      : active(count),
         ticket(std::move(t)),
         answer(std::move(a)),
         route(r),
         begun(Clock::now()),
         deadline(begun + timeout) {}
-  ~Running() { worker.cancel(ticket); }
+  ~Running() { ticket->cancel(); }
 
-  EngineWorker& worker;
   Active active;
   std::shared_ptr<Ticket> ticket;
   Answer answer;
@@ -124,6 +121,7 @@ struct Running {
 
 struct Server::Impl {
   Impl(Engine& e, ServerOptions o, spdlog::logger& l);
+  ~Impl();
 
   void add_routes();
   httplib::Server::HandlerResponse admit(const Request& request, Response& response);
@@ -156,12 +154,13 @@ struct Server::Impl {
   RequestLimits limits;
   const int64_t created = std::time(nullptr);
   Constraints constraints;
-  EngineWorker worker;
+  Scheduler scheduler;
   HttpServer http;
   int port = -1;
   std::atomic<int> active = 0;
   std::atomic<bool> draining = false;
   std::atomic<bool> finished = false;
+  std::thread stepping;
 };
 
 namespace {
@@ -170,6 +169,12 @@ ConnectionLimits connection_limits(const ServerOptions& options) {
   ConnectionLimits limits;
   limits.body_bytes = options.body_bytes;
   return limits;
+}
+
+SchedulerOptions scheduler_options(const ServerOptions& options) {
+  SchedulerOptions scheduling;
+  scheduling.queue = options.queue;
+  return scheduling;
 }
 
 }  // namespace
@@ -181,12 +186,18 @@ Server::Impl::Impl(Engine& e, ServerOptions o, spdlog::logger& l)
       keys(options.api_keys),
       loopback(is_loopback(options.host)),
       constraints(e),
-      worker(e, static_cast<size_t>(options.queue), static_cast<size_t>(options.sessions)),
+      scheduler(e, scheduler_options(options)),
       http(connection_limits(options), static_cast<size_t>(options.queue) + kSpareThreads) {
   limits.models = options.models;
   limits.vocab = engine.config().vocab;
   limits.sampling = engine.default_sampling();
   add_routes();
+  stepping = std::thread([this] { scheduler.run(); });
+}
+
+Server::Impl::~Impl() {
+  scheduler.stop();
+  stepping.join();
 }
 
 void Server::Impl::add_routes() {
@@ -294,7 +305,7 @@ std::optional<ApiError> Server::Impl::encode_chat(const ChatRequest& asked, std:
     return bad_request("the model's chat template refuses this conversation: " + text.status().message(),
                        "messages", "chat_template_error");
   }
-  Result<std::vector<int32_t>> encoded = engine.tokenizer().encode(*text);
+  Result<std::vector<int32_t>> encoded = scheduler.encode(*text, asked.cache_salt);
   if (!encoded.ok()) return bad_request("the conversation cannot be turned into tokens", "messages");
   ids = std::move(*encoded);
   return {};
@@ -368,6 +379,8 @@ std::optional<ApiError> Server::Impl::submit(const SamplingRequest& asked,
   Generation generation;
   generation.prompts = std::move(prompts);
   generation.n = asked.n;
+  generation.cache_salt = asked.cache_salt;
+  generation.priority = asked.priority;
   const bool constrained = how.constraint != nullptr;
   how.sampling = asked.sampling;
   how.max_tokens = asked.max_tokens;
@@ -376,15 +389,17 @@ std::optional<ApiError> Server::Impl::submit(const SamplingRequest& asked,
   how.top_logprobs = asked.top_logprobs;
   generation.options = std::move(how);
   if (!asked.has_seed) generation.options.sampling.seed = random_seed();
-  auto ticket = worker.submit(std::move(generation));
+  Result<std::shared_ptr<Ticket>> submitted = scheduler.submit(std::move(generation));
+  if (!submitted.ok()) return bad_request(submitted.status().message(), {}, "request_too_large");
+  const std::shared_ptr<Ticket> ticket = *submitted;
   if (!ticket) return queue_full(options.queue);
   const auto token_bytes = [this](int32_t id) {
     Result<std::string> bytes = engine.tokenizer().decode({&id, 1});
     return bytes.ok() ? std::move(*bytes) : std::string();
   };
-  running = std::make_shared<Running>(
-      worker, active, std::move(ticket), Answer(std::move(answer), token_bytes),
-      api == Api::kChat ? "/v1/chat/completions" : "/v1/completions", options.timeout);
+  running = std::make_shared<Running>(active, ticket, Answer(std::move(answer), token_bytes),
+                                      api == Api::kChat ? "/v1/chat/completions" : "/v1/completions",
+                                      options.timeout);
   running->constrained = constrained;
   return {};
 }
@@ -494,7 +509,7 @@ void Server::Impl::drain_when_asked() {
   const auto until = Clock::now() + options.drain;
   while (active > 0 && Clock::now() < until) std::this_thread::sleep_for(kPoll);
   if (active > 0) log.warn("{} answers are not finished in time and are given up", active.load());
-  worker.cancel_all();
+  scheduler.cancel_all();
   const auto last = Clock::now() + std::chrono::seconds(10);
   while (active > 0 && Clock::now() < last) std::this_thread::sleep_for(kPoll);
   http.stop();
@@ -508,7 +523,7 @@ Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Server::~Server() = default;
 
 Result<std::unique_ptr<Server>> Server::create(Engine& engine, ServerOptions options, spdlog::logger& log) {
-  MOEBIUS_CHECK(!options.models.empty() && options.queue >= 0 && options.sessions > 0);
+  MOEBIUS_CHECK(!options.models.empty() && options.queue >= 0);
   if (!engine.has_tokenizer()) return invalid("the model has no tokenizer files; a server needs them");
   if (!is_loopback(options.host) && options.api_keys.empty() && !options.allow_no_key) {
     return invalid(

@@ -27,7 +27,6 @@ struct ServerOptions {
   std::vector<std::string> allowed_hosts;  // more Host names to answer to on loopback, such as a proxy's
   int64_t body_bytes = 32 << 20;
   int queue = 64;                               // requests that wait at most
-  int sessions = 2;                             // conversations whose cache is kept
   std::chrono::milliseconds timeout{3600'000};  // for one answer, waiting included
   std::chrono::milliseconds ping{10'000};       // silence on a stream before a comment is sent
   std::chrono::milliseconds drain{30'000};      // for running answers after drain()

@@ -6,7 +6,6 @@
 #include "server/connection.h"
 #include "server/json_input.h"
 #include "server/request.h"
-#include "server/worker.h"
 
 namespace moebius {
 namespace {
@@ -489,18 +488,6 @@ TEST(Answer, WritesLogprobs) {
   EXPECT_EQ(completion.json()["choices"][0]["logprobs"].dump(),
             R"({"tokens":["t1","t2"],"token_logprobs":[-0.5,-0.5],)"
             R"("top_logprobs":[{"t1":-0.5,"t9":-2.0},{"t2":-0.5,"t9":-2.0}],"text_offset":[0,2]})");
-}
-
-TEST(Sessions, ContinueOrGiveWay) {
-  using Facts = std::vector<SessionFacts>;
-  EXPECT_EQ(pick_session(Facts{}, 200, 2), 0u);              // the first
-  EXPECT_EQ(pick_session(Facts{{100, 90, 1}}, 200, 2), 0u);  // the same conversation
-  EXPECT_EQ(pick_session(Facts{{100, 20, 1}}, 200, 2), 1u);  // only the system prompt in common
-  EXPECT_EQ(pick_session(Facts{{100, 20, 1}}, 200, 1), 0u);  // nowhere else to go
-  EXPECT_EQ(pick_session(Facts{{100, 20, 1}}, 30, 2), 0u);   // an earlier state of the conversation
-  EXPECT_EQ(pick_session(Facts{{100, 0, 5}, {100, 0, 3}}, 200, 2), 1u);              // the older one
-  EXPECT_EQ(pick_session(Facts{{100, 60, 1}, {100, 80, 9}}, 200, 2), 1u);            // the longest prefix
-  EXPECT_EQ(pick_session(Facts{{100, 49, 9}, {10, 0, 1}, {10, 0, 2}}, 200, 3), 1u);  // too little in common
 }
 
 }  // namespace

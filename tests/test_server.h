@@ -22,7 +22,7 @@ class TestServer {
       : log_("test", std::make_shared<spdlog::sinks::null_sink_mt>()) {
     if (engine_options.model.empty()) engine_options.model = kModel;
     engine_options.context = kContext;
-    engine_options.sessions = options.sessions;
+    if (engine_options.sessions == 1) engine_options.sessions = 2;
     engine_options.threads = 1;
     auto engine = Engine::open(engine_options);
     MOEBIUS_CHECK(engine.ok(), engine.status().message());

@@ -83,8 +83,11 @@ void print_settings(const Engine& engine, const Server& server, const ServerOpti
   for (const std::string& note : engine.notes()) fmt::print(stderr, "note: {}\n", note);
   const bool ipv6 = options.host.find(':') != std::string::npos && !options.host.starts_with('[');
   fmt::print(stderr, "model name: {}\n", fmt::join(options.models, ", "));
-  fmt::print(stderr, "context {} tokens, {} sessions kept, {} requests may wait, {} s for an answer\n",
-             engine.options().context, options.sessions, options.queue, options.timeout.count() / 1000);
+  fmt::print(stderr,
+             "context {} tokens, cache {} tokens, {} answers at once, {} requests may wait, {} s for an "
+             "answer\n",
+             engine.options().context, engine.options().cache_tokens, engine.options().sessions,
+             options.queue, options.timeout.count() / 1000);
   fmt::print(stderr, "API keys: {}\n",
              options.api_keys.empty() ? "none needed" : fmt::format("{} accepted", options.api_keys.size()));
   fmt::print(stderr, "listening at http://{}{}{}:{}/v1\n", ipv6 ? "[" : "", options.host, ipv6 ? "]" : "",
@@ -107,7 +110,6 @@ int serve(ServeOptions& options) {
     if (!keys.ok()) return fail(keys.status());
     for (std::string& key : *keys) options.server.api_keys.push_back(std::move(key));
   }
-  options.engine.sessions = options.server.sessions;
   Result<std::unique_ptr<Engine>> engine = Engine::open(remembering_experts(options.engine));
   if (!engine.ok()) return fail(engine.status());
   if (options.server.models.empty()) options.server.models = {model_name((*engine)->options().model)};
@@ -153,8 +155,15 @@ void add_serve(CLI::App& app, Run& run) {
   command->add_flag("--allow-no-key", server.allow_no_key, "listen beyond this machine without any key");
   command->add_option("--allow-host", server.allowed_hosts,
                       "further Host name to answer to when listening on loopback, repeatable");
-  command->add_option("--parallel", server.sessions, "conversations whose cache is kept (default 2)")
+  options->engine.sessions = 4;
+  command->add_option("--parallel", options->engine.sessions, "answers that are computed at once (default 4)")
       ->check(CLI::Range(1, 256));
+  command
+      ->add_option(
+          "--cache-tokens", options->engine.cache_tokens,
+          "tokens that the cache of all answers, and of conversations that may go on, holds together "
+          "(default: --ctx-size for each of --parallel)")
+      ->check(CLI::Range(int64_t{64}, int64_t{1} << 40));
   command->add_option("--max-queue", server.queue, "requests that may wait (default 64)")
       ->check(CLI::Range(1, 4096));
   command
