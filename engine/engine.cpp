@@ -159,7 +159,7 @@ Status Engine::Impl::open_backend(const MakeDevice& make_device) {
   const ModelConfig& config = files->config();
   DeviceModel::Needs needs;
   needs.context = options.context;
-  needs.most_tokens = std::max(options.prefill_chunk, options.sessions);
+  needs.most_tokens = options.prefill_chunk + options.sessions - 1;  // a prompt's, and a token of all others
   needs.second_tokens = make_device ? options.sessions / 2 : 0;
   needs.workspace = WorkspaceMemory::bytes(config, needs.most_tokens) +
                     (needs.second_tokens > 0 ? WorkspaceMemory::bytes(config, needs.second_tokens) : 0);

@@ -37,8 +37,7 @@ void Scheduler::Impl::look_up(ScheduledPrompt& prompt) {
 }
 
 std::span<const int32_t> Scheduler::Impl::part_of(const ScheduledPrompt& prompt, int64_t others) const {
-  const int64_t room = parts.workspace.max_tokens() - others;
-  const int64_t most = std::min({parts.chunk, room, others > 0 ? options.busy_chunk : parts.chunk});
+  const int64_t most = others > 0 ? std::min(parts.chunk, options.busy_chunk) : parts.chunk;
   const std::span<const int32_t> rest = std::span(prompt.ids).subspan(prompt.session->tokens().size());
   return rest.first(static_cast<size_t>(prompt_part(std::ssize(rest), most)));
 }
