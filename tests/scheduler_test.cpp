@@ -421,6 +421,49 @@ TEST(Scheduler, CancelsWithinAStep) {
   EXPECT_TRUE(again.answer().done);
 }
 
+// A fault in any step fails the requests that it was about; what is asked afterwards is answered as ever, and
+// no page is lost.
+TEST(Scheduler, GoesOnAfterAFaultOfTheDevice) {
+  EngineOptions options = tiny_options(3, 224);
+  options.model = with_tokenizer("qwen3_moe_int4");
+  options.prefill_chunk = 40;
+  const auto single = open(options);
+  const Generation asked = greedy(counted(120), 6);
+  Generation small = asked;
+  for (int32_t& id : small.prompts[0]) id %= static_cast<int32_t>(single->config().vocab);
+  const Heard want = alone(*single, small);
+  options.device = DeviceKind::kSim, options.speeds = speeds(10, 0.001);
+  options.device_memory = budget(options, 0.3);
+  int faults = 0;
+  for (uint64_t piece = 1, step = 1;; piece += step) {
+    options.sim_fail_work = piece;
+    auto engine = Engine::open(options);
+    if (!engine.ok()) continue;
+    Scheduler scheduler(**engine, small_chunks(36));
+    std::vector<Listener> all;
+    for (int i = 0; i < 3; ++i) {
+      all.push_back(ask(scheduler, small));
+      scheduler.step();
+    }
+    run_all(scheduler, {&all[0], &all[1], &all[2]});
+    int failed = 0;
+    for (Listener& l : all) {
+      ASSERT_TRUE(l.over());
+      failed += !l.status().ok();
+      EXPECT_TRUE(!l.status().ok() || l.answer().ids == want.ids) << piece;
+    }
+    if (failed == 0) break;  // it came to the end before that piece
+    ++faults, step = 23;
+    Listener after = ask(scheduler, small);
+    run_all(scheduler, {&after});
+    EXPECT_EQ(after.answer().ids, want.ids) << "after a fault in piece " << piece;
+    EXPECT_EQ(after.answer().logprobs, want.logprobs) << "after a fault in piece " << piece;
+    const SchedulerStats stats = scheduler.stats();
+    EXPECT_EQ(stats.pages_free + stats.pages_cached, stats.pages);
+  }
+  EXPECT_GT(faults, 10);
+}
+
 TEST(Scheduler, EndsWithEverythingCancelled) {
   const auto engine = open(tiny_options(2));
   std::vector<Listener> all;
