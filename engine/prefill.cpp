@@ -80,8 +80,8 @@ StreamedPrefill::Tokens StreamedPrefill::tokens() const {
 
 // A slice is a workspace whose lasting tensors are rows of the pass.
 Workspace StreamedPrefill::slice(int64_t index) const {
-  const int64_t begin = index * slice_tokens();
-  const int64_t n = std::min(slice_tokens(), std::ssize(pass_->ids) - begin);
+  const int64_t begin = index * pass_->slice_tokens;
+  const int64_t n = std::min(pass_->slice_tokens, std::ssize(pass_->ids) - begin);
   const Tokens t = tokens();
   Workspace ws = pass_->workspace.view(n);
   ws.cos = t.cos.rows(begin, n), ws.sin = t.sin.rows(begin, n);
@@ -92,11 +92,11 @@ Workspace StreamedPrefill::slice(int64_t index) const {
 }
 
 void StreamedPrefill::begin(const Model& model, const KvCache& cache, const PageTable& table,
-                            const WorkspaceMemory& workspace, std::span<const int32_t> ids,
-                            int64_t position) {
+                            const WorkspaceMemory& workspace, int64_t slice_tokens,
+                            std::span<const int32_t> ids, int64_t position) {
   MOEBIUS_CHECK(!ids.empty() && std::ssize(ids) <= sizes_.pass_tokens);
-  pass_.emplace(Pass{model, cache, table, workspace, {ids.begin(), ids.end()}, position});
-  pass_->slices = (std::ssize(ids) + slice_tokens() - 1) / slice_tokens();
+  pass_.emplace(Pass{model, cache, table, workspace, slice_tokens, {ids.begin(), ids.end()}, position});
+  pass_->slices = (std::ssize(ids) + slice_tokens - 1) / slice_tokens;
 }
 
 double StreamedPrefill::part_done() const {
@@ -123,7 +123,7 @@ Status StreamedPrefill::step() {
 void StreamedPrefill::run_slice() {
   const Pass& p = *pass_;
   const Workspace ws = slice(p.slice);
-  const int64_t begin = p.slice * slice_tokens(), n = ws.x.shape[0];
+  const int64_t begin = p.slice * p.slice_tokens, n = ws.x.shape[0];
   const Segment segment{&p.table, 0, n, p.position + begin};
   const Batch batch{std::span(p.ids).subspan(static_cast<size_t>(begin), static_cast<size_t>(n)),
                     {&segment, 1}};

@@ -44,10 +44,12 @@ class StreamedPrefill {
   bool pays(int64_t tokens) const { return tokens >= 2 && static_cast<double>(tokens) > break_even_; }
   int64_t pass_tokens() const { return sizes_.pass_tokens; }
 
-  // Starts a pass of at most pass_tokens() ids, which continue a sequence at `position`, whose table covers
-  // them. A pass that was not done is given up. The device must be idle.
+  // Starts a pass, in slices of so many tokens at most, of at most pass_tokens() ids, which continue a
+  // sequence at `position`, whose table covers them. A pass that was not done is given up. The device must be
+  // idle.
   void begin(const Model& model, const KvCache& cache, const PageTable& table,
-             const WorkspaceMemory& workspace, std::span<const int32_t> ids, int64_t position);
+             const WorkspaceMemory& workspace, int64_t slice_tokens, std::span<const int32_t> ids,
+             int64_t position);
   // Queues the next piece of work: a slice of a layer's attention, or a layer's experts, and waits for what
   // it must know. An error ends the pass.
   Status step();
@@ -65,6 +67,7 @@ class StreamedPrefill {
     const KvCache& cache;
     const PageTable& table;
     const WorkspaceMemory& workspace;
+    int64_t slice_tokens;
     std::vector<int32_t> ids;
     int64_t position = 0, slices = 0;
     int64_t layer = -1, slice = 0;  // next; layer -1: the embeddings
@@ -83,7 +86,6 @@ class StreamedPrefill {
 
   Tokens tokens() const;
   Workspace slice(int64_t index) const;
-  int64_t slice_tokens() const { return pass_->workspace.max_tokens(); }
   void run_slice();
   Status run_experts();
   Result<std::vector<ExpertLoad>> count_tokens();

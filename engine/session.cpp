@@ -83,7 +83,7 @@ Status Session::Impl::begin_streamed(std::span<const int32_t> ids) {
   MOEBIUS_TRY(settle());
   MOEBIUS_TRY(parts.cache.reserve(pages, done, done + n));
   next_step(parts.model);
-  parts.prefill->begin(parts.model, parts.cache, pages, parts.workspace,
+  parts.prefill->begin(parts.model, parts.cache, pages, parts.workspace, parts.chunk,
                        ids.subspan(tokens.size(), static_cast<size_t>(n)), done);
   return Status();
 }
