@@ -179,6 +179,7 @@ std::string Answer::add_end(const GenerationEvent& event) {
   if (event.choice % options_.n == 0) {  // the others share this one's prompt
     usage_.prompt += event.stats.prompt_tokens;
     usage_.cached += event.stats.reused_tokens;
+    usage_.miss = event.stats.miss;
   }
   if (!options_.stream) return {};
   std::string out;

@@ -24,6 +24,7 @@ struct AnswerOptions {
 
 struct Usage {
   int64_t prompt = 0, completion = 0, cached = 0, reasoning = 0;
+  CacheMiss miss = CacheMiss::kNone;  // of the last prompt; for the log: it tells of other requests
 };
 
 // "data: ...\n\n"

@@ -497,9 +497,9 @@ void Server::Impl::refuse(Response& response, const char* route, const ApiError&
 void Server::Impl::log_done(const Running& running, int status) {
   const Usage& usage = running.answer.usage();
   const double seconds = std::chrono::duration<double>(Clock::now() - running.begun).count();
-  log.info("{} {} prompt {} cached {} answer {} {} {:.2f} s", running.route, status, usage.prompt,
-           usage.cached, usage.completion, status == 499 ? "client gone" : running.answer.finish_reason(),
-           seconds);
+  log.info("{} {} prompt {} cached {} (miss: {}) answer {} {} {:.2f} s", running.route, status, usage.prompt,
+           usage.cached, cache_miss_text(usage.miss), usage.completion,
+           status == 499 ? "client gone" : running.answer.finish_reason(), seconds);
 }
 
 // Waits for drain(), then for the running answers, and ends the listening.
