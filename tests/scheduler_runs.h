@@ -1,6 +1,8 @@
 // Generations driven through a scheduler step by step, and the same by Engine::generate alone.
 #pragma once
 
+#include <unistd.h>
+
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -15,12 +17,28 @@
 
 namespace moebius {
 
+// A folder of this process, gone when it ends.
+class OwnFolder {
+ public:
+  OwnFolder()
+      : path_(std::filesystem::path(testing::TempDir()) / ("moebius_scheduler_" + std::to_string(getpid()))) {
+  }
+  ~OwnFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  const std::filesystem::path path_;
+};
+
 // A golden model with the tokenizer of deepseek_v3_tiny, whose ids include the model's.
 inline std::string with_tokenizer(const std::string& model) {
+  static const OwnFolder folder;
   namespace fs = std::filesystem;
-  const fs::path here = fs::absolute("tests/golden/models"),
-                 out = fs::path(testing::TempDir()) / ("moebius_" + model);
-  fs::remove_all(out);
+  const fs::path here = fs::absolute("tests/golden/models"), out = folder.path() / model;
+  if (fs::exists(out)) return out;
   fs::create_directories(out);
   for (const auto& file : fs::directory_iterator(here / model))
     fs::create_symlink(file.path(), out / file.path().filename());
