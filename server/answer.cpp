@@ -23,8 +23,6 @@ const char* finish_name(FinishReason reason) { return reason == FinishReason::kL
 
 }  // namespace
 
-std::string sse_event(const Json& json) { return "data: " + ApiError::to_text(json) + "\n\n"; }
-
 Answer::Answer(AnswerOptions options, std::function<std::string(int32_t)> token_bytes)
     : options_(std::move(options)), token_bytes_(std::move(token_bytes)), choices_(options_.choices) {
   if (!options_.logprobs) return;
@@ -174,13 +172,7 @@ std::string Answer::add_end(const GenerationEvent& event) {
   Choice& choice = choices_[event.choice];
   const bool calls = choice.called && event.stats.finish == FinishReason::kStop;
   choice.finish = finish_ = calls ? "tool_calls" : finish_name(event.stats.finish);
-  usage_.completion += event.stats.answer_tokens;
-  usage_.reasoning += event.stats.reasoning_tokens;
-  if (event.choice % options_.n == 0) {  // the others share this one's prompt
-    usage_.prompt += event.stats.prompt_tokens;
-    usage_.cached += event.stats.reused_tokens;
-    usage_.miss = event.stats.miss;
-  }
+  count(event.stats, event.choice % options_.n == 0);
   if (!options_.stream) return {};
   std::string out;
   if (!choice.begun) {

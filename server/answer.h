@@ -1,13 +1,11 @@
-// Answer: turns the events of a generation into OpenAI's objects: one object at the end, or server-sent
-// events on the way. Knows nothing of HTTP.
+// Answer: the answers of /v1/chat/completions and /v1/completions.
 #pragma once
 
 #include <functional>
 #include <string>
 #include <vector>
 
-#include "engine/generation.h"
-#include "server/errors.h"
+#include "server/answer_writer.h"
 
 namespace moebius {
 
@@ -22,27 +20,13 @@ struct AnswerOptions {
   bool logprobs = false, stream = false, include_usage = false;
 };
 
-struct Usage {
-  int64_t prompt = 0, completion = 0, cached = 0, reasoning = 0;
-  CacheMiss miss = CacheMiss::kNone;  // of the last prompt; for the log: it tells of other requests
-};
-
-// "data: ...\n\n"
-std::string sse_event(const Json& json);
-inline constexpr const char* kSseDone = "data: [DONE]\n\n";
-inline constexpr const char* kSsePing = ": ping\n\n";
-
-class Answer {
+class Answer : public AnswerWriter {
  public:
   // token_bytes: the bytes an id stands for; they may be part of a character.
   Answer(AnswerOptions options, std::function<std::string(int32_t)> token_bytes);
 
-  // Takes a kPiece, kChoiceDone or kDone. With `stream`, returns the events to send now, "" for none.
-  std::string add(const GenerationEvent& event);
-
-  Json json() const;  // the whole answer, once all choices are done
-  const Usage& usage() const { return usage_; }
-  const std::string& finish_reason() const { return finish_; }  // of the last choice that ended
+  std::string add(const GenerationEvent& event) override;
+  Json json() const override;
 
  private:
   struct Choice {
@@ -70,8 +54,6 @@ class Answer {
   const AnswerOptions options_;
   const std::function<std::string(int32_t)> token_bytes_;
   std::vector<Choice> choices_;
-  Usage usage_;
-  std::string finish_;
 };
 
 }  // namespace moebius

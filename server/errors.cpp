@@ -6,6 +6,25 @@ namespace moebius {
 
 namespace {
 
+const char* anthropic_type(int status) {
+  switch (status) {
+    case 401:
+      return "authentication_error";
+    case 403:
+      return "permission_error";
+    case 404:
+      return "not_found_error";
+    case 413:
+      return "request_too_large";
+    case 429:
+      return "rate_limit_error";
+    case 503:
+      return "overloaded_error";
+    default:
+      return status >= 500 ? "api_error" : "invalid_request_error";
+  }
+}
+
 Json nullable(const std::optional<std::string>& text) { return text ? Json(*text) : Json(nullptr); }
 
 }  // namespace
@@ -14,7 +33,12 @@ std::string ApiError::to_text(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-Json ApiError::json() const {
+Json ApiError::json(ErrorStyle style) const {
+  if (style == ErrorStyle::kAnthropic) {
+    Json error = {{"type", anthropic_type(status)}, {"message", message}};
+    error.update(extra);
+    return {{"type", "error"}, {"error", std::move(error)}};
+  }
   Json error = {{"message", message}, {"type", type}, {"param", nullable(param)}, {"code", nullable(code)}};
   error.update(extra);
   return {{"error", std::move(error)}};

@@ -12,15 +12,19 @@ namespace moebius {
 
 using Json = nlohmann::ordered_json;
 
+enum class ErrorStyle : uint8_t {
+  kOpenAi,     // {"error": {"message", "type", "param", "code", ...extra}}; the first four are always there
+  kAnthropic,  // {"type": "error", "error": {"type", "message", ...extra}}
+};
+
 struct ApiError {
   int status = 400;  // of HTTP
   std::string type, message;
   std::optional<std::string> param, code;
   Json extra = Json::object();  // further keys of the error object
 
-  // {"error": {"message", "type", "param", "code", ...extra}}; the first four are always there.
-  Json json() const;
-  std::string body() const { return to_text(json()); }
+  Json json(ErrorStyle style = ErrorStyle::kOpenAi) const;
+  std::string body(ErrorStyle style = ErrorStyle::kOpenAi) const { return to_text(json(style)); }
 
   // Compact text; bytes that are not UTF-8 become U+FFFD.
   static std::string to_text(const Json& json);

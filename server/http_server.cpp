@@ -58,9 +58,9 @@ void send_json(httplib::Response& response, int status, const Json& json) {
   response.set_content(ApiError::to_text(json), "application/json");
 }
 
-void send_error(httplib::Response& response, const ApiError& error) {
+void send_error(httplib::Response& response, const ApiError& error, ErrorStyle style) {
   if (error.status == 429 || error.status == 503) response.set_header("Retry-After", "1");
-  send_json(response, error.status, error.json());
+  send_json(response, error.status, error.json(style));
 }
 
 }  // namespace moebius

@@ -25,6 +25,6 @@ class HttpServer : public httplib::Server {
 bool client_is_there(const httplib::Request& request);
 
 void send_json(httplib::Response& response, int status, const Json& json);
-void send_error(httplib::Response& response, const ApiError& error);
+void send_error(httplib::Response& response, const ApiError& error, ErrorStyle style = ErrorStyle::kOpenAi);
 
 }  // namespace moebius

@@ -1,0 +1,96 @@
+#include "server/admission.h"
+
+#include "server/json_input.h"
+
+namespace moebius {
+
+using httplib::Request;
+using httplib::Response;
+
+Admission::Admission(Service& service, const Router& router)
+    : service_(service),
+      router_(router),
+      keys_(service.options.api_keys),
+      loopback_(is_loopback(service.options.host)) {}
+
+void Admission::install(HttpServer& http) {
+  http.set_pre_routing_handler([this](const Request& request, Response& response) {
+    return admit(request, response) ? httplib::Server::HandlerResponse::Unhandled
+                                    : httplib::Server::HandlerResponse::Handled;
+  });
+  const auto without_body = [this](const Request& request, Response& response) {
+    dispatch(request, response, nullptr);
+  };
+  const auto with_body = [this](const Request& request, Response& response,
+                                const httplib::ContentReader& reader) {
+    dispatch(request, response, &reader);
+  };
+  http.Get(".*", without_body);
+  http.Post(".*", with_body);
+  http.Delete(".*", with_body);  // a handler without a reader would have the library wait for a body
+}
+
+bool Admission::admit(const Request& request, Response& response) const {
+  const Router::Match match = router_.find(request.method, request.path);
+  std::optional<ApiError> error = check_access(request, match.route);
+  if (!error && match.allowed.empty()) error = unknown_route();
+  if (!error && match.route == nullptr) {
+    error = wrong_method(match.allowed);
+    response.set_header("Allow", match.allowed);
+  }
+  if (!error && service_.draining && request.method == "POST")
+    error = unavailable("the server is shutting down", "shutting_down");
+  if (!error) return true;
+  if (error->status == 401) response.set_header("WWW-Authenticate", "Bearer");
+  service_.refuse(request, response, match.route ? match.route->pattern : "unknown route", *error);
+  return false;
+}
+
+std::optional<ApiError> Admission::check_access(const Request& request, const Route* route) const {
+  if (loopback_) {
+    const std::vector<std::string>& more = service_.options.allowed_hosts;
+    if (!host_allowed(request.get_header_value("Host"), more)) {
+      return forbidden("this server answers to localhost only; start it with --allow-host for another name",
+                       "host_not_allowed");
+    }
+    if (request.has_header("Origin") && !origin_allowed(request.get_header_value("Origin"), more)) {
+      return forbidden("pages of other sites may not use this server; start it with --allow-host for one",
+                       "origin_not_allowed");
+    }
+  }
+  if (!keys_.required() || (route != nullptr && route->open)) return {};
+  if (keys_.accepts(bearer_token(request.get_header_value("Authorization")))) return {};
+  if (request.has_header("x-api-key") && keys_.accepts(request.get_header_value("x-api-key"))) return {};
+  return unauthorized();
+}
+
+void Admission::dispatch(const Request& request, Response& response,
+                         const httplib::ContentReader* reader) const {
+  Router::Match match = router_.find(request.method, request.path);
+  Exchange exchange = {request, response, *match.route, std::move(match.arguments), {}};
+  if (exchange.route.body) {
+    std::optional<ApiError> error = read_body(*reader, exchange.body);
+    if (!error && !exchange.body.is_object()) error = bad_request("the body must be a JSON object");
+    if (error) return service_.refuse(exchange, *error);
+  }
+  exchange.route.handler(exchange);
+}
+
+std::optional<ApiError> Admission::read_body(const httplib::ContentReader& reader, Json& body) const {
+  const int64_t limit = service_.options.body_bytes;
+  std::string text;
+  bool too_long = false;
+  const bool read = reader([&](const char* data, size_t size) {
+    too_long = static_cast<int64_t>(text.size() + size) > limit;
+    if (!too_long) text.append(data, size);
+    return !too_long;
+  });
+  if (too_long) return too_large(limit);
+  if (!read) return bad_request("the body ended early or is not encoded as its header says");
+  Result<Json> parsed = parse_json(text);
+  if (!parsed.ok()) return bad_request(parsed.status().message());
+  body = std::move(*parsed);
+  return {};
+}
+
+}  // namespace moebius

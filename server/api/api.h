@@ -1,0 +1,12 @@
+// The routes, by API. Each call adds an API's routes; the service outlives the router.
+#pragma once
+
+#include "server/router.h"
+#include "server/service.h"
+
+namespace moebius {
+
+void add_model_routes(Router& router, Service& service);   // health, version, models, experts
+void add_openai_routes(Router& router, Service& service);  // chat/completions, completions
+
+}  // namespace moebius

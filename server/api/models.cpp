@@ -1,0 +1,66 @@
+// GET /health, /version, /v1/models, /v1/models/{id} and /v1/experts.
+#include <algorithm>
+
+#include "server/api/api.h"
+
+namespace moebius {
+
+namespace {
+
+// Only layers with experts on both sides say something.
+Json experts_json(const Engine& engine) {
+  Json layers = Json::array();
+  const std::vector<LayerUse> all = engine.expert_use();
+  for (size_t l = 0; l < all.size(); ++l) {
+    const LayerUse& use = all[l];
+    if (use.device_slots + use.host_slots == 0) continue;
+    layers.push_back({{"layer", l},
+                      {"hit_rate", use.hit_rate()},
+                      {"device_slots", use.device_slots},
+                      {"host_slots", use.host_slots},
+                      {"skipped_slots", use.skipped_slots},
+                      {"skip_rate", use.skip_rate()},
+                      {"host_ms", 1e3 * use.host_s},
+                      {"moves", use.moves},
+                      {"moved_bytes", use.moved_bytes},
+                      {"streamed_bytes", use.streamed_bytes}});
+  }
+  return {{"object", "experts"}, {"layers", layers}};
+}
+
+Json model_json(const Service& service, const std::string& name) {
+  const Engine& engine = service.engine;
+  return {{"id", name},
+          {"object", "model"},
+          {"created", service.created},
+          {"owned_by", "moebius"},
+          {"meta", {{"n_ctx", engine.options().context}, {"n_vocab", engine.config().vocab}}}};
+}
+
+}  // namespace
+
+void add_model_routes(Router& router, Service& service) {
+  const auto health = [&service](Exchange& e) {
+    if (service.draining) {
+      return service.refuse(e, unavailable("the server is shutting down", "shutting_down"));
+    }
+    e.answer({{"status", "ok"}});
+  };
+  Route open = {"GET", "/health", health};
+  open.open = true;
+  router.add(open);
+  router.get("/version", [&service](Exchange& e) { e.answer({{"version", service.options.version}}); });
+  router.get("/v1/models", [&service](Exchange& e) {
+    const Json model = model_json(service, service.options.models.front());
+    e.answer({{"object", "list"}, {"data", Json::array({model})}});
+  });
+  router.get("/v1/models/{id*}", [&service](Exchange& e) {
+    const std::vector<std::string>& names = service.options.models;
+    if (std::find(names.begin(), names.end(), e.arguments[0]) == names.end())
+      return service.refuse(e, model_not_found(names.front()));
+    e.answer(model_json(service, e.arguments[0]));
+  });
+  router.get("/v1/experts", [&service](Exchange& e) { e.answer(experts_json(service.engine)); });
+}
+
+}  // namespace moebius

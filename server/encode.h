@@ -1,0 +1,18 @@
+// From texts and conversations to token ids, with errors for the client.
+#pragma once
+
+#include "engine/scheduler.h"
+#include "server/request.h"
+
+namespace moebius {
+
+// variables: as ChatRequest has them.
+std::optional<ApiError> render_chat(const Engine& engine, const Json& variables, bool generation_prompt,
+                                    std::string& text);
+// Answers of before in the tokens they were made of, as the scheduler remembers them.
+std::optional<ApiError> encode_chat(const Engine& engine, const Scheduler& scheduler,
+                                    const ChatRequest& asked, std::vector<int32_t>& ids);
+// A text with what the tokenizer's file adds to it; ids as they are.
+std::optional<ApiError> encode_prompt(const Engine& engine, const Prompt& prompt, std::vector<int32_t>& ids);
+
+}  // namespace moebius

@@ -1,0 +1,66 @@
+// Router: which handler answers a path and a method.
+//
+// A pattern is a path of which a segment may be a name in braces: "/v1/responses/{id}/cancel". {id} stands
+// for one segment that is not empty, {id*} at the end for all that follows.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "server/errors.h"
+#include "server/http_library.h"
+
+namespace moebius {
+
+struct Route;
+
+// One request on its way through its handler.
+struct Exchange {
+  const httplib::Request& request;
+  httplib::Response& response;
+  const Route& route;
+  std::vector<std::string> arguments;  // what stood for the names of the pattern
+  Json body;                           // of a route that takes one
+
+  void answer(const Json& json, int status = 200) const;
+};
+
+struct Route {
+  std::string method, pattern;
+  std::function<void(Exchange&)> handler;
+  bool body = false;  // takes a JSON object
+  bool open = false;  // to everyone, without a key
+  ErrorStyle errors = ErrorStyle::kOpenAi;
+};
+
+class Router {
+ public:
+  void get(std::string pattern, std::function<void(Exchange&)> handler) {
+    add({"GET", std::move(pattern), std::move(handler)});
+  }
+  void post(std::string pattern, std::function<void(Exchange&)> handler) {
+    add({"POST", std::move(pattern), std::move(handler), true});
+  }
+  void add(Route route) { routes_.push_back(std::move(route)); }
+
+  struct Match {
+    const Route* route = nullptr;  // null: no handler for this method
+    std::vector<std::string> arguments;
+    std::string allowed;  // the methods that the path takes: "GET, DELETE"; "": there is no such path
+  };
+  // HEAD goes where GET goes.
+  Match find(std::string_view method, std::string_view path) const;
+
+ private:
+  std::vector<Route> routes_;
+};
+
+// Whether the path is of the pattern; fills the arguments then.
+bool match_pattern(std::string_view pattern, std::string_view path, std::vector<std::string>& arguments);
+
+// How the clients of a path expect errors, also where the path does not exist.
+ErrorStyle error_style(std::string_view path);
+
+}  // namespace moebius

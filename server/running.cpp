@@ -1,0 +1,155 @@
+#include "server/running.h"
+
+#include <fmt/format.h>
+
+#include "server/http_server.h"
+
+namespace moebius {
+
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds kPoll{50};  // between two looks at whether the client is still there
+
+ApiError client_gone() { return {499, "client_gone", "the client went away", {}, "client_gone"}; }
+
+}  // namespace
+
+Running::Running(Service& service, const Route& route, std::shared_ptr<Ticket> ticket,
+                 std::unique_ptr<AnswerWriter> writer, bool constrained)
+    : service_(service),
+      route_(route),
+      ticket_(std::move(ticket)),
+      writer_(std::move(writer)),
+      constrained_(constrained),
+      deadline_(begun_ + service.options.timeout) {
+  ++service_.active;
+}
+
+Running::~Running() {
+  ticket_->cancel();
+  if (!has_ended_) {
+    const ApiError gone = client_gone();
+    end(&gone);
+  }
+  --service_.active;
+}
+
+std::optional<ApiError> Running::submit(Service& service, const Route& route, Submission submission,
+                                        std::unique_ptr<AnswerWriter> writer, std::shared_ptr<Running>& out) {
+  if (service.draining) return unavailable("the server is shutting down", "shutting_down");
+  const int64_t context = service.engine.options().context;
+  for (const std::vector<int32_t>& prompt : submission.prompts) {
+    const auto tokens = static_cast<int64_t>(prompt.size());
+    if (tokens >= context) return context_exceeded(tokens, context, submission.prompt_field);
+  }
+  const SamplingRequest& asked = submission.asked;
+  Generation generation;
+  generation.prompts = std::move(submission.prompts);
+  generation.n = asked.n;
+  generation.cache_salt = asked.cache_salt;
+  generation.priority = asked.priority;
+  GenerateOptions& how = generation.options = std::move(submission.how);
+  const bool constrained = how.constraint != nullptr;
+  how.sampling = asked.sampling;
+  how.max_tokens = asked.max_tokens;
+  how.stop = asked.stop;
+  how.ignore_eos = asked.ignore_eos;
+  how.top_logprobs = asked.top_logprobs;
+  if (!asked.has_seed) how.sampling.seed = random_seed();
+  Result<std::shared_ptr<Ticket>> submitted = service.scheduler.submit(std::move(generation));
+  if (!submitted.ok()) return bad_request(submitted.status().message(), {}, "request_too_large");
+  std::shared_ptr<Ticket> ticket = *submitted;
+  if (!ticket) return queue_full(service.options.queue);
+  out.reset(new Running(service, route, std::move(ticket), std::move(writer), constrained));
+  return {};
+}
+
+Running::Step Running::step(milliseconds wait) {
+  Step step;
+  const std::optional<GenerationEvent> event = ticket_->next(wait);
+  const bool failed = event && event->kind == GenerationEvent::Kind::kFailed;
+  if (failed || Clock::now() > deadline_) {
+    step.error = failure(failed ? event->status : Status());
+    step.text = writer_->failed(*step.error);
+    end(&*step.error);
+  } else if (event) {
+    step.text = writer_->add(*event);
+    step.done = event->kind == GenerationEvent::Kind::kDone;
+    if (step.done) end(nullptr);
+  }
+  return step;
+}
+
+void Running::respond(const Exchange& exchange, std::shared_ptr<Running> running, bool stream) {
+  if (!stream) return running->respond_whole(exchange);
+  httplib::Response& response = exchange.response;
+  response.status = 200;
+  response.set_header("Cache-Control", "no-cache");
+  response.set_header("X-Accel-Buffering", "no");
+  // The provider runs after this handler has returned, while the request still lives.
+  const auto client_there = [&request = exchange.request] { return client_is_there(request); };
+  response.set_chunked_content_provider("text/event-stream",
+                                        [client_there, running](size_t, httplib::DataSink& sink) {
+                                          return running->stream(client_there, sink);
+                                        });
+}
+
+void Running::respond_whole(const Exchange& exchange) {
+  while (client_is_there(exchange.request)) {
+    const Step next = step(kPoll);
+    if (next.error) return send_error(exchange.response, *next.error, route_.errors);
+    if (next.done) return exchange.answer(writer_->json());
+  }
+  const ApiError gone = client_gone();
+  end(&gone);
+}
+
+// Writes the whole stream; false where the client went away.
+bool Running::stream(const std::function<bool()>& client_there, httplib::DataSink& sink) {
+  auto last_write = Clock::now();
+  const auto send = [&](const std::string& text) {
+    if (text.empty()) return true;
+    last_write = Clock::now();
+    return sink.write(text.data(), text.size());
+  };
+  bool going = send(writer_->begin());
+  while (going && client_there()) {
+    const Step next = step(kPoll);
+    going = send(next.text);
+    if (going && (next.done || next.error)) {
+      sink.done();
+      return true;
+    }
+    if (going && Clock::now() - last_write > service_.options.ping) going = send(writer_->silence());
+  }
+  const ApiError gone = client_gone();
+  end(&gone);
+  return false;
+}
+
+// What to tell the client of an answer that failed; an ok status means that its time is up.
+ApiError Running::failure(const Status& status) const {
+  if (status.ok()) return unavailable("the answer took longer than the server's --timeout", "timeout");
+  if (status.code() == Code::kCancelled) return unavailable("the server is shutting down", "shutting_down");
+  if (constrained_ && status.code() == Code::kInvalid)
+    return bad_request("the answer cannot go on: " + status.message(), {}, "unsupported_constraint");
+  service_.log.error("{}: {}", route_.pattern, status.message());
+  if (status.code() == Code::kNoMemory)
+    return unavailable("not enough memory for this request", "out_of_memory");
+  return internal_error();
+}
+
+void Running::end(const ApiError* error) {
+  if (has_ended_) return;
+  has_ended_ = true;
+  const Usage& usage = writer_->usage();
+  const double seconds = std::chrono::duration<double>(Clock::now() - begun_).count();
+  service_.log.info("{} {} prompt {} cached {} (miss: {}) answer {} {} {:.2f} s", route_.pattern,
+                    error ? error->status : 200, usage.prompt, usage.cached, cache_miss_text(usage.miss),
+                    usage.completion, error ? error->code.value_or("-") : writer_->finish_reason(), seconds);
+  if (ended_) ended_(*writer_, error);
+}
+
+}  // namespace moebius

@@ -1,0 +1,66 @@
+// Running: one answer on its way, from what was submitted to what the client gets. Every API answers through
+// it, whatever its shapes.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+
+#include "server/answer_writer.h"
+#include "server/service.h"
+
+namespace moebius {
+
+// What an API wants generated.
+struct Submission {
+  const SamplingRequest& asked;
+  std::vector<std::vector<int32_t>> prompts;
+  GenerateOptions how;       // form and constraint; the rest comes from `asked`
+  const char* prompt_field;  // that errors about the prompts name
+};
+
+class Running {
+ public:
+  // Puts the generation into the queue. Sets `out`, or says why it cannot be answered.
+  static std::optional<ApiError> submit(Service& service, const Route& route, Submission submission,
+                                        std::unique_ptr<AnswerWriter> writer, std::shared_ptr<Running>& out);
+  ~Running();  // cancels what is still computed
+
+  // Called once when the answer ended, with the error if it failed; a client that went away is one, too.
+  void when_ended(std::function<void(const AnswerWriter&, const ApiError* error)> call) {
+    ended_ = std::move(call);
+  }
+
+  // Answers as a stream, or whole: then this call waits for the end.
+  static void respond(const Exchange& exchange, std::shared_ptr<Running> running, bool stream);
+
+  // Takes the next event, waiting a moment for one.
+  struct Step {
+    std::string text;  // of a stream, to send now
+    bool done = false;
+    std::optional<ApiError> error;
+  };
+  Step step(std::chrono::milliseconds wait);
+  void cancel() { ticket_->cancel(); }
+  const AnswerWriter& writer() const { return *writer_; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Running(Service& service, const Route& route, std::shared_ptr<Ticket> ticket,
+          std::unique_ptr<AnswerWriter> writer, bool constrained);
+  void respond_whole(const Exchange& exchange);
+  bool stream(const std::function<bool()>& client_there, httplib::DataSink& sink);
+  ApiError failure(const Status& status) const;
+  void end(const ApiError* error);
+
+  Service& service_;
+  const Route& route_;
+  const std::shared_ptr<Ticket> ticket_;
+  const std::unique_ptr<AnswerWriter> writer_;
+  const bool constrained_;
+  const Clock::time_point begun_ = Clock::now(), deadline_;
+  std::function<void(const AnswerWriter&, const ApiError* error)> ended_;
+  bool has_ended_ = false;
+};
+
+}  // namespace moebius

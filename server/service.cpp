@@ -1,0 +1,55 @@
+#include "server/service.h"
+
+#include <random>
+
+#include "server/http_server.h"
+
+namespace moebius {
+
+namespace {
+
+SchedulerOptions scheduler_options(const ServerOptions& options) {
+  SchedulerOptions scheduling;
+  scheduling.queue = options.queue;
+  return scheduling;
+}
+
+}  // namespace
+
+Service::Service(Engine& e, ServerOptions o, spdlog::logger& l)
+    : engine(e), options(std::move(o)), log(l), constraints(e), scheduler(e, scheduler_options(options)) {
+  limits.models = options.models;
+  limits.vocab = engine.config().vocab;
+  limits.sampling = engine.default_sampling();
+  stepping = std::thread([this] { scheduler.run(); });
+}
+
+Service::~Service() {
+  scheduler.stop();
+  stepping.join();
+}
+
+void Service::refuse(const httplib::Request& request, httplib::Response& response, std::string_view route,
+                     const ApiError& error) const {
+  log.info("{} {} {}", route, error.status, error.code.value_or(error.param.value_or("-")));
+  send_error(response, error, error_style(request.path));
+}
+
+void Service::refuse(const Exchange& exchange, const ApiError& error) const {
+  refuse(exchange.request, exchange.response, exchange.route.pattern, error);
+}
+
+std::string random_id(std::string_view prefix) {
+  constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+  std::random_device random;
+  std::string out(prefix);
+  for (int i = 0; i < 24; ++i) out += kLetters[random() % kLetters.size()];
+  return out;
+}
+
+uint64_t random_seed() {
+  std::random_device random;
+  return static_cast<uint64_t>(random()) << 32 | random();
+}
+
+}  // namespace moebius

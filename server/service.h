@@ -1,0 +1,46 @@
+// Service: what the handlers of all APIs share.
+#pragma once
+
+#include <atomic>
+#include <ctime>
+#include <string_view>
+#include <thread>
+
+#include <spdlog/logger.h>
+
+#include "engine/scheduler.h"
+#include "server/access.h"
+#include "server/constraints.h"
+#include "server/request.h"
+#include "server/router.h"
+#include "server/server.h"
+
+namespace moebius {
+
+struct Service {
+  Service(Engine& e, ServerOptions o, spdlog::logger& l);
+  ~Service();
+
+  Engine& engine;
+  const ServerOptions options;
+  spdlog::logger& log;
+  RequestLimits limits;
+  const int64_t created = std::time(nullptr);
+  Constraints constraints;
+  Scheduler scheduler;
+  std::atomic<int> active = 0;  // answers on their way
+  std::atomic<bool> draining = false;
+  std::thread stepping;  // runs the scheduler
+
+  // Answers with an error, in the form that the route's clients know, and logs it.
+  void refuse(const Exchange& exchange, const ApiError& error) const;
+  // The same without a route: one that does not exist, or a request that was not let in.
+  void refuse(const httplib::Request& request, httplib::Response& response, std::string_view route,
+              const ApiError& error) const;
+};
+
+// PREFIX and 24 random letters and digits.
+std::string random_id(std::string_view prefix);
+uint64_t random_seed();
+
+}  // namespace moebius
