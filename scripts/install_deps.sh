@@ -4,7 +4,7 @@
 set -eu
 packages="g++ cmake ninja-build pkg-config ccache libfmt-dev libspdlog-dev nlohmann-json3-dev libpcre2-dev \
 libutf8proc-dev libsentencepiece-dev libdnnl-dev ocl-icd-opencl-dev libcli11-dev libcpp-httplib-dev libssl-dev libedit-dev \
-libgtest-dev libbenchmark-dev"
+prometheus-cpp-dev libgtest-dev libbenchmark-dev"
 [ "${1:-}" = test ] && packages="$packages clang libclang-rt-14-dev"
 
 if ! command -v dpkg-query >/dev/null 2>&1; then

@@ -25,6 +25,12 @@ void Admission::install(HttpServer& http) {
                                 const httplib::ContentReader& reader) {
     dispatch(request, response, &reader);
   };
+  http.set_logger([this](const Request& request, const Response& response) {
+    const Router::Match match = router_.find(request.method, request.path);
+    const bool known = match.route != nullptr;
+    service_.metrics.count_request(known ? request.method : "other", known ? match.route->pattern : "other",
+                                   response.status);
+  });
   http.Get(".*", without_body);
   http.Post(".*", with_body);
   http.Delete(".*", with_body);  // a handler without a reader would have the library wait for a body

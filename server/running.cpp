@@ -75,6 +75,7 @@ Running::Step Running::step(milliseconds wait) {
     step.text = writer_->failed(*step.error);
     end(&*step.error);
   } else if (event) {
+    measure(*event);
     step.text = writer_->add(*event);
     step.done = event->kind == GenerationEvent::Kind::kDone;
     if (step.done) end(nullptr);
@@ -141,6 +142,17 @@ ApiError Running::failure(const Status& status) const {
   return internal_error();
 }
 
+void Running::measure(const GenerationEvent& event) {
+  if (event.kind != GenerationEvent::Kind::kPiece || event.id < 0) return;
+  const auto now = Clock::now();
+  const auto seconds = [&](Clock::time_point since) {
+    return std::chrono::duration<double>(now - since).count();
+  };
+  if (last_token_.empty()) service_.metrics.first_token(seconds(begun_));
+  const auto [last, first] = last_token_.try_emplace(event.choice, now);
+  if (!first) service_.metrics.next_token(seconds(std::exchange(last->second, now)));
+}
+
 void Running::end(const ApiError* error) {
   if (has_ended_) return;
   has_ended_ = true;
@@ -149,6 +161,8 @@ void Running::end(const ApiError* error) {
   service_.log.info("{} {} prompt {} cached {} (miss: {}) answer {} {} {:.2f} s", route_.pattern,
                     error ? error->status : 200, usage.prompt, usage.cached, cache_miss_text(usage.miss),
                     usage.completion, error ? error->code.value_or("-") : writer_->finish_reason(), seconds);
+  service_.metrics.ended(usage, error ? error->code.value_or("-") : writer_->finish_reason(),
+                         error != nullptr, seconds);
   if (ended_) ended_(*writer_, error);
 }
 

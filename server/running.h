@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <functional>
+#include <map>
 #include <memory>
 
 #include "server/answer_writer.h"
@@ -51,6 +52,7 @@ class Running {
   void respond_whole(const Exchange& exchange);
   bool stream(const std::function<bool()>& client_there, httplib::DataSink& sink);
   ApiError failure(const Status& status) const;
+  void measure(const GenerationEvent& event);
   void end(const ApiError* error);
 
   Service& service_;
@@ -60,6 +62,7 @@ class Running {
   const bool constrained_;
   const Clock::time_point begun_ = Clock::now(), deadline_;
   std::function<void(const AnswerWriter&, const ApiError* error)> ended_;
+  std::map<int, Clock::time_point> last_token_;  // of each choice
   bool has_ended_ = false;
 };
 

@@ -17,7 +17,12 @@ SchedulerOptions scheduler_options(const ServerOptions& options) {
 }  // namespace
 
 Service::Service(Engine& e, ServerOptions o, spdlog::logger& l)
-    : engine(e), options(std::move(o)), log(l), constraints(e), scheduler(e, scheduler_options(options)) {
+    : engine(e),
+      options(std::move(o)),
+      log(l),
+      metrics(options.models.front(), options.version),
+      constraints(e),
+      scheduler(e, scheduler_options(options)) {
   limits.models = options.models;
   limits.vocab = engine.config().vocab;
   limits.sampling = engine.default_sampling();

@@ -11,6 +11,7 @@
 #include "engine/scheduler.h"
 #include "server/access.h"
 #include "server/constraints.h"
+#include "server/metrics.h"
 #include "server/request.h"
 #include "server/router.h"
 #include "server/server.h"
@@ -26,6 +27,7 @@ struct Service {
   spdlog::logger& log;
   RequestLimits limits;
   const int64_t created = std::time(nullptr);
+  Metrics metrics;
   Constraints constraints;
   Scheduler scheduler;
   std::atomic<int> active = 0;  // answers on their way

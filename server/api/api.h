@@ -6,7 +6,8 @@
 
 namespace moebius {
 
-void add_model_routes(Router& router, Service& service);   // health, version, models, experts
+void add_model_routes(Router& router, Service& service);   // health, ready, version, metrics, models, experts
+void add_text_routes(Router& router, Service& service);    // tokenize, detokenize, apply-template
 void add_openai_routes(Router& router, Service& service);  // chat/completions, completions
 
 }  // namespace moebius

@@ -1,4 +1,4 @@
-// GET /health, /version, /v1/models, /v1/models/{id} and /v1/experts.
+// GET /health, /ready, /version, /metrics, /v1/models, /v1/models/{id} and /v1/experts.
 #include <algorithm>
 
 #include "server/api/api.h"
@@ -46,9 +46,21 @@ void add_model_routes(Router& router, Service& service) {
     }
     e.answer({{"status", "ok"}});
   };
-  Route open = {"GET", "/health", health};
-  open.open = true;
-  router.add(open);
+  // Whether more requests should come here: for load balancers, which have no key.
+  const auto ready = [&service](Exchange& e) {
+    if (service.draining || service.scheduler.stats().waiting >= service.options.queue)
+      return service.refuse(e, unavailable("not now", "not_ready"));
+    e.answer({{"status", "ready"}});
+  };
+  for (Route open : {Route{"GET", "/health", health}, Route{"GET", "/ready", ready}}) {
+    open.open = true;
+    router.add(std::move(open));
+  }
+  router.get("/metrics", [&service](Exchange& e) {
+    const SchedulerStats now = service.scheduler.stats();
+    e.response.set_content(service.metrics.text(now.running, now.waiting, service.engine.expert_use()),
+                           "text/plain; version=0.0.4; charset=utf-8");
+  });
   router.get("/version", [&service](Exchange& e) { e.answer({{"version", service.options.version}}); });
   router.get("/v1/models", [&service](Exchange& e) {
     const Json model = model_json(service, service.options.models.front());

@@ -1,0 +1,131 @@
+#include "server/metrics.h"
+
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
+
+namespace moebius {
+
+namespace {
+
+using prometheus::Counter;
+using prometheus::Family;
+using prometheus::Gauge;
+using prometheus::Histogram;
+using Labels = std::map<std::string, std::string>;
+
+// From a millisecond to ten minutes, three a decade.
+const Histogram::BucketBoundaries kSeconds = {0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5,
+                                              1,     2,     5,     10,   20,   50,   100, 200, 600};
+
+Family<Counter>& counters(prometheus::Registry& registry, const char* name, const char* help) {
+  return prometheus::BuildCounter().Name(name).Help(help).Register(registry);
+}
+
+prometheus::MetricFamily family_of(const char* name, const char* help) {
+  return {name, help, prometheus::MetricType::Counter, {}};
+}
+
+void add_sample(prometheus::MetricFamily& family, size_t layer, const char* where, double value) {
+  prometheus::ClientMetric metric;
+  metric.label.push_back({"layer", std::to_string(layer)});
+  if (where != nullptr) metric.label.push_back({"where", where});
+  metric.counter.value = value;
+  family.metric.push_back(std::move(metric));
+}
+
+std::vector<prometheus::MetricFamily> expert_families(const std::vector<LayerUse>& experts) {
+  auto slots = family_of("moebius_expert_slots_total", "Slots of tokens, by who computed their expert.");
+  auto host = family_of("moebius_expert_host_seconds_total", "Time the host took for experts.");
+  auto moves = family_of("moebius_expert_moves_total", "Experts brought to the device to stay.");
+  auto bytes = family_of("moebius_expert_bytes_total", "Bytes of experts brought to the device.");
+  for (size_t l = 0; l < experts.size(); ++l) {
+    const LayerUse& use = experts[l];
+    if (use.device_slots + use.host_slots + use.skipped_slots == 0) continue;
+    add_sample(slots, l, "device", static_cast<double>(use.device_slots));
+    add_sample(slots, l, "host", static_cast<double>(use.host_slots));
+    add_sample(slots, l, "skipped", static_cast<double>(use.skipped_slots));
+    add_sample(host, l, nullptr, use.host_s);
+    add_sample(moves, l, nullptr, static_cast<double>(use.moves));
+    add_sample(bytes, l, "moved", static_cast<double>(use.moved_bytes));
+    add_sample(bytes, l, "streamed", static_cast<double>(use.streamed_bytes));
+  }
+  if (slots.metric.empty()) return {};
+  return {slots, host, moves, bytes};
+}
+
+}  // namespace
+
+struct Metrics::Parts {
+  Parts(const std::string& model, const std::string& version)
+      : labels{{"model_name", model}},
+        requests(counters(registry, "moebius_http_requests_total", "Requests answered.")),
+        finished(counters(registry, "vllm:request_success_total", "Answers finished, by the reason.")),
+        failed(counters(registry, "moebius_request_failures_total", "Answers given up, by the reason.")),
+        prompt(counter("vllm:prompt_tokens_total", "Tokens of prompts.")),
+        answer(counter("vllm:generation_tokens_total", "Tokens generated.")),
+        queries(counter("vllm:prefix_cache_queries_total", "Tokens looked for in the cache.")),
+        hits(counter("vllm:prefix_cache_hits_total", "Tokens found in the cache.")),
+        running(gauge("vllm:num_requests_running", "Requests being computed.")),
+        waiting(gauge("vllm:num_requests_waiting", "Requests in the queue.")),
+        first(histogram("vllm:time_to_first_token_seconds", "From a request to its first token.")),
+        between(histogram("vllm:inter_token_latency_seconds", "Between two tokens of an answer.")),
+        whole(histogram("vllm:e2e_request_latency_seconds", "From a request to its end.")) {
+    const Labels build = {{"version", version}};
+    prometheus::BuildGauge()
+        .Name("moebius_build_info")
+        .Help("The program.")
+        .Register(registry)
+        .Add(build)
+        .Set(1);
+  }
+  Counter& counter(const char* name, const char* help) { return counters(registry, name, help).Add(labels); }
+  Gauge& gauge(const char* name, const char* help) {
+    return prometheus::BuildGauge().Name(name).Help(help).Register(registry).Add(labels);
+  }
+  Histogram& histogram(const char* name, const char* help) {
+    return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(labels, kSeconds);
+  }
+
+  const Labels labels;
+  prometheus::Registry registry;
+  Family<Counter>&requests, &finished, &failed;
+  Counter &prompt, &answer, &queries, &hits;
+  Gauge &running, &waiting;
+  Histogram &first, &between, &whole;
+};
+
+Metrics::Metrics(std::string model, std::string version) : parts_(std::make_unique<Parts>(model, version)) {}
+Metrics::~Metrics() = default;
+
+void Metrics::count_request(std::string_view method, std::string_view route, int status) {
+  const Labels labels = {
+      {"method", std::string(method)}, {"route", std::string(route)}, {"status", std::to_string(status)}};
+  parts_->requests.Add(labels).Increment();
+}
+
+void Metrics::first_token(double seconds) { parts_->first.Observe(seconds); }
+void Metrics::next_token(double seconds) { parts_->between.Observe(seconds); }
+
+void Metrics::ended(const Usage& usage, const std::string& finish, bool failed, double seconds) {
+  Labels labels = parts_->labels;
+  labels["finished_reason"] = finish;
+  (failed ? parts_->failed : parts_->finished).Add(labels).Increment();
+  parts_->prompt.Increment(static_cast<double>(usage.prompt));
+  parts_->answer.Increment(static_cast<double>(usage.completion));
+  parts_->queries.Increment(static_cast<double>(usage.prompt));
+  parts_->hits.Increment(static_cast<double>(usage.cached));
+  parts_->whole.Observe(seconds);
+}
+
+std::string Metrics::text(int64_t running, int64_t waiting, const std::vector<LayerUse>& experts) const {
+  parts_->running.Set(static_cast<double>(running));
+  parts_->waiting.Set(static_cast<double>(waiting));
+  std::vector<prometheus::MetricFamily> families = parts_->registry.Collect();
+  for (prometheus::MetricFamily& family : expert_families(experts)) families.push_back(std::move(family));
+  return prometheus::TextSerializer().Serialize(families);
+}
+
+}  // namespace moebius

@@ -1,0 +1,37 @@
+// Metrics: what the server counts, in Prometheus' text form. Names that vLLM has too are spelled as there, so
+// that dashboards made for it work. May be used from several threads.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/expert_use.h"
+#include "server/answer_writer.h"
+
+namespace moebius {
+
+class Metrics {
+ public:
+  Metrics(std::string model, std::string version);
+  ~Metrics();
+
+  // route: a pattern, so that there are few; an answer of HTTP, streams at their end.
+  void count_request(std::string_view method, std::string_view route, int status);
+  // Of one request: from its arrival to the first token, and between two tokens of a choice.
+  void first_token(double seconds);
+  void next_token(double seconds);
+  // A generation that ended after so long. finish: "stop", "length", ..., or the code of the error.
+  void ended(const Usage& usage, const std::string& finish, bool failed, double seconds);
+
+  // Everything, with what is asked for at this moment: answers that are computed and that wait, and what was
+  // done for the experts of each layer.
+  std::string text(int64_t running, int64_t waiting, const std::vector<LayerUse>& experts) const;
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace moebius
