@@ -27,6 +27,12 @@ std::optional<ApiError> encode_chat(const Engine& engine, const Scheduler& sched
   return {};
 }
 
+std::shared_ptr<const AnswerForm> answer_form(const Engine& engine, const ChatRequest& asked) {
+  AnswerForm form = {engine.markup(), text_arguments(asked.tools.rules)};
+  form.markup.think_limit = asked.think_limit;
+  return std::make_shared<const AnswerForm>(std::move(form));
+}
+
 std::optional<ApiError> encode_prompt(const Engine& engine, const Prompt& prompt, std::vector<int32_t>& ids) {
   if (const auto* given = std::get_if<std::vector<int32_t>>(&prompt)) {
     ids = *given;

@@ -12,6 +12,8 @@ std::optional<ApiError> render_chat(const Engine& engine, const Json& variables,
 // Answers of before in the tokens they were made of, as the scheduler remembers them.
 std::optional<ApiError> encode_chat(const Engine& engine, const Scheduler& scheduler,
                                     const ChatRequest& asked, std::vector<int32_t>& ids);
+// How the answer to it is read.
+std::shared_ptr<const AnswerForm> answer_form(const Engine& engine, const ChatRequest& asked);
 // A text with what the tokenizer's file adds to it; ids as they are.
 std::optional<ApiError> encode_prompt(const Engine& engine, const Prompt& prompt, std::vector<int32_t>& ids);
 

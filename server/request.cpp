@@ -180,6 +180,11 @@ std::optional<ApiError> parse_chat_request(const Json& body, const RequestLimits
   }
   if (logprobs) request.top_logprobs = static_cast<int>(top);
   request.variables = read_conversation(in, limits, request.tools);
+  if (in.find("reasoning_effort") != nullptr && *in.find("reasoning_effort") == "none")
+    request.think_limit = 0;
+  // As llama.cpp, vLLM and Qwen name it.
+  for (const char* name : {"thinking_budget_tokens", "thinking_token_budget", "thinking_budget"})
+    in.integer(name, 0, INT32_MAX, request.think_limit);
   if (request.ignore_eos && !request.tools.rules.functions.empty())
     in.fail("ignore_eos", "and `tools`, whose calls end the answer, cannot both hold");
   return in.error();

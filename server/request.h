@@ -31,7 +31,8 @@ struct SamplingRequest {
   int64_t max_tokens = -1;  // -1: until the context is full
   std::vector<std::string> stop;
   int n = 1;
-  int top_logprobs = -1;  // as GenerateOptions has it
+  int top_logprobs = -1;     // as GenerateOptions has it
+  int64_t think_limit = -1;  // tokens after which thinking must end; -1: whenever
   bool ignore_eos = false;
   std::string cache_salt;  // requests of another one share nothing that was computed
   int priority = 0;        // the higher goes first

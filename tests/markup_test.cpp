@@ -392,6 +392,44 @@ TEST(TokenGate, WaitsForTheEndOfThinking) {
   EXPECT_TRUE(allowed(closed, yes) && !allowed(closed, markup.think_begin));
 }
 
+TEST(TokenGate, EndsThinkingAtItsLimit) {
+  TestTokenizer tokenizer({"<think>", "</think>", "<end>"});
+  ChatMarkup markup = chat_markup(tokenizer, "");
+  const int32_t other = tokenizer.id("hm");
+  const auto forced = [&](TokenGate& gate) {
+    const auto mask = *gate.allowed();
+    for (int32_t id = 0; !mask.empty() && id < 64; ++id)
+      EXPECT_EQ(mask_allows(mask, id), id == markup.think_end) << id;
+    return !mask.empty();
+  };
+  for (const int64_t limit : {0, 1, 3}) {
+    markup.think_limit = limit;
+    TokenGate open(nullptr, &markup, std::vector<int32_t>{other, markup.think_begin});
+    TokenGate may(nullptr, &markup, std::vector<int32_t>{other});
+    EXPECT_FALSE(may.constrained());
+    const auto go_on = [&](TokenGate& gate, int64_t tokens) {
+      for (; tokens > 0; --tokens) {
+        EXPECT_FALSE(forced(gate));
+        gate.take(other);
+      }
+    };
+    go_on(may, 2);
+    may.take(markup.think_begin);
+    for (TokenGate* gate : {&open, &may}) {
+      go_on(*gate, limit);
+      EXPECT_TRUE(forced(*gate)) << limit;
+      gate->take(markup.think_end);
+      EXPECT_FALSE(forced(*gate));
+    }
+  }
+  markup.think_limit = -1;
+  TokenGate unlimited(nullptr, &markup, std::vector<int32_t>{markup.think_begin});
+  for (int i = 0; i < 100; ++i) {
+    EXPECT_FALSE(forced(unlimited));
+    unlimited.take(other);
+  }
+}
+
 TEST(AnswerStream, StopsContentAlone) {
   const Family& f = family("qwen");
   TestTokenizer tokenizer(f.marks);

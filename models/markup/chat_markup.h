@@ -33,6 +33,7 @@ struct ChatMarkup {
   std::vector<int32_t> section_begin, section_end;  // the first spelling is the one to write
   bool json_block = false;                          // DeepSeek-V3 and R1
   bool call_lines = false;                          // Qwen3: line breaks within the tags and between calls
+  int64_t think_limit = -1;  // tokens after which thinking must end, as a request may want; -1: whenever
 
   std::vector<int32_t> ids() const;  // all of them
   // Whether an answer to this prompt begins in the middle of thinking: its last mark of thinking opens it.
