@@ -38,6 +38,9 @@ void Admission::install(HttpServer& http) {
 
 bool Admission::admit(const Request& request, Response& response) const {
   const Router::Match match = router_.find(request.method, request.path);
+  const std::string id = random_id("req_");
+  response.set_header("x-request-id", id);  // as OpenAI's and Anthropic's clients look for it
+  response.set_header("request-id", id);
   std::optional<ApiError> error = check_access(request, match.route);
   if (!error && match.allowed.empty()) error = unknown_route();
   if (!error && match.route == nullptr) {

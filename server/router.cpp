@@ -49,9 +49,9 @@ Router::Match Router::find(std::string_view method, std::string_view path) const
   return match;
 }
 
-ErrorStyle error_style(std::string_view path) {
-  return path == "/v1/messages" || path.starts_with("/v1/messages/") ? ErrorStyle::kAnthropic
-                                                                     : ErrorStyle::kOpenAi;
+ErrorStyle error_style(const httplib::Request& request) {
+  const bool messages = request.path == "/v1/messages" || request.path.starts_with("/v1/messages/");
+  return messages || request.has_header("anthropic-version") ? ErrorStyle::kAnthropic : ErrorStyle::kOpenAi;
 }
 
 }  // namespace moebius

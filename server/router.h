@@ -32,7 +32,6 @@ struct Route {
   std::function<void(Exchange&)> handler;
   bool body = false;  // takes a JSON object
   bool open = false;  // to everyone, without a key
-  ErrorStyle errors = ErrorStyle::kOpenAi;
 };
 
 class Router {
@@ -60,7 +59,8 @@ class Router {
 // Whether the path is of the pattern; fills the arguments then.
 bool match_pattern(std::string_view pattern, std::string_view path, std::vector<std::string>& arguments);
 
-// How the clients of a path expect errors, also where the path does not exist.
-ErrorStyle error_style(std::string_view path);
+// How the client expects errors: by the path, also where that does not exist, and by a header that
+// Anthropic's clients send.
+ErrorStyle error_style(const httplib::Request& request);
 
 }  // namespace moebius

@@ -100,7 +100,7 @@ void Running::respond(const Exchange& exchange, std::shared_ptr<Running> running
 void Running::respond_whole(const Exchange& exchange) {
   while (client_is_there(exchange.request)) {
     const Step next = step(kPoll);
-    if (next.error) return send_error(exchange.response, *next.error, route_.errors);
+    if (next.error) return send_error(exchange.response, *next.error, error_style(exchange.request));
     if (next.done) return exchange.answer(writer_->json());
   }
   const ApiError gone = client_gone();

@@ -2,6 +2,8 @@
 
 #include <random>
 
+#include <fmt/ranges.h>
+
 #include "server/http_server.h"
 
 namespace moebius {
@@ -37,11 +39,21 @@ Service::~Service() {
 void Service::refuse(const httplib::Request& request, httplib::Response& response, std::string_view route,
                      const ApiError& error) const {
   log.info("{} {} {}", route, error.status, error.code.value_or(error.param.value_or("-")));
-  send_error(response, error, error_style(request.path));
+  send_error(response, error, error_style(request));
 }
 
 void Service::refuse(const Exchange& exchange, const ApiError& error) const {
   refuse(exchange.request, exchange.response, exchange.route.pattern, error);
+}
+
+void note_skipped_tools(const Service& service, const Exchange& exchange,
+                        const std::vector<std::string>& types) {
+  std::string line = fmt::format("{}", fmt::join(types, ","));
+  for (char& c : line) {
+    if (c <= ' ' || c > '~') c = '?';
+  }
+  service.log.warn("{}: tools that this server does not run are left out: {}", exchange.route.pattern, line);
+  exchange.response.set_header("x-moebius-skipped-tools", line);
 }
 
 std::string random_id(std::string_view prefix) {

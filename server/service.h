@@ -41,6 +41,11 @@ struct Service {
               const ApiError& error) const;
 };
 
+// Says in the log and in the header x-moebius-skipped-tools that tools of these types are not offered to the
+// model.
+void note_skipped_tools(const Service& service, const Exchange& exchange,
+                        const std::vector<std::string>& types);
+
 // PREFIX and 24 random letters and digits.
 std::string random_id(std::string_view prefix);
 uint64_t random_seed();

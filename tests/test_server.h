@@ -91,6 +91,24 @@ inline std::vector<Json> events_of(const std::string& body) {
   return events;
 }
 
+// The events of a stream of named ones: name and data.
+inline std::vector<std::pair<std::string, Json>> named_events_of(const std::string& body) {
+  std::vector<std::pair<std::string, Json>> events;
+  for (size_t at = 0; at < body.size();) {
+    const size_t end = body.find("\n\n", at);
+    const std::string event = body.substr(at, end - at);
+    at = end == std::string::npos ? body.size() : end + 2;
+    if (event.starts_with(":")) continue;
+    const size_t line = event.find("\ndata: ");
+    if (!event.starts_with("event: ") || line == std::string::npos) {
+      ADD_FAILURE() << "not a named event: " << event;
+      return events;
+    }
+    events.emplace_back(event.substr(7, line - 7), Json::parse(event.substr(line + 7), nullptr, false));
+  }
+  return events;
+}
+
 inline std::string error_code(const httplib::Result& result) {
   if (!result) return "no answer";
   const Json body = Json::parse(result->body, nullptr, false);

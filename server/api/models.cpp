@@ -1,6 +1,8 @@
 // GET /health, /ready, /version, /metrics, /v1/models, /v1/models/{id} and /v1/experts.
 #include <algorithm>
 
+#include <fmt/chrono.h>
+
 #include "server/api/api.h"
 
 namespace moebius {
@@ -34,6 +36,11 @@ Json model_json(const Service& service, const std::string& name) {
           {"object", "model"},
           {"created", service.created},
           {"owned_by", "moebius"},
+          {"type", "model"},  // from here on as Anthropic's clients read it
+          {"display_name", name},
+          {"created_at", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(service.created))},
+          {"lifecycle", "active"},
+          {"max_input_tokens", engine.options().context},
           {"meta", {{"n_ctx", engine.options().context}, {"n_vocab", engine.config().vocab}}}};
 }
 
@@ -64,7 +71,11 @@ void add_model_routes(Router& router, Service& service) {
   router.get("/version", [&service](Exchange& e) { e.answer({{"version", service.options.version}}); });
   router.get("/v1/models", [&service](Exchange& e) {
     const Json model = model_json(service, service.options.models.front());
-    e.answer({{"object", "list"}, {"data", Json::array({model})}});
+    e.answer({{"object", "list"},
+              {"data", Json::array({model})},
+              {"has_more", false},
+              {"first_id", model["id"]},
+              {"last_id", model["id"]}});
   });
   router.get("/v1/models/{id*}", [&service](Exchange& e) {
     const std::vector<std::string>& names = service.options.models;
