@@ -233,7 +233,7 @@ def check_structured(client, model):
     messages = [{"role": "user", "content": "What is 47 + 85?"}]
     for seed in range(3):
         parsed = client.chat.completions.parse(
-            model=model, messages=messages, response_format=Thing, temperature=1.5, seed=seed, max_tokens=400
+            model=model, messages=messages, response_format=Thing, temperature=1, seed=seed, max_tokens=400
         )
         thing = parsed.choices[0].message.parsed
         check(isinstance(thing, Thing), f"a Thing: {parsed.choices[0]}")
