@@ -13,17 +13,11 @@ int64_t characters(std::string_view text) {
   return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
 }
 
-Json bytes_json(const std::string& text) {
-  Json out = Json::array();
-  for (const char c : text) out.push_back(static_cast<unsigned char>(c));
-  return out;
-}
-
 const char* finish_name(FinishReason reason) { return reason == FinishReason::kLength ? "length" : "stop"; }
 
 }  // namespace
 
-Answer::Answer(AnswerOptions options, std::function<std::string(int32_t)> token_bytes)
+Answer::Answer(AnswerOptions options, TokenBytes token_bytes)
     : options_(std::move(options)), token_bytes_(std::move(token_bytes)), choices_(options_.choices) {
   if (!options_.logprobs) return;
   for (Choice& choice : choices_) choice.logprobs = empty_logprobs();
@@ -38,19 +32,8 @@ Json Answer::empty_logprobs() const {
 }
 
 void Answer::append_logprobs(const GenerationEvent& event, int64_t offset, Json& out) const {
+  if (options_.api == Api::kChat) return out["content"].push_back(token_logprobs(event, token_bytes_));
   const std::string bytes = token_bytes_(event.id);
-  if (options_.api == Api::kChat) {
-    Json top = Json::array();
-    for (const TokenProbability& other : event.alternatives) {
-      const std::string text = token_bytes_(other.id);
-      top.push_back({{"token", text}, {"logprob", other.logprob}, {"bytes", bytes_json(text)}});
-    }
-    out["content"].push_back({{"token", bytes},
-                              {"logprob", event.chosen.logprob},
-                              {"bytes", bytes_json(bytes)},
-                              {"top_logprobs", std::move(top)}});
-    return;
-  }
   Json top = Json::object();
   for (const TokenProbability& other : event.alternatives) top[token_bytes_(other.id)] = other.logprob;
   top[bytes] = event.chosen.logprob;

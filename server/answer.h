@@ -1,11 +1,11 @@
 // Answer: the answers of /v1/chat/completions and /v1/completions.
 #pragma once
 
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "server/answer_writer.h"
+#include "server/logprobs.h"
 
 namespace moebius {
 
@@ -22,8 +22,7 @@ struct AnswerOptions {
 
 class Answer : public AnswerWriter {
  public:
-  // token_bytes: the bytes an id stands for; they may be part of a character.
-  Answer(AnswerOptions options, std::function<std::string(int32_t)> token_bytes);
+  Answer(AnswerOptions options, TokenBytes token_bytes);
 
   std::string add(const GenerationEvent& event) override;
   Json json() const override;
@@ -52,7 +51,7 @@ class Answer : public AnswerWriter {
   Json usage_json() const;
 
   const AnswerOptions options_;
-  const std::function<std::string(int32_t)> token_bytes_;
+  const TokenBytes token_bytes_;
   std::vector<Choice> choices_;
 };
 

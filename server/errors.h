@@ -30,6 +30,8 @@ struct ApiError {
   static std::string to_text(const Json& json);
 };
 
+constexpr const char* kCancelledCode = "cancelled";  // of an answer that was cancelled on request
+
 ApiError bad_request(std::string message, std::optional<std::string> param = {},
                      std::optional<std::string> code = {});
 ApiError unauthorized();

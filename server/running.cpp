@@ -70,6 +70,7 @@ Running::Step Running::step(milliseconds wait) {
   Step step;
   const std::optional<GenerationEvent> event = ticket_->next(wait);
   const bool failed = event && event->kind == GenerationEvent::Kind::kFailed;
+  step.taken = event.has_value();
   if (failed || Clock::now() > deadline_) {
     step.error = failure(failed ? event->status : Status());
     step.text = writer_->failed(*step.error);
@@ -81,6 +82,11 @@ Running::Step Running::step(milliseconds wait) {
     if (step.done) end(nullptr);
   }
   return step;
+}
+
+void Running::cancel() {
+  cancelled_ = true;
+  ticket_->cancel();
 }
 
 void Running::respond(const Exchange& exchange, std::shared_ptr<Running> running, bool stream) {
@@ -133,6 +139,8 @@ bool Running::stream(const std::function<bool()>& client_there, httplib::DataSin
 // What to tell the client of an answer that failed; an ok status means that its time is up.
 ApiError Running::failure(const Status& status) const {
   if (status.ok()) return unavailable("the answer took longer than the server's --timeout", "timeout");
+  if (status.code() == Code::kCancelled && cancelled_)
+    return {499, "client_gone", "the answer was cancelled", {}, kCancelledCode};
   if (status.code() == Code::kCancelled) return unavailable("the server is shutting down", "shutting_down");
   if (constrained_ && status.code() == Code::kInvalid)
     return bad_request("the answer cannot go on: " + status.message(), {}, "unsupported_constraint");

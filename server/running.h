@@ -37,13 +37,13 @@ class Running {
 
   // Takes the next event, waiting a moment for one.
   struct Step {
-    std::string text;  // of a stream, to send now
-    bool done = false;
+    std::string text;                  // of a stream, to send now
+    bool taken = false, done = false;  // an event came; it was the last
     std::optional<ApiError> error;
   };
   Step step(std::chrono::milliseconds wait);
-  void cancel() { ticket_->cancel(); }
-  const AnswerWriter& writer() const { return *writer_; }
+  // Somebody asked for it: the answer ends with the error `cancelled`. From any thread.
+  void cancel();
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -63,6 +63,7 @@ class Running {
   const Clock::time_point begun_ = Clock::now(), deadline_;
   std::function<void(const AnswerWriter&, const ApiError* error)> ended_;
   std::map<int, Clock::time_point> last_token_;  // of each choice
+  std::atomic<bool> cancelled_ = false;
   bool has_ended_ = false;
 };
 

@@ -1,7 +1,5 @@
 #include "server/service.h"
 
-#include <random>
-
 #include <fmt/ranges.h>
 
 #include "server/http_server.h"
@@ -54,19 +52,6 @@ void note_skipped_tools(const Service& service, const Exchange& exchange,
   }
   service.log.warn("{}: tools that this server does not run are left out: {}", exchange.route.pattern, line);
   exchange.response.set_header("x-moebius-skipped-tools", line);
-}
-
-std::string random_id(std::string_view prefix) {
-  constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
-  std::random_device random;
-  std::string out(prefix);
-  for (int i = 0; i < 24; ++i) out += kLetters[random() % kLetters.size()];
-  return out;
-}
-
-uint64_t random_seed() {
-  std::random_device random;
-  return static_cast<uint64_t>(random()) << 32 | random();
 }
 
 }  // namespace moebius

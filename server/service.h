@@ -12,6 +12,7 @@
 #include "server/access.h"
 #include "server/constraints.h"
 #include "server/metrics.h"
+#include "server/random_id.h"
 #include "server/request.h"
 #include "server/router.h"
 #include "server/server.h"
@@ -45,9 +46,5 @@ struct Service {
 // model.
 void note_skipped_tools(const Service& service, const Exchange& exchange,
                         const std::vector<std::string>& types);
-
-// PREFIX and 24 random letters and digits.
-std::string random_id(std::string_view prefix);
-uint64_t random_seed();
 
 }  // namespace moebius

@@ -17,7 +17,7 @@ std::optional<ApiError> read(Service& service, Exchange& e, bool count_only, Mes
                              std::vector<int32_t>& ids) {
   if (auto error = parse_message_request(e.body, service.limits, count_only, asked)) return error;
   if (!asked.skipped_tools.empty()) note_skipped_tools(service, e, asked.skipped_tools);
-  return encode_chat(service.engine, asked.variables, ids);
+  return encode_chat(service.engine, service.scheduler, asked, ids);
 }
 
 void create(Service& service, Exchange& e) {

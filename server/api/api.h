@@ -10,5 +10,6 @@ void add_model_routes(Router& router, Service& service);   // health, ready, ver
 void add_text_routes(Router& router, Service& service);    // tokenize, detokenize, apply-template
 void add_openai_routes(Router& router, Service& service);  // chat/completions, completions
 void add_anthropic_routes(Router& router, Service& service);  // messages, messages/count_tokens
+void add_responses_routes(Router& router, Service& service);  // responses and what lies under it
 
 }  // namespace moebius

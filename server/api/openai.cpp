@@ -20,11 +20,7 @@ std::unique_ptr<Answer> make_answer(Service& service, const SamplingRequest& ask
   options.logprobs = asked.top_logprobs >= 0;
   options.stream = asked.stream;
   options.include_usage = asked.include_usage;
-  const auto token_bytes = [&engine = service.engine](int32_t id) {
-    Result<std::string> bytes = engine.tokenizer().decode({&id, 1});
-    return bytes.ok() ? std::move(*bytes) : std::string();
-  };
-  return std::make_unique<Answer>(std::move(options), token_bytes);
+  return std::make_unique<Answer>(std::move(options), token_bytes_of(service.engine));
 }
 
 void respond(Service& service, Exchange& e, const SamplingRequest& asked,
