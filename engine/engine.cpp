@@ -83,6 +83,7 @@ struct Engine::Impl {
   std::once_flag vocabulary_made;
   std::shared_ptr<const TokenVocabulary> vocabulary;  // for constraints; null before the first
   DType cache_type = DType::kF32;
+  std::optional<ExpertMap> map;  // where there is no ExpertStore, which has one
   std::optional<DiskTier> disk;  // on the host, if the model is larger than its memory
   std::optional<KvCache> cache;
   WorkspaceMemory workspace, second_workspace;
@@ -208,6 +209,7 @@ Status Engine::Impl::open_sessions(const DeviceModel::Needs& needs) {
   const Weights& weights = on_device ? on_device->weights() : host_weights();
   const int64_t in_memory = files->checkpoint().total_bytes() + needs.cache + needs.workspace;
   if (!on_device && in_memory > usable_ram(options.ram)) disk.emplace(weights);
+  map.emplace(host_weights());
   const Model model{config,
                     weights,
                     rotary,
@@ -215,7 +217,8 @@ Status Engine::Impl::open_sessions(const DeviceModel::Needs& needs) {
                     on_device ? on_device->cold() : nullptr,
                     host.get(),
                     disk ? &*disk : nullptr,
-                    static_cast<float>(options.skip_threshold)};
+                    static_cast<float>(options.skip_threshold),
+                    on_device ? nullptr : &*map};
   const int64_t two_groups_from =
       on_device && on_device->cold() && options.overlap ? on_device->plan()->two_groups_from : 0;
   parts.emplace(SessionParts{model, *cache, workspace, second_workspace,
@@ -354,6 +357,15 @@ std::string Engine::describe() const {
 std::vector<LayerUse> Engine::expert_use() const {
   const ExpertStore* experts = impl_->on_device ? impl_->on_device->experts() : nullptr;
   return experts ? experts->use() : std::vector<LayerUse>();
+}
+
+std::vector<ExpertLayer> Engine::expert_map() const {
+  const ExpertStore* experts = impl_->on_device ? impl_->on_device->experts() : nullptr;
+  std::vector<ExpertLayer> map = (experts ? experts->map() : *impl_->map).read(impl_->host_weights());
+  for (ExpertLayer& layer : map) {
+    if (impl_->on_device && !experts) layer.places.assign(layer.places.size(), ExpertPlace::kDevice);
+  }
+  return map;
 }
 
 const ModelPlan* Engine::plan() const { return impl_->on_device ? impl_->on_device->plan() : nullptr; }

@@ -123,6 +123,9 @@ class Engine {
   SamplingParams default_sampling() const;        // from generation_config.json
   // [layer], when experts are both on the device and on the host; else empty.
   std::vector<LayerUse> expert_use() const;
+  // Of the layers with experts: how often each was chosen, and where it is. On a device that has all experts
+  // nobody counts.
+  std::vector<ExpertLayer> expert_map() const;
 
   // How this model marks thinking and tool calls.
   const ChatMarkup& markup() const;

@@ -95,6 +95,7 @@ Status ExpertStore::place(const Residency& residency) {
       if (!residency[l][e]) continue;
       MOEBIUS_CHECK(!has_adapter(experts[e]), "experts with an adapter stay on the host");
       std::swap(device[e], layer.host[e]);
+      map_.put(static_cast<int64_t>(l), static_cast<int64_t>(e), true);
       needed += sizes.back();
     }
     total_ += std::ssize(experts);
@@ -113,6 +114,7 @@ const std::vector<ExpertWeights>& ExpertStore::on_device(int64_t layer) const {
 
 void ExpertStore::count(int64_t layer, const Tensor& ids, const std::vector<ExpertWeights>& on_host,
                         int64_t host_ns) {
+  map_.count(layer, ids);
   Layer& l = at(layer);
   std::vector<double>& heat = heat_[static_cast<size_t>(layer)];
   int64_t device = 0, host = 0, skipped = 0;
@@ -158,6 +160,7 @@ void ExpertStore::start(const ExpertMove& move) {
   leaving = ExpertWeights();
   layers_[l].host[out] = experts[out];
   if (release_) will_need(experts[out]);
+  map_.put(move.layer, move.out, false);
   ++layers_[l].on_host, --resident_;
   residency_[l][out] = false, residency_[l][in] = true;
   load(arriving_.emplace_back(Arriving{move, {}}), place);
@@ -181,6 +184,7 @@ void ExpertStore::finish(const Arriving& arrived) {
   Layer& layer = layers_[l];
   layer.host[in] = ExpertWeights();
   if (release_) give_up(host_.layers[l].experts[in]);
+  map_.put(arrived.move.layer, arrived.move.in, true);
   --layer.on_host, ++resident_;
   ++layer.moves, layer.moved_bytes += bytes_[l][in];
 }

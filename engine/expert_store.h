@@ -11,6 +11,7 @@
 #include <memory>
 #include <vector>
 
+#include "engine/expert_map.h"
 #include "engine/expert_moves.h"
 #include "engine/expert_use.h"
 #include "kernels/backend.h"
@@ -49,6 +50,7 @@ class ExpertStore {
   void count(int64_t layer, const Tensor& ids, const std::vector<ExpertWeights>& on_host, int64_t host_ns);
   void count_streamed(int64_t layer, int64_t bytes) { at(layer).streamed_bytes += bytes; }
   std::vector<LayerUse> use() const;  // [layer]; from any thread
+  const ExpertMap& map() const { return map_; }
 
   // Brings what is on its way again, after an error of the device.
   void load_again();
@@ -68,7 +70,12 @@ class ExpertStore {
     Event event = {};
   };
   ExpertStore(const Weights& host, ExpertHeat heat, bool release, Weights& placed, Backend& backend)
-      : host_(host), release_(release), placed_(placed), backend_(backend), heat_(std::move(heat)) {}
+      : host_(host),
+        release_(release),
+        placed_(placed),
+        backend_(backend),
+        heat_(std::move(heat)),
+        map_(host) {}
   Layer& at(int64_t layer) { return layers_[static_cast<size_t>(layer)]; }
   const Layer& at(int64_t layer) const { return layers_[static_cast<size_t>(layer)]; }
   Status place(const Residency& residency);
@@ -83,6 +90,7 @@ class ExpertStore {
   std::deque<Layer> layers_;
   Residency residency_;  // with what is arriving
   ExpertHeat heat_;
+  ExpertMap map_;
   ExpertBytes bytes_;
   std::vector<Arriving> arriving_;
   int64_t resident_ = 0, total_ = 0, steps_ = 0;

@@ -1,7 +1,9 @@
-// What device and host did for the routed experts of a layer: for people and tests to look at.
+// What device and host did for the routed experts of a layer, and where these are: for people and tests to
+// look at.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace moebius {
 
@@ -22,6 +24,15 @@ struct LayerUse {
     const int64_t slots = device_slots + host_slots + skipped_slots;
     return slots == 0 ? 0 : static_cast<double>(skipped_slots) / static_cast<double>(slots);
   }
+};
+
+enum class ExpertPlace : uint8_t { kHost, kDevice, kDisk };  // kDisk: in no memory at this moment
+
+// Of a layer, [expert].
+struct ExpertLayer {
+  int64_t layer = 0;
+  std::vector<int64_t> chosen;  // slots of tokens since the start
+  std::vector<ExpertPlace> places;
 };
 
 }  // namespace moebius

@@ -157,6 +157,7 @@ void route_forward(const Model& m, int64_t layer, const Workspace& ws) {
   m.backend.router({ws.h, w.router, w.router_bias, c.scoring, c.group_score, c.n_experts, c.n_group,
                     c.topk_group, c.normalize, static_cast<float>(c.scale), m.skip_below, ws.expert_ids,
                     ws.expert_weights, ws.expert_chosen});
+  if (m.map) m.map->count(layer, ws.expert_ids);
 }
 
 void shared_forward(const Model& m, int64_t layer, const Workspace& ws) {

@@ -5,6 +5,7 @@
 
 #include "engine/cold_experts.h"
 #include "engine/disk_tier.h"
+#include "engine/expert_map.h"
 #include "engine/kv_cache.h"
 #include "engine/workspace.h"
 #include "models/weights.h"
@@ -33,6 +34,7 @@ struct Model {
   Backend* host = nullptr;   // has the embedding, and the head where that is not the device's; null: backend
   DiskTier* disk = nullptr;  // where cold is null and experts may be in no memory
   float skip_below = 0;      // as RouterArgs'
+  ExpertMap* map = nullptr;  // counts what the host's router chooses; null: nobody looks at it
 };
 
 // On a device all of these but head_forward only queue work, see Backend. Between two steps, while the device

@@ -3,8 +3,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
+#include <vector>
 
 namespace moebius {
 namespace {
@@ -44,6 +46,14 @@ bool read_in(const void* data, size_t bytes) {
   const auto* from = static_cast<const volatile uint8_t*>(data);
   for (size_t i = 0; i < bytes; i += page) static_cast<void>(from[i]);
   return true;
+}
+
+bool in_memory(const void* data, size_t bytes) {
+  const uintptr_t at = reinterpret_cast<uintptr_t>(data), page = page_bytes(), begin = at / page * page;
+  std::vector<unsigned char> pages((at + bytes - begin + page - 1) / page);
+  if (mincore(reinterpret_cast<void*>(begin), at + bytes - begin, pages.data()) != 0) return true;
+  const auto here = std::count_if(pages.begin(), pages.end(), [](unsigned char flags) { return flags & 1; });
+  return 2 * static_cast<size_t>(here) >= pages.size();
 }
 
 }  // namespace moebius

@@ -152,6 +152,7 @@ ApiError Running::failure(const Status& status) const {
 
 void Running::measure(const GenerationEvent& event) {
   if (event.kind != GenerationEvent::Kind::kPiece || event.id < 0) return;
+  ++service_.generated;
   const auto now = Clock::now();
   const auto seconds = [&](Clock::time_point since) {
     return std::chrono::duration<double>(now - since).count();

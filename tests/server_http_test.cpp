@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/device_models.h"
 #include "tests/test_server.h"
 
 namespace moebius {
@@ -51,7 +52,11 @@ TEST(EndToEnd, ServesItsRoutes) {
 TEST(EndToEnd, SaysWhoComputedTheExperts) {
   EngineOptions options;
   options.device = DeviceKind::kSim;
-  options.device_memory = 4960 << 10;
+  options.model = kModel;
+  options.context = kContext;
+  options.sessions = ServerOptions().sessions;
+  options.device_memory = budget(options, 0.5);
+  options.speeds = speeds(1, 1);
   TestServer server({}, options), host;
   const auto layers = [](const TestServer& from) {
     const Json body = Json::parse(from.client().Get("/v1/experts")->body);
@@ -65,6 +70,20 @@ TEST(EndToEnd, SaysWhoComputedTheExperts) {
   const Json used = layers(server);
   ASSERT_EQ(used.size(), 2u) << used;
   const int64_t tokens = answer["usage"]["total_tokens"].get<int64_t>() - 1;  // the last is not run
+  const Json body = Json::parse(server.client().Get("/v1/experts")->body);
+  const Json on_host = Json::parse(host.client().Get("/v1/experts")->body)["map"];
+  EXPECT_EQ(body["generated_tokens"], 24);
+  ASSERT_EQ(body["map"].size(), used.size());
+  for (size_t l = 0; l < used.size(); ++l) {
+    const Json& layer = body["map"][l];
+    EXPECT_EQ(layer["layer"], used[l]["layer"]);
+    const std::string places = layer["places"];
+    EXPECT_NE(places.find('G'), std::string::npos) << places << used[l];
+    EXPECT_NE(places.find('R'), std::string::npos) << places;
+    EXPECT_EQ(layer["chosen"].size(), places.size());
+    EXPECT_EQ(layer["chosen"], on_host[l]["chosen"]) << "the same tokens choose the same experts";
+    EXPECT_EQ(on_host[l]["places"], std::string(places.size(), 'R'));
+  }
   for (const Json& layer : used) {
     const int64_t device = layer["device_slots"], all = device + layer["host_slots"].get<int64_t>();
     EXPECT_EQ(all, tokens * 3) << layer;  // three experts a token

@@ -9,8 +9,22 @@ namespace moebius {
 
 namespace {
 
+// Of every layer with experts how often each was chosen, and a letter for where it is: G on the GPU, R in the
+// host's memory, D on disk.
+Json map_json(const Engine& engine) {
+  Json out = Json::array();
+  for (const ExpertLayer& layer : engine.expert_map()) {
+    std::string places;
+    for (const ExpertPlace place : layer.places)
+      places += place == ExpertPlace::kDevice ? 'G' : place == ExpertPlace::kDisk ? 'D' : 'R';
+    out.push_back({{"layer", layer.layer}, {"chosen", layer.chosen}, {"places", places}});
+  }
+  return out;
+}
+
 // Only layers with experts on both sides say something.
-Json experts_json(const Engine& engine) {
+Json experts_json(const Service& service) {
+  const Engine& engine = service.engine;
   Json layers = Json::array();
   const std::vector<LayerUse> all = engine.expert_use();
   for (size_t l = 0; l < all.size(); ++l) {
@@ -27,7 +41,10 @@ Json experts_json(const Engine& engine) {
                       {"moved_bytes", use.moved_bytes},
                       {"streamed_bytes", use.streamed_bytes}});
   }
-  return {{"object", "experts"}, {"layers", layers}};
+  return {{"object", "experts"},
+          {"generated_tokens", service.generated.load()},
+          {"layers", layers},
+          {"map", map_json(engine)}};
 }
 
 Json model_json(const Service& service, const std::string& name) {
@@ -83,7 +100,7 @@ void add_model_routes(Router& router, Service& service) {
       return service.refuse(e, model_not_found(names.front()));
     e.answer(model_json(service, e.arguments[0]));
   });
-  router.get("/v1/experts", [&service](Exchange& e) { e.answer(experts_json(service.engine)); });
+  router.get("/v1/experts", [&service](Exchange& e) { e.answer(experts_json(service)); });
 }
 
 }  // namespace moebius

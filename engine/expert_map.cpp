@@ -1,0 +1,53 @@
+#include "engine/expert_map.h"
+
+#include "kernels/mapped.h"
+
+namespace moebius {
+
+namespace {
+
+// Of the whole expert a part that is read together with the rest.
+bool on_disk(const ExpertWeights& expert) {
+  const Matrix& gate = expert.gate;
+  return gate.data != nullptr && !in_memory(gate.data, static_cast<size_t>(gate.rows * gate.row_bytes()));
+}
+
+}  // namespace
+
+ExpertMap::ExpertMap(const Weights& weights) {
+  for (const LayerWeights& layer : weights.layers) layers_.emplace_back(layer.experts.size());
+}
+
+void ExpertMap::count(int64_t layer, const Tensor& ids) {
+  std::deque<Expert>& experts = layers_[static_cast<size_t>(layer)];
+  for (int64_t i = 0; i < ids.numel(); ++i) {
+    const int32_t id = ids.i32()[i];
+    if (id < 0) continue;
+    std::atomic<int64_t>& chosen = experts[static_cast<size_t>(id)].chosen;
+    chosen.store(chosen.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  }
+}
+
+void ExpertMap::put(int64_t layer, int64_t expert, bool on_device) {
+  layers_[static_cast<size_t>(layer)][static_cast<size_t>(expert)].on_device = on_device;
+}
+
+std::vector<ExpertLayer> ExpertMap::read(const Weights& host) const {
+  std::vector<ExpertLayer> out;
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    if (layers_[l].empty()) continue;
+    ExpertLayer layer;
+    layer.layer = static_cast<int64_t>(l);
+    for (size_t e = 0; e < layers_[l].size(); ++e) {
+      const Expert& expert = layers_[l][e];
+      layer.chosen.push_back(expert.chosen.load(std::memory_order_relaxed));
+      layer.places.push_back(expert.on_device                     ? ExpertPlace::kDevice
+                             : on_disk(host.layers[l].experts[e]) ? ExpertPlace::kDisk
+                                                                  : ExpertPlace::kHost);
+    }
+    out.push_back(std::move(layer));
+  }
+  return out;
+}
+
+}  // namespace moebius

@@ -1,0 +1,34 @@
+// ExpertMap: of every routed expert, how often it was chosen and where it is, for people to look at while the
+// engine works. One thread writes at a time; any may read.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include "engine/expert_use.h"
+#include "models/weights.h"
+
+namespace moebius {
+
+class ExpertMap {
+ public:
+  // All on the host. weights: their layers' experts.
+  explicit ExpertMap(const Weights& weights);
+
+  void count(int64_t layer, const Tensor& ids);  // I32 [n, k] on the host, each -1 or an expert of the layer
+  void put(int64_t layer, int64_t expert, bool on_device);
+  // Layers with experts. host: where experts of the host lie; those of a mapped file that are in no memory
+  // are on disk.
+  std::vector<ExpertLayer> read(const Weights& host) const;
+
+ private:
+  struct Expert {
+    std::atomic<int64_t> chosen = 0;
+    std::atomic<bool> on_device = false;
+  };
+  std::vector<std::deque<Expert>> layers_;
+};
+
+}  // namespace moebius
