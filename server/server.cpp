@@ -44,6 +44,7 @@ Server::Impl::Impl(Engine& engine, ServerOptions options, spdlog::logger& log)
     : service(engine, std::move(options), log),
       admission(service, router),
       http(connection_limits(service.options), static_cast<size_t>(service.options.queue) + kSpareThreads) {
+  add_page_route(router, service);
   add_model_routes(router, service);
   add_text_routes(router, service);
   add_openai_routes(router, service);

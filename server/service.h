@@ -31,7 +31,7 @@ struct Service {
   Metrics metrics;
   Constraints constraints;
   Scheduler scheduler;
-  std::atomic<int> active = 0;  // answers on their way
+  std::atomic<int> active = 0;         // answers on their way
   std::atomic<int64_t> generated = 0;  // tokens
   std::atomic<bool> draining = false;
   std::thread stepping;  // runs the scheduler

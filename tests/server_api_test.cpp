@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "server/metrics.h"
+#include "server/page.h"
 #include "server/router.h"
 #include "tests/test_server.h"
 
@@ -157,6 +158,28 @@ TEST(TextRoutes, RefuseWhatTheyCannotDo) {
       {"/apply-template", Json::array({1})},
   };
   for (const auto& [path, body] : table) EXPECT_EQ(server.post(path, body)->status, 400) << path << body;
+}
+
+TEST(Page, ComesWithAStrictPolicy) {
+  ServerOptions options;
+  options.api_keys = {"k"};
+  TestServer server(options);
+  const httplib::Result page = server.client().Get("/");
+  ASSERT_EQ(page->status, 200);
+  EXPECT_TRUE(page->get_header_value("Content-Type").starts_with("text/html"));
+  const std::string policy = page->get_header_value("Content-Security-Policy");
+  EXPECT_EQ(policy, content_security_policy(page->body));
+  EXPECT_TRUE(policy.starts_with("default-src 'none'; script-src 'sha256-"));
+  EXPECT_EQ(policy.find("unsafe"), std::string::npos);
+  EXPECT_EQ(page->body.find("<script>"), page->body.rfind("<script"));
+  for (const char* never :
+       {"innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", " src=", "@import"})
+    EXPECT_EQ(page->body.find(never), std::string::npos) << never;
+  // The hash of an empty text, by openssl's command line.
+  EXPECT_NE(content_security_policy("<style></style><script></script>")
+                .find("script-src 'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"),
+            std::string::npos);
+  EXPECT_EQ(server.client().Get("/index.html")->status, 401);
 }
 
 TEST(ModelRoutes, AreReadyUntilTheyDrain) {

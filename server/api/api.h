@@ -11,5 +11,6 @@ void add_text_routes(Router& router, Service& service);    // tokenize, detokeni
 void add_openai_routes(Router& router, Service& service);  // chat/completions, completions
 void add_anthropic_routes(Router& router, Service& service);  // messages, messages/count_tokens
 void add_responses_routes(Router& router, Service& service);  // responses and what lies under it
+void add_page_route(Router& router, Service& service);        // /
 
 }  // namespace moebius
