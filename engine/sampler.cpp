@@ -128,6 +128,12 @@ Status SamplingParams::validate(int64_t vocab) const {
   MOEBIUS_TRY(check_range("top_p", top_p, 0, 1, true));
   MOEBIUS_TRY(check_range("min_p", min_p, 0, 1));
   MOEBIUS_TRY(check_range("repetition_penalty", repetition_penalty, 0, 10, true));
+  MOEBIUS_TRY(check_range("dry_multiplier", dry_multiplier, 0, 100));
+  MOEBIUS_TRY(check_range("dry_base", dry_base, 1, 100));
+  if (dry_allowed_length < 1)
+    return invalid(fmt::format("dry_allowed_length is {}; it must be at least 1", dry_allowed_length));
+  MOEBIUS_TRY(check_range("xtc_probability", xtc_probability, 0, 1));
+  MOEBIUS_TRY(check_range("xtc_threshold", xtc_threshold, 0, 1));
   MOEBIUS_TRY(check_range("presence_penalty", presence_penalty, -2, 2));
   MOEBIUS_TRY(check_range("frequency_penalty", frequency_penalty, -2, 2));
   for (const auto& [id, bias] : logit_bias) {
@@ -143,9 +149,15 @@ Sampler::Sampler(SamplingParams params, int64_t vocab)
     : params_(std::move(params)), vocab_(vocab), state_(params_.seed) {
   MOEBIUS_CHECK(vocab > 0);
   if (params_.repetition_penalty != 1) seen_.resize(static_cast<size_t>(vocab));
+  if (params_.dry_multiplier == 0) return;
+  breaks_.resize(static_cast<size_t>(vocab));
+  for (const int32_t id : params_.dry_breakers)
+    if (id >= 0 && id < vocab) breaks_[static_cast<size_t>(id)] = true;
 }
 
 void Sampler::observe_prompt(std::span<const int32_t> ids) {
+  for (const int32_t id : ids)
+    if (!breaks_.empty() && id >= 0 && id < vocab_) history_.push_back(id);
   if (seen_.empty()) return;
   for (int32_t id : ids) {
     if (id < 0 || id >= vocab_ || seen_[static_cast<size_t>(id)]) continue;
@@ -157,7 +169,7 @@ void Sampler::observe_prompt(std::span<const int32_t> ids) {
 int32_t Sampler::sample(std::span<const float> logits, std::span<const uint64_t> allowed) {
   MOEBIUS_CHECK(static_cast<int64_t>(logits.size()) == vocab_);
   const std::span<const float> adjusted = adjust(logits, allowed);
-  int32_t id = params_.temperature == 0 ? argmax(adjusted) : draw(keep(adjusted));
+  int32_t id = params_.temperature == 0 ? argmax(adjusted) : draw(exclude_top(keep(adjusted), &state_));
   if (!allowed.empty() && !is_allowed(allowed, id))
     id = first_allowed(allowed);  // all of them are impossible
   ++answer_counts_[id];
@@ -169,7 +181,8 @@ std::vector<std::pair<float, int32_t>> Sampler::distribution(std::span<const flo
   MOEBIUS_CHECK(static_cast<int64_t>(logits.size()) == vocab_);
   const std::span<const float> adjusted = adjust(logits, {});
   if (params_.temperature == 0) return {{1.f, argmax(adjusted)}};
-  const double total = keep(adjusted);
+  uint64_t state = state_;
+  const double total = exclude_top(keep(adjusted), &state);
   if (total == 0) return {{1.f, 0}};
   std::vector<Candidate> out = candidates_;
   std::sort(out.begin(), out.end(), before);
@@ -179,8 +192,8 @@ std::vector<std::pair<float, int32_t>> Sampler::distribution(std::span<const flo
 
 std::span<const float> Sampler::adjust(std::span<const float> logits, std::span<const uint64_t> allowed) {
   const bool counts = params_.presence_penalty != 0 || params_.frequency_penalty != 0;
-  const bool changes =
-      !seen_ids_.empty() || !params_.logit_bias.empty() || (counts && !answer_counts_.empty());
+  const bool changes = !seen_ids_.empty() || !history_.empty() || !params_.logit_bias.empty() ||
+                       (counts && !answer_counts_.empty());
   if (!changes && allowed.empty()) return logits;
   adjusted_.assign(logits.begin(), logits.end());
   for (int32_t id : seen_ids_) {
@@ -193,6 +206,7 @@ std::span<const float> Sampler::adjust(std::span<const float> logits, std::span<
           params_.presence_penalty + params_.frequency_penalty * static_cast<float>(count);
     }
   }
+  punish_repetitions();
   for (const auto& [id, bias] : params_.logit_bias) adjusted_[static_cast<size_t>(id)] += bias;
   for (size_t word = 0; !allowed.empty() && 64 * word < adjusted_.size(); ++word) {
     const uint64_t bits = word < allowed.size() ? allowed[word] : 0;
@@ -203,6 +217,48 @@ std::span<const float> Sampler::adjust(std::span<const float> logits, std::span<
     }
   }
   return adjusted_;
+}
+
+// How long a repetition ends at each place of the history is its Z-function, read backwards.
+void Sampler::punish_repetitions() {
+  constexpr int64_t kLongest = 50;
+  const int64_t last = params_.dry_last < 0 ? INT64_MAX : params_.dry_last;
+  const int64_t n = std::min(std::ssize(history_), last);
+  const auto token = [&](int64_t back) { return history_[history_.size() - 1 - static_cast<size_t>(back)]; };
+  int64_t limit = 0;  // tokens since the last breaker
+  while (limit < std::min(n, kLongest) && !breaks_[static_cast<size_t>(token(limit))]) ++limit;
+  if (limit < params_.dry_allowed_length) return;
+  repeated_.assign(static_cast<size_t>(n), 0);
+  std::unordered_map<int32_t, int64_t> longest;  // of what each token would go on with
+  for (int64_t i = 1, begin = 0, end = 0; i < n; ++i) {
+    int64_t length = i < end ? std::min<int64_t>(end - i, repeated_[static_cast<size_t>(i - begin)]) : 0;
+    while (i + length < n && token(length) == token(i + length)) ++length;
+    repeated_[static_cast<size_t>(i)] = static_cast<int32_t>(length);
+    if (i + length > end) begin = i, end = i + length;
+    int64_t& best = longest[token(i - 1)];
+    best = std::max(best, std::min(length, limit));
+  }
+  for (const auto& [id, length] : longest) {
+    if (length < params_.dry_allowed_length || breaks_[static_cast<size_t>(id)]) continue;
+    adjusted_[static_cast<size_t>(id)] -=
+        params_.dry_multiplier *
+        std::pow(params_.dry_base, static_cast<float>(length - params_.dry_allowed_length));
+  }
+}
+
+// XTC on candidates_, whose weights sum up to total; returns the sum of what stays.
+double Sampler::exclude_top(double total, uint64_t* state) {
+  if (params_.xtc_probability == 0 || total == 0) return total;
+  const double uniform = static_cast<double>(next_random(state) >> 11) * 0x1p-53;
+  if (uniform >= params_.xtc_probability) return total;
+  const auto top = [&](const Candidate& c) { return c.first >= params_.xtc_threshold * total; };
+  const auto end = std::stable_partition(candidates_.begin(), candidates_.end(), top);
+  if (end - candidates_.begin() < 2) return total;
+  const Candidate least = *std::max_element(candidates_.begin(), end, before);
+  candidates_.erase(candidates_.begin(), end - 1);
+  candidates_.front() = least;
+  return std::accumulate(candidates_.begin(), candidates_.end(), 0.0,
+                         [](double sum, const Candidate& c) { return sum + c.first; });
 }
 
 // Leaves in candidates_ what may be drawn, with weights relative to the best; returns their sum, 0 if no

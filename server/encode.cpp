@@ -1,5 +1,7 @@
 #include "server/encode.h"
 
+#include <algorithm>
+
 namespace moebius {
 
 std::optional<ApiError> render_chat(const Engine& engine, const Json& variables, bool generation_prompt,
@@ -31,6 +33,23 @@ std::shared_ptr<const AnswerForm> answer_form(const Engine& engine, const ChatRe
   AnswerForm form = {engine.markup(), text_arguments(asked.tools.rules)};
   form.markup.think_limit = asked.think_limit;
   return std::make_shared<const AnswerForm>(std::move(form));
+}
+
+std::optional<ApiError> find_breakers(const Tokenizer& tokenizer, const std::vector<std::string>& texts,
+                                      std::vector<int32_t>& ids) {
+  std::vector<bool> found(texts.size());
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    const std::string_view bytes = tokenizer.token_bytes(id);
+    bool any = false;
+    for (size_t i = 0; i < texts.size(); ++i) {
+      if (bytes.find(texts[i]) != std::string_view::npos) any = found[i] = true;
+    }
+    if (any) ids.push_back(id);
+  }
+  const auto missing = std::find(found.begin(), found.end(), false);
+  if (missing == found.end()) return {};
+  return bad_request("`dry_sequence_breakers` has a text that is in no single token of this model",
+                     "dry_sequence_breakers");
 }
 
 std::optional<ApiError> encode_prompt(const Engine& engine, const Prompt& prompt, std::vector<int32_t>& ids) {

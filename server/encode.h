@@ -14,6 +14,9 @@ std::optional<ApiError> encode_chat(const Engine& engine, const Scheduler& sched
                                     const ChatRequest& asked, std::vector<int32_t>& ids);
 // How the answer to it is read.
 std::shared_ptr<const AnswerForm> answer_form(const Engine& engine, const ChatRequest& asked);
+// The ids of all tokens that hold one of the texts, as DRY wants them; an error for a text that none holds.
+std::optional<ApiError> find_breakers(const Tokenizer& tokenizer, const std::vector<std::string>& texts,
+                                      std::vector<int32_t>& ids);
 // A text with what the tokenizer's file adds to it; ids as they are.
 std::optional<ApiError> encode_prompt(const Engine& engine, const Prompt& prompt, std::vector<int32_t>& ids);
 

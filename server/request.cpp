@@ -59,6 +59,31 @@ void read_logit_bias(Fields& in, const RequestLimits& limits, SamplingParams& sa
   }
 }
 
+// As llama.cpp names and defaults them.
+void read_dry_and_xtc(Fields& in, const RequestLimits& limits, SamplingRequest& request) {
+  SamplingParams& sampling = request.sampling;
+  in.number("xtc_probability", 0, 1, sampling.xtc_probability);
+  in.number("xtc_threshold", 0, 1, sampling.xtc_threshold);
+  in.number("dry_multiplier", 0, 100, sampling.dry_multiplier);
+  in.number("dry_base", 1, 100, sampling.dry_base);
+  in.integer("dry_allowed_length", 1, INT32_MAX, sampling.dry_allowed_length);
+  in.integer("dry_penalty_last_n", -1, INT32_MAX, sampling.dry_last);
+  request.dry_breakers = {"\n", ":", "\"", "*"};
+  const Json* breakers = in.array("dry_sequence_breakers");
+  if (breakers == nullptr) return;
+  request.dry_breakers.clear();
+  if (std::ssize(*breakers) > limits.breakers)
+    return in.fail("dry_sequence_breakers", fmt::format("may hold at most {} strings", limits.breakers));
+  for (const Json& text : *breakers) {
+    const bool fits = text.is_string() && !text.get_ref<const std::string&>().empty() &&
+                      std::ssize(text.get_ref<const std::string&>()) <= limits.breaker_bytes;
+    if (!fits)
+      return in.fail("dry_sequence_breakers",
+                     fmt::format("must hold strings of 1 to {} bytes", limits.breaker_bytes));
+    request.dry_breakers.push_back(text.get<std::string>());
+  }
+}
+
 void read_sampling(Fields& in, const RequestLimits& limits, SamplingRequest& request) {
   constexpr double kSmallest = 1e-6;
   SamplingParams& sampling = request.sampling;
@@ -71,6 +96,8 @@ void read_sampling(Fields& in, const RequestLimits& limits, SamplingRequest& req
   in.number("presence_penalty", -2, 2, sampling.presence_penalty);
   in.number("frequency_penalty", -2, 2, sampling.frequency_penalty);
   in.number("repetition_penalty", kSmallest, 10, sampling.repetition_penalty);
+  in.number("repeat_penalty", kSmallest, 10, sampling.repetition_penalty);  // as llama.cpp names it
+  read_dry_and_xtc(in, limits, request);
   read_logit_bias(in, limits, sampling);
   if (const Json* seed = in.find("seed")) {
     // Every 64-bit integer is a seed, negative ones too.
@@ -93,7 +120,46 @@ void read_stream(Fields& in, SamplingRequest& request) {
   if (fields.failed()) in.fail(*fields.error());
 }
 
+// Fields by which other servers change an answer and this one does not, with the value that changes nothing.
+struct Foreign {
+  const char* name;
+  Json neutral;
+};
+const std::vector<Foreign>& foreign_fields() {
+  static const auto* all = new std::vector<Foreign>{{"typical_p", 1},
+                                                    {"typ_p", 1},
+                                                    {"top_n_sigma", -1},
+                                                    {"mirostat", 0},
+                                                    {"dynatemp_range", 0},
+                                                    {"tfs_z", 1},
+                                                    {"use_beam_search", false},
+                                                    {"length_penalty", 1},
+                                                    {"min_tokens", 0},
+                                                    {"stop_token_ids", Json::array()},
+                                                    {"bad_words", Json::array()},
+                                                    {"allowed_token_ids", Json::array()},
+                                                    {"samplers", Json::array()},
+                                                    {"include_stop_str_in_output", false},
+                                                    {"skip_special_tokens", true},
+                                                    {"echo_prompt", false},
+                                                    {"prompt_logprobs", 0},
+                                                    {"truncate_prompt_tokens", 0},
+                                                    {"top_a", 0},
+                                                    {"n_predict", -1},
+                                                    {"continue_final_message", false},
+                                                    {"add_generation_prompt", true},
+                                                    {"smoothing_factor", 0},
+                                                    {"return_progress", false},
+                                                    {"logits_processors", Json::array()},
+                                                    {"id_slot", -1}};
+  return *all;
+}
+
 void refuse_unsupported(Fields& in) {
+  for (const Foreign& field : foreign_fields()) {
+    const Json* value = in.find(field.name);
+    if (value != nullptr && *value != field.neutral) in.unsupported(field.name, "leave it out");
+  }
   for (const char* name : {"lora", "adapter"})
     in.unsupported(name, "this server has one model and no adapters");
 }

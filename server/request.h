@@ -21,6 +21,7 @@ struct RequestLimits {
   int64_t vocab = 0;
   SamplingParams sampling;  // where the request says nothing
   int64_t n = 8, prompts = 64, messages = 4096, stops = 16, stop_bytes = 256, biases = 1024, salt_bytes = 256;
+  int64_t breakers = 16, breaker_bytes = 64;
   int64_t tools = 128, tool_bytes = 256 << 10, grammar_bytes = 1 << 20;
 };
 
@@ -30,6 +31,7 @@ struct SamplingRequest {
   bool has_seed = false;    // else one is to be drawn
   int64_t max_tokens = -1;  // -1: until the context is full
   std::vector<std::string> stop;
+  std::vector<std::string> dry_breakers;  // texts; the ids are for whoever has the vocabulary
   int n = 1;
   int top_logprobs = -1;     // as GenerateOptions has it
   int64_t think_limit = -1;  // tokens after which thinking must end; -1: whenever

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "server/encode.h"
 #include "server/http_server.h"
 
 namespace moebius {
@@ -57,6 +58,10 @@ std::optional<ApiError> Running::submit(Service& service, const Route& route, Su
   how.stop = asked.stop;
   how.ignore_eos = asked.ignore_eos;
   how.top_logprobs = asked.top_logprobs;
+  if (asked.sampling.dry_multiplier > 0) {
+    if (auto error = find_breakers(service.engine.tokenizer(), asked.dry_breakers, how.sampling.dry_breakers))
+      return error;
+  }
   if (!asked.has_seed) how.sampling.seed = random_seed();
   Result<std::shared_ptr<Ticket>> submitted = service.scheduler.submit(std::move(generation));
   if (!submitted.ok()) return bad_request(submitted.status().message(), {}, "request_too_large");
