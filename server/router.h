@@ -1,7 +1,4 @@
-// Router: which handler answers a path and a method.
-//
-// A pattern is a path of which a segment may be a name in braces: "/v1/responses/{id}/cancel". {id} stands
-// for one segment that is not empty, {id*} at the end for all that follows.
+// Router: which handler answers a path and a method. For patterns see server/route_pattern.h.
 #pragma once
 
 #include <functional>
@@ -11,6 +8,7 @@
 
 #include "server/errors.h"
 #include "server/http_library.h"
+#include "server/route_pattern.h"
 
 namespace moebius {
 
@@ -55,9 +53,6 @@ class Router {
  private:
   std::vector<Route> routes_;
 };
-
-// Whether the path is of the pattern; fills the arguments then.
-bool match_pattern(std::string_view pattern, std::string_view path, std::vector<std::string>& arguments);
 
 // How the client expects errors: by the path, also where that does not exist, and by a header that
 // Anthropic's clients send.
