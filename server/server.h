@@ -1,8 +1,8 @@
-// Server: OpenAI's HTTP API for one engine.
+// Server: the HTTP APIs of OpenAI and Anthropic, and a page, for one engine.
 //
-// Routes: GET /health (open to all), GET /version, GET /v1/models and /v1/models/{id}, POST
-// /v1/chat/completions, POST /v1/completions. Life: create, bind, run until drain() was called from any
-// thread and the running answers are finished or given up.
+// The routes are listed in server/api/api.h; /, /health and /ready are open to all, the others want a key
+// where there are any. Life: create, bind, run until drain() was called from any thread and the running
+// answers are finished or given up.
 #pragma once
 
 #include <chrono>
