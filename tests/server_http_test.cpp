@@ -54,7 +54,7 @@ TEST(EndToEnd, SaysWhoComputedTheExperts) {
   options.device = DeviceKind::kSim;
   options.model = kModel;
   options.context = kContext;
-  options.sessions = ServerOptions().sessions;
+  options.sessions = 2;
   options.device_memory = budget(options, 0.5);
   options.speeds = speeds(1, 1);
   TestServer server({}, options), host;
