@@ -15,8 +15,7 @@ static inline __m256i load_32_bytes(const uint8_t* at) {
 
 struct F32 {
   static constexpr bool kScaled = false;
-  static constexpr int64_t kEightBytes = 32, kScaleRows = 1;
-  static constexpr float kFactor = 1;
+  static constexpr int64_t kEightBytes = 32;
   static inline __m512 load(const uint8_t* row, int64_t c) {
     const __m512i low = _mm512_castsi256_si512(load_32_bytes(row + c * 4));
     return _mm512_castsi512_ps(_mm512_inserti64x4(low, load_32_bytes(row + c * 4 + 32), 1));
@@ -25,8 +24,7 @@ struct F32 {
 
 struct Bf16 {
   static constexpr bool kScaled = false;
-  static constexpr int64_t kEightBytes = 16, kScaleRows = 1;
-  static constexpr float kFactor = 1;
+  static constexpr int64_t kEightBytes = 16;
   static inline __m512 load(const uint8_t* row, int64_t c) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_32_bytes(row + c * 2)), 16));
   }
@@ -34,8 +32,7 @@ struct Bf16 {
 
 struct F16 {
   static constexpr bool kScaled = false;
-  static constexpr int64_t kEightBytes = 16, kScaleRows = 1;
-  static constexpr float kFactor = 1;
+  static constexpr int64_t kEightBytes = 16;
   static inline __m512 load(const uint8_t* row, int64_t c) {
     return _mm512_cvtph_ps(load_32_bytes(row + c * 2));
   }
