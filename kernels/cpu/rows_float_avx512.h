@@ -2,8 +2,8 @@
 // *_avx512.cpp files include this; all of it has internal linkage, for the reason that rows_avx2.h gives.
 //
 // A format F offers
-//   static __m512 load(const uint8_t* row, int64_t c);  // columns c .. c + 15, without the scale; c % 16 ==
-//   0 static constexpr int64_t kEightBytes, kScaleRows; kScaled; kFactor;  // as rows_avx2.h has them
+//   static __m512 load(const uint8_t* row, int64_t c);  // columns c .. c + 15, without the scale
+//   static constexpr kScaled, kEightBytes and, with scales, kScaleRows and kFactor, as rows_avx2.h has them
 //
 // Order of sums: for a (row, token), four times sixteen lanes over columns l, l + 64, ... ascending, one fma
 // each, then (first + second) + (third + fourth), and the lanes by halves. With scales, the lanes start anew
@@ -193,7 +193,8 @@ static inline void axpy_wide_tile(const Rows& w, int64_t r0, const float* coeffi
     int64_t c = c0;
     for (; c + kLanes <= end; c += kLanes) {
       __m512 sum = _mm512_loadu_ps(y + c);
-      if (c * F::kEightBytes / 8 % 64 == 0)  // the rows further on, which no hardware prefetcher would see coming
+      if (c * F::kEightBytes / 8 % 64 ==
+          0)  // the rows further on, which no hardware prefetcher would see coming
         for (int i = R; i < 2 * R; ++i)
           _mm_prefetch(reinterpret_cast<const char*>(w.row(r0 + i) + c / 8 * F::kEightBytes), _MM_HINT_T1);
       MOEBIUS_UNROLL
