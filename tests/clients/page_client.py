@@ -12,6 +12,7 @@ import json
 import os
 import re
 import sys
+import time
 
 from playwright.sync_api import sync_playwright
 
@@ -38,6 +39,15 @@ HOSTILE = """# <img src=x onerror=alert(1)>
 <b>not bold</b>
 ```
 > quote"""
+
+
+def wait_until(page, expression, seconds=20):
+    """Until the expression is true, asked from here: the page's policy lets nothing in it evaluate a string later on."""
+    deadline = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        if time.monotonic() > deadline:
+            raise TimeoutError(expression)
+        page.wait_for_timeout(50)
 
 
 class Page:
@@ -71,7 +81,7 @@ def check_key(p, key):
     p.page.locator("#key[open]").wait_for()
     p.page.locator("#key-value").fill(key)
     p.page.keyboard.press("Enter")
-    p.page.wait_for_function("document.querySelector('#model').textContent.includes('context of')")
+    wait_until(p.page, "document.querySelector('#model').textContent.includes('context of')")
     p.problems.clear()  # Chromium reports every answer with status 401
 
 
@@ -130,7 +140,7 @@ def check_conversations(p):
     p.page.locator(".turn.user").first.wait_for()
     check(p.page.locator("#list li").count() == before + 1, "conversations outlast a reload")
     p.page.locator("#list li button").nth(2).click()
-    p.page.wait_for_function("document.querySelector('.turn.user .text').textContent.includes('20 + 30')")
+    wait_until(p.page, "document.querySelector('.turn.user .text').textContent.includes('20 + 30')")
     p.page.locator("#list li").first.get_by_role("button", name=re.compile("Delete")).click()
     check(p.page.locator("#list li").count() == before, "a conversation is deleted")
 
@@ -191,7 +201,7 @@ def check_experts(p):
     p.page.keyboard.press("Alt+n")
     p.ask("What is 47 + 85?")
     p.wait()
-    p.page.wait_for_function("Number(document.querySelectorAll('#figures dd')[1].textContent) > 0")
+    wait_until(p.page, "Number(document.querySelectorAll('#figures dd')[1].textContent) > 0")
     painted = p.page.evaluate("""() => { const map = document.getElementById('map'), pixels = map.getContext('2d').getImageData(0, 0, map.width, map.height).data;
         return new Set(Array.from({length: pixels.length / 4}, (_, i) => pixels[4 * i + 3])).size; }""")
     check(painted > 3, f"{painted} strengths of colour in the map")
