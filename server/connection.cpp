@@ -136,41 +136,53 @@ Connection::Connection(socket_t socket, const ConnectionLimits& limits)
     : socket_(socket), limits_(limits), deadline_(Clock::now() + limits.head_time) {}
 
 Connection::~Connection() {
-  linger();
+  if (lingers_) linger();
   ::close(socket_);
 }
 
-bool Connection::receive_head() {
+Connection::Head Connection::take_head() {
   std::array<char, 4096> chunk;
-  size_t end = std::string::npos;
-  while (end == std::string::npos) {
-    if (buffer_.size() > limits_.head_bytes) return refuse(with_status(431, "the header is too large"));
-    const ssize_t got = receive(chunk.data(), chunk.size(), deadline_);
-    if (got == 0) return false;
-    if (got < 0) return buffer_.empty() ? false : refuse(with_status(408, "the header took too long"));
+  while (true) {
+    const ssize_t got = ::recv(socket_, chunk.data(), chunk.size(), MSG_DONTWAIT);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return Head::kMore;
+    if (got <= 0) return Head::kOver;
     const size_t from = buffer_.size();
     buffer_.append(chunk.data(), static_cast<size_t>(got));
-    end = buffer_.find("\r\n\r\n", from < 3 ? 0 : from - 3);
-    // A head with bare line feeds may never come to the end looked for here: say so now.
-    for (size_t i = from; i < std::min(end, buffer_.size()); ++i) {
-      if (buffer_[i] == '\n' && (i == 0 || buffer_[i - 1] != '\r')) {
-        return refuse(malformed("lines must end in CR LF"));
-      }
-    }
+    if (const Head head = look_at_head(from); head != Head::kMore) return head;
   }
-  if (auto error = check_head(std::string_view(buffer_).substr(0, end + 4), limits_)) return refuse(*error);
-  deadline_ = Clock::now() + limits_.body_time;
-  return true;
 }
 
-bool Connection::refuse(const ApiError& error) {
+// New is what stands from `from` on.
+Connection::Head Connection::look_at_head(size_t from) {
+  const size_t end = buffer_.find("\r\n\r\n", from < 3 ? 0 : from - 3);
+  // A head with bare line feeds may never come to the end looked for here: say so now.
+  for (size_t i = from; i < std::min(end, buffer_.size()); ++i)
+    if (buffer_[i] == '\n' && (i == 0 || buffer_[i - 1] != '\r'))
+      return refuse(malformed("lines must end in CR LF"));
+  if (end == std::string::npos)
+    return buffer_.size() > limits_.head_bytes ? refuse(with_status(431, "the header is too large"))
+                                               : Head::kMore;
+  if (auto error = check_head(std::string_view(buffer_).substr(0, end + 4), limits_)) return refuse(*error);
+  deadline_ = Clock::now() + limits_.body_time;
+  lingers_ = true;
+  return Head::kDone;
+}
+
+// A few hundred bytes: they fit the buffer of a socket that was never written to.
+Connection::Head Connection::refuse(const ApiError& error) {
   const std::string body = error.body();
   const std::string answer = fmt::format(
       "HTTP/1.1 {} Refused\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: "
       "close\r\n\r\n{}",
       error.status, body.size(), body);
-  write(answer.data(), answer.size());
-  return false;
+  lingers_ = ::send(socket_, answer.data(), answer.size(), MSG_NOSIGNAL | MSG_DONTWAIT) > 0;
+  return Head::kOver;
+}
+
+void Connection::give_up() {
+  if (!buffer_.empty()) refuse(with_status(408, "the header took too long"));
+  lingers_ = false;  // who was so slow may lose it
 }
 
 bool Connection::alive() const {

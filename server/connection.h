@@ -35,8 +35,17 @@ class Connection : public httplib::Stream {
   Connection(socket_t socket, const ConnectionLimits& limits);
   ~Connection() override;
 
-  // Reads the head. True: the library can go on. False: nothing came, or it was refused and answered.
-  bool receive_head();
+  using Clock = std::chrono::steady_clock;
+  enum class Head : uint8_t {
+    kMore,  // wait for the socket, until deadline(), and call again
+    kDone,  // the library can go on
+    kOver,  // nothing will come, or it was refused and answered
+  };
+  // Takes what is there of the head, without waiting.
+  Head take_head();
+  Clock::time_point deadline() const { return deadline_; }
+  // When it has passed before the head was there: tells the peer, if it sent anything.
+  void give_up();
   // Whether the peer is still there; one that closed its sending side counts as gone.
   bool alive() const;
 
@@ -49,10 +58,10 @@ class Connection : public httplib::Stream {
   socket_t socket() const override { return socket_; }
 
  private:
-  using Clock = std::chrono::steady_clock;
+  Head look_at_head(size_t from);
   bool wait(short events, Clock::time_point deadline) const;
   ssize_t receive(char* data, size_t size, Clock::time_point deadline);
-  bool refuse(const ApiError& error);
+  Head refuse(const ApiError& error);
   void linger();
 
   const socket_t socket_;
@@ -60,6 +69,7 @@ class Connection : public httplib::Stream {
   Clock::time_point deadline_;
   std::string buffer_;  // received and not handed out yet
   size_t used_ = 0;
+  bool lingers_ = false;  // an answer is on its way
 };
 
 }  // namespace moebius

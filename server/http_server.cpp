@@ -14,8 +14,28 @@ void reuse_address(socket_t socket) {
 
 }  // namespace
 
-HttpServer::HttpServer(const ConnectionLimits& limits, size_t threads) : limits_(limits) {
-  new_task_queue = [threads] { return new httplib::ThreadPool(threads); };  // the library deletes it
+// The room gives connections to the threads: so it is closed before they end.
+class HttpServer::Threads : public httplib::ThreadPool {
+ public:
+  Threads(size_t count, WaitingRoom& room) : httplib::ThreadPool(count), room_(room) {}
+  void shutdown() override {
+    room_.stop();
+    httplib::ThreadPool::shutdown();
+  }
+
+ private:
+  WaitingRoom& room_;
+};
+
+HttpServer::HttpServer(const ConnectionLimits& limits, size_t threads)
+    : limits_(limits), room_([this](std::unique_ptr<Connection> connection, Connection::Head head) {
+        threads_->enqueue([this, head, kept = std::shared_ptr<Connection>(std::move(connection))] {
+          if (head == Connection::Head::kDone) serve(*kept);
+        });
+      }) {
+  new_task_queue = [this, threads] {
+    return threads_ = new Threads(threads, room_);
+  };  // the library deletes it
   set_socket_options(reuse_address);
   set_tcp_nodelay(true);
   // Without a handler the library would put the exception's text into a header.
@@ -28,23 +48,32 @@ HttpServer::HttpServer(const ConnectionLimits& limits, size_t threads) : limits_
 }
 
 bool HttpServer::process_and_close_socket(socket_t socket) {
-  Connection connection(socket, limits_);
+  auto connection = std::make_unique<Connection>(socket, limits_);
+  const Connection::Head head = connection->take_head();
+  if (head == Connection::Head::kDone) return serve(*connection);
+  if (head == Connection::Head::kMore) room_.add(std::move(connection));
+  return head == Connection::Head::kMore;
+}
+
+bool HttpServer::serve(Connection& connection) {
   {
     std::lock_guard lock(mutex_);
-    open_.insert(socket);
+    open_.insert(connection.socket());
   }
   bool closed = false;
   const bool served =
-      connection.receive_head() &&
       process_request(connection, /*close_connection=*/true, closed, [&](httplib::Request& request) {
         request.ranges.clear();  // answers are whole
         // A field that servers leave unused, and the only one that can carry the connection to a handler.
         request.progress = [&connection](uint64_t, uint64_t) { return connection.alive(); };
       });
   std::lock_guard lock(mutex_);  // before the connection closes the socket and its number is used again
-  open_.erase(socket);
+  open_.erase(connection.socket());
   return served;
 }
+
+// Where it fails the library's own backlog stays.
+void HttpServer::widen_backlog() { static_cast<void>(::listen(svr_sock_, 1024)); }
 
 void HttpServer::stop_reading() {
   std::lock_guard lock(mutex_);

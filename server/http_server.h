@@ -2,7 +2,7 @@
 // would surprise a user put right.
 #pragma once
 
-#include "server/connection.h"
+#include "server/waiting_room.h"
 
 namespace moebius {
 
@@ -10,15 +10,21 @@ class HttpServer : public httplib::Server {
  public:
   HttpServer(const ConnectionLimits& limits, size_t threads);
 
+  // After a bind: lets a thousand connections wait to be accepted, where the library lets five.
+  void widen_backlog();
   // Ends the reading of all open connections, so that a slow client cannot hold up the end of the program.
   void stop_reading();
 
  private:
+  class Threads;
   bool process_and_close_socket(socket_t socket) override;
+  bool serve(Connection& connection);
 
   const ConnectionLimits limits_;
   std::mutex mutex_;
   std::set<socket_t> open_;
+  httplib::TaskQueue* threads_ = nullptr;  // the library's, while it listens
+  WaitingRoom room_;
 };
 
 // Whether the client of a request that came through an HttpServer is still connected.

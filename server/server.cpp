@@ -97,6 +97,7 @@ Status Server::bind() {
     return io_error(fmt::format("cannot listen at {}:{}; is the port taken? choose another with --port",
                                 bracketed(host), wanted));
   }
+  impl.http.widen_backlog();
   if (wanted != 0) impl.port = wanted;
   return {};
 }

@@ -302,6 +302,11 @@ class RawRequest {
     if (socket_ >= 0) ::close(socket_);
     socket_ = -1;
   }
+  // Something came, or the end.
+  bool has_answer() const {
+    char byte;
+    return recv(socket_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0;
+  }
   // Reads until `text` has come, or the end.
   std::string read_until(const std::string& text) {
     std::string out;
@@ -329,6 +334,18 @@ Json endless() {
   Json prompts = Json::array();
   for (int i = 0; i < 64; ++i) prompts.push_back(Json::array({i + 1, 2, 3}));
   return {{"prompt", prompts}, {"n", 8}, {"max_tokens", kContext}, {"ignore_eos", true}, {"stream", true}};
+}
+
+// More connections that ask nothing, or half of something, than there are threads: all still wait when
+// another has its answer.
+TEST(EndToEnd, ConnectionsThatWaitTakeNoThreadFromOthers) {
+  const TestServer server;
+  std::vector<std::unique_ptr<RawRequest>> waiting;
+  for (int i = 0; i < 300; ++i)
+    waiting.push_back(
+        std::make_unique<RawRequest>(server.port(), i % 2 == 0 ? "" : "GET /version HTTP/1.1\r\nHost:"));
+  EXPECT_EQ(server.client().Get("/version")->status, 200);
+  for (const auto& one : waiting) EXPECT_FALSE(one->has_answer());
 }
 
 TEST(EndToEnd, GoesOnAfterAClientHungUp) {

@@ -1,4 +1,7 @@
 // moebius serve: the OpenAI-compatible server.
+#include <sys/resource.h>
+
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 #include <ctime>
@@ -27,6 +30,15 @@ struct ServeOptions {
   std::string key_file;
   double timeout_s = 3600, ping_s = 10, drain_s = 30;
 };
+
+// Every connection is one: shells start programs with 1024, and let them have more.
+void allow_open_files() {
+  constexpr rlim_t kEnough = 16384;
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= kEnough) return;
+  limit.rlim_cur = std::min(kEnough, limit.rlim_max);
+  setrlimit(RLIMIT_NOFILE, &limit);  // else there is room for fewer
+}
 
 // Receives SIGINT and SIGTERM on a thread of its own, so that no handler and no global is needed. Made before
 // other threads, which inherit the blocked signals.
@@ -110,6 +122,7 @@ int serve(ServeOptions& options) {
     if (!keys.ok()) return fail(keys.status());
     for (std::string& key : *keys) options.server.api_keys.push_back(std::move(key));
   }
+  allow_open_files();
   Result<std::unique_ptr<Engine>> engine = Engine::open(remembering_experts(options.engine));
   if (!engine.ok()) return fail(engine.status());
   if (options.server.models.empty()) options.server.models = {model_name((*engine)->options().model)};
