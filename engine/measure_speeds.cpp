@@ -24,16 +24,24 @@ int64_t weights_of(const ExpertWeights& e) {
 
 using Clock = std::chrono::steady_clock;
 
-// The best of some runs, so that what else the machine does counts less.
-template <class Run>
-double seconds_of(const Run& run) {
+// The best of some runs, so that what else the machine does counts less; before and after each of them
+// something that does not count.
+template <class Run, class Before, class After>
+double seconds_of(const Run& run, const Before& before, const After& after) {
   double best = 1e9;
   for (int i = 0; i < kRuns; ++i) {
+    before();
     const Clock::time_point start = Clock::now();
     run();
     best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
+    after();
   }
   return std::max(best, 1e-9);
+}
+template <class Run>
+double seconds_of(const Run& run) {
+  const auto nothing = [] {};
+  return seconds_of(run, nothing, nothing);
 }
 
 struct Tokens {
@@ -150,16 +158,11 @@ class SpeedProbe {
       for (int64_t set = 0; set < sets; ++set) compute_here(set * count_, 1);
     };
     all();
-    const double beside = 1.5 * seconds_of(all) / device_s(1);
-    double best = 1e9;
-    for (int run = 0; run < kRuns; ++run) {
-      for (int i = 0; i < std::min(beside, kMostBeside); ++i) compute_there(1);
-      const Clock::time_point start = Clock::now();
-      all();
-      best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
-      wait();
-    }
-    return std::max(best, 1e-9) / static_cast<double>(sets);
+    const double beside = std::min(1.5 * seconds_of(all) / device_s(1), kMostBeside);
+    const auto occupy = [&] {
+      for (int i = 0; i < beside; ++i) compute_there(1);
+    };
+    return seconds_of(all, occupy, [&] { wait(); }) / static_cast<double>(sets);
   }
   double handoff_s() {
     return seconds_of([&] {

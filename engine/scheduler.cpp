@@ -9,8 +9,6 @@
 namespace moebius {
 namespace {
 
-Status cancelled_status() { return {Code::kCancelled, "the request was cancelled"}; }
-
 SessionParts& parts_of(Engine& engine) {
   Result<std::unique_ptr<Session>> session = engine.new_session();
   MOEBIUS_CHECK(session.ok(), session.status().message());
@@ -91,9 +89,9 @@ int64_t Scheduler::Impl::in_queue() const {
 void Scheduler::Impl::report_stats() {
   std::lock_guard lock(mutex);
   busy = !requests.empty();
-  totals.running = std::ranges::count_if(requests, [](const auto& r) { return r.begun(); });
-  totals.pages = parts.cache.pages(), totals.pages_free = parts.cache.free_pages();
-  totals.pages_cached = prefixes.nodes();
+  last_stats.running = std::ranges::count_if(requests, [](const auto& r) { return r.begun(); });
+  last_stats.pages = parts.cache.pages(), last_stats.pages_free = parts.cache.free_pages();
+  last_stats.pages_cached = prefixes.nodes();
 }
 
 Scheduler::Scheduler(Engine& engine, SchedulerOptions options)
@@ -115,7 +113,7 @@ void Scheduler::cancel_all() {
 
 SchedulerStats Scheduler::stats() const {
   std::lock_guard lock(impl_->mutex);
-  SchedulerStats stats = impl_->totals;
+  SchedulerStats stats = impl_->last_stats;
   stats.waiting = impl_->in_queue();
   return stats;
 }

@@ -35,9 +35,8 @@ struct StepReport {
 };
 
 struct SchedulerStats {
-  int64_t running = 0, waiting = 0;  // requests begun; requests in the queue
-  int64_t pages = 0, pages_free = 0, pages_cached = 0;
-  int64_t prompt_tokens = 0, reused_tokens = 0, answer_tokens = 0;  // so far
+  int64_t running = 0, waiting = 0;                     // requests begun; requests in the queue
+  int64_t pages = 0, pages_free = 0, pages_cached = 0;  // of the attention cache
 };
 
 class Scheduler {

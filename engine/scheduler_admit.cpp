@@ -10,8 +10,6 @@ double seconds_since(SchedulerClock::time_point start) {
   return std::chrono::duration<double>(SchedulerClock::now() - start).count();
 }
 
-Status cancelled_status() { return {Code::kCancelled, "the request was cancelled"}; }
-
 }  // namespace
 
 int64_t Scheduler::Impl::places_free() const {
@@ -154,10 +152,6 @@ void Scheduler::Impl::finish(ScheduledAnswer& answer) {
   stats.miss = first ? prompt.miss : CacheMiss::kNone;
   stats.prefill_s = first ? prompt.seconds : 0;
   stats.decode_s = seconds_since(answer.begun);
-  {
-    std::lock_guard lock(mutex);
-    totals.answer_tokens += stats.answer_tokens;
-  }
   GenerationEvent done = GenerationEvent::of(GenerationEvent::Kind::kChoiceDone, answer.choice);
   done.stats = std::move(stats);
   request.ticket->post(std::move(done));

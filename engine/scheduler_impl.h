@@ -16,6 +16,8 @@ namespace moebius {
 
 using SchedulerClock = std::chrono::steady_clock;
 
+inline Status cancelled_status() { return {Code::kCancelled, "the request was cancelled"}; }
+
 struct ScheduledRequest {
   std::shared_ptr<Ticket> ticket;
   const Generation& asked;
@@ -126,7 +128,7 @@ struct Scheduler::Impl {
   std::vector<Live> live;                       // all that is submitted and not over
   std::deque<std::shared_ptr<Ticket>> arrived;  // of these, not seen by the thread that steps
   bool busy = false, stopping = false;
-  SchedulerStats totals;
+  SchedulerStats last_stats;  // after the last step
 };
 
 }  // namespace moebius

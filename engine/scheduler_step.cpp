@@ -31,9 +31,6 @@ void Scheduler::Impl::look_up(ScheduledPrompt& prompt) {
   prompt.looked_up = true;
   prompt.reused = match.tokens, prompt.miss = match.miss;
   prompt.request.ticket->prompt_done_ += match.tokens;
-  std::lock_guard lock(mutex);
-  totals.prompt_tokens += std::ssize(prompt.ids);
-  totals.reused_tokens += match.tokens;
 }
 
 std::span<const int32_t> Scheduler::Impl::part_of(const ScheduledPrompt& prompt, int64_t others) const {
@@ -108,7 +105,7 @@ void Scheduler::Impl::slice(ScheduledPrompt& prompt) {
 StepReport Scheduler::Impl::step() {
   take_arrivals();
   for (ScheduledRequest& r : requests)
-    if (r.ticket->cancelled()) fail(r, {Code::kCancelled, "the request was cancelled"});
+    if (r.ticket->cancelled()) fail(r, cancelled_status());
   sweep();
   admit();
   sweep();

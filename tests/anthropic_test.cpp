@@ -4,23 +4,13 @@
 
 #include "server/anthropic/message_answer.h"
 #include "server/anthropic/message_request.h"
-#include "server/json_input.h"
 #include "tests/test_server.h"
 
 namespace moebius {
 namespace {
 
-RequestLimits test_limits() {
-  RequestLimits limits;
-  limits.models = {"tiny"};
-  limits.vocab = 512;
-  return limits;
-}
-
 std::optional<ApiError> parse(const std::string& text, MessageRequest& request) {
-  const Result<Json> json = parse_json(text);
-  MOEBIUS_CHECK(json.ok(), json.status().message());
-  return parse_message_request(*json, test_limits(), false, request);
+  return parse_message_request(parsed(text), tiny_limits(), false, request);
 }
 
 std::string body(const std::string& fields) {

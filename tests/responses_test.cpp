@@ -1,7 +1,6 @@
 // /v1/responses: what its requests become, its items and events, its store, whole requests over a socket.
 #include <gtest/gtest.h>
 
-#include "server/json_input.h"
 #include "server/responses/response_answer.h"
 #include "server/responses/response_items.h"
 #include "server/responses/response_request.h"
@@ -11,16 +10,7 @@
 namespace moebius {
 namespace {
 
-RequestLimits test_limits() {
-  RequestLimits limits;
-  limits.models = {"tiny"};
-  limits.vocab = 512;
-  return limits;
-}
-
 std::optional<ApiError> parse(const std::string& text, ResponseRequest& request) {
-  const Result<Json> json = parse_json(text);
-  MOEBIUS_CHECK(json.ok(), json.status().message());
   const auto history = [](const std::string& id, Json& items) -> std::optional<ApiError> {
     if (id != "resp_1") return response_not_found(id, "previous_response_id");
     items = Json::parse(
@@ -28,7 +18,7 @@ std::optional<ApiError> parse(const std::string& text, ResponseRequest& request)
       {"id": "b", "type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "two"}]}])");
     return {};
   };
-  return parse_response_request(*json, test_limits(), history, false, request);
+  return parse_response_request(parsed(text), tiny_limits(), history, false, request);
 }
 
 TEST(ResponseRequest, BecomesAConversation) {

@@ -9,12 +9,28 @@
 
 #include "server/errors.h"
 #include "server/http_library.h"
+#include "server/json_input.h"
+#include "server/request.h"
 #include "server/server.h"
 
 namespace moebius {
 
 constexpr const char* kModel = "tests/golden/models/deepseek_v3_tiny";
 constexpr int64_t kContext = 512;
+
+// What a server of that model accepts.
+inline RequestLimits tiny_limits() {
+  RequestLimits limits;
+  limits.models = {"tiny"};
+  limits.vocab = 512;
+  return limits;
+}
+
+inline Json parsed(const std::string& text) {
+  Result<Json> json = parse_json(text);
+  MOEBIUS_CHECK(json.ok(), json.status().message());
+  return std::move(*json);
+}
 
 class TestServer {
  public:

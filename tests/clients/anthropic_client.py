@@ -13,25 +13,10 @@ import json
 import sys
 
 import anthropic
-import pydantic
 from anthropic.types import Message, MessageTokensCount, RawMessageStreamEvent
+from checks import check, failures, valid
 
 GREEDY = {"temperature": 0}  # a field of the API that the newest client has no argument for
-failures = []
-
-
-def check(condition, what):
-    if not condition:
-        failures.append(what)
-        print(f"MISMATCH: {what}", file=sys.stderr)
-
-
-def valid(kind, value, what):
-    """Whether the object satisfies Anthropic's type, which the client itself does not insist on."""
-    try:
-        pydantic.TypeAdapter(kind).validate_python(value.to_dict())
-    except Exception as error:  # pydantic.ValidationError
-        check(False, f"{what}: {error}")
 
 
 def check_whole(client, model):

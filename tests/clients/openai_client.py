@@ -20,22 +20,7 @@ import openai
 import pydantic
 from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
-
-failures = []
-
-
-def check(condition, what):
-    if not condition:
-        failures.append(what)
-        print(f"MISMATCH: {what}", file=sys.stderr)
-
-
-def valid(kind, value, what):
-    """Whether the object satisfies OpenAI's type, which the client itself does not insist on."""
-    try:
-        kind.model_validate(value.to_dict())
-    except Exception as error:  # pydantic.ValidationError
-        check(False, f"{what}: {error}")
+from checks import check, failures, valid
 
 
 def check_models(client):

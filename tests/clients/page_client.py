@@ -15,14 +15,7 @@ import sys
 import time
 
 from playwright.sync_api import sync_playwright
-
-failures = []
-
-
-def check(condition, what):
-    if not condition:
-        failures.append(what)
-        print(f"MISMATCH: {what}", file=sys.stderr)
+from checks import check, failures
 
 
 HOSTILE = """# <img src=x onerror=alert(1)>

@@ -16,22 +16,7 @@ import time
 import openai
 import pydantic
 from openai.types.responses import Response, ResponseItemList, ResponseStreamEvent
-
-failures = []
-
-
-def check(condition, what):
-    if not condition:
-        failures.append(what)
-        print(f"MISMATCH: {what}", file=sys.stderr)
-
-
-def valid(kind, value, what):
-    """Whether the object satisfies OpenAI's type, which the client itself does not insist on."""
-    try:
-        pydantic.TypeAdapter(kind).validate_python(value.to_dict())
-    except Exception as error:  # pydantic.ValidationError
-        check(False, f"{what}: {error}")
+from checks import check, failures, valid
 
 
 QUESTION = "What is 12 + 30?"
