@@ -5,152 +5,16 @@
 // fastest of some rounds; queue_us: the host's part of it. Bytes are the least that the operation must move;
 // their share is of a copy's speed, read and write counted, in the same run. --once: each call once, for a
 // profiler.
-#include <algorithm>
-#include <chrono>
-#include <cstdlib>
-#include <functional>
 #include <numeric>
 #include <string_view>
 #include <thread>
-#include <utility>
-#include <vector>
 
-#include <fmt/format.h>
-
-#include "kernels/gpu.h"
+#include "bench/gpu_bench.h"
 
 namespace moebius {
 namespace {
 
-constexpr int64_t kPoolBytes = int64_t{4} << 30, kPage = 64;
-constexpr size_t kCopyBytes = size_t{1} << 30;
-
-struct Options {
-  std::string filter;
-  bool once = false;
-};
-
-using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-void must(const Status& status) {
-  if (status.ok()) return;
-  fmt::print(stderr, "bench_gpu: {}\n", status.message());
-  std::exit(1);
-}
-template <class T>
-T must(Result<T> result) {
-  must(result.status());
-  return std::move(*result);
-}
-
-class Bench {
- public:
-  Bench(Backend& gpu, Options options) : gpu_(gpu), options_(std::move(options)) {
-    pool_ = must(gpu.alloc(kPoolBytes));
-    // Bytes that are harmless as any number: 0.01 or so as BF16 and float32, 1 to 2 as E4M3.
-    std::vector<uint32_t> bytes(size_t{16} << 20);
-    uint32_t state = 1;
-    for (uint32_t& four : bytes) four = ((state = state * 1664525 + 1013904223) & 0x83838383u) | 0x3c3c3c3cu;
-    const size_t piece = bytes.size() * sizeof(uint32_t);
-    for (size_t at = 0; at < kPoolBytes; at += piece)
-      gpu.copy_bytes(Stream::kCompute, bytes.data(), pool_.as<char>() + at, piece);
-    must(gpu.sync());
-  }
-
-  // The next `bytes` of the pool.
-  void* next(int64_t bytes) {
-    bytes = (bytes + 255) / 256 * 256;
-    MOEBIUS_CHECK(bytes <= kPoolBytes);
-    if (used_ + bytes > kPoolBytes) used_ = 0;
-    used_ += bytes;
-    return pool_.as<char>() + used_ - bytes;
-  }
-  Matrix matrix(Format format, int64_t rows, int64_t cols) {
-    Matrix w;
-    w.format = format, w.rows = rows, w.cols = cols, w.space = Space::kDevice;
-    if (is_integer(format)) w.group = kActivationGroup, w.scale_dtype = DType::kBF16;
-    if (format == Format::kFp8Block) w.group = kFp8Block;
-    w.scales = w.group ? this : nullptr;  // for bytes()
-    const int64_t data = rows * w.row_bytes(), all = w.bytes();
-    char* at = static_cast<char*>(next(all + 256));
-    w.data = at;
-    if (w.group) w.scales = at + (data + 255) / 256 * 256;
-    return w;
-  }
-  // Memory of its own, zeroed.
-  Tensor tensor(DType type, std::initializer_list<int64_t> shape) {
-    Tensor t(nullptr, type, shape, Space::kDevice);
-    kept_.push_back(must(gpu_.alloc(static_cast<size_t>(t.numel()) * dtype_bytes(type))));
-    t.data = kept_.back().data();
-    return t;
-  }
-  // Numbers from the pool, which are only read.
-  Tensor input(std::initializer_list<int64_t> shape) {
-    Tensor t(nullptr, DType::kF32, shape, Space::kDevice);
-    t.data = next(t.numel() * 4);
-    return t;
-  }
-  // Experts chosen evenly: token t has (t * k + i + shift) % experts.
-  Tensor ids(int64_t n, int64_t k, int64_t experts, int64_t shift) {
-    const Tensor t = tensor(DType::kI32, {n, k});
-    std::vector<int32_t> chosen(static_cast<size_t>(n * k));
-    for (int64_t i = 0; i < n * k; ++i)
-      chosen[static_cast<size_t>(i)] = static_cast<int32_t>((i + shift) % experts);
-    gpu_.copy_bytes(Stream::kCompute, chosen.data(), t.data, chosen.size() * sizeof(int32_t));
-    must(gpu_.sync());
-    return t;
-  }
-
-  bool wants(const std::string& op, const std::string& shape) const {
-    return (op + " " + shape).find(options_.filter) != std::string::npos;
-  }
-  // calls: in turn.
-  void time(const std::string& op, const std::string& shape, double bytes, double flops,
-            const std::vector<std::function<void()>>& calls) {
-    const size_t count = options_.once ? 1 : calls.size();
-    double best = INFINITY, queue = INFINITY, spent = 0;
-    for (size_t runs = count; spent < (options_.once ? 1e-9 : 0.15); runs = std::min<size_t>(2 * runs, 512)) {
-      const Clock::time_point start = Clock::now();
-      for (size_t i = 0; i < runs; ++i) calls[i % calls.size()]();
-      const double queued = seconds_since(start);
-      must(gpu_.sync());
-      const double all = seconds_since(start), n = static_cast<double>(runs);
-      best = std::min(best, all / n), queue = std::min(queue, queued / n), spent += all;
-    }
-    fmt::print("{},\"{}\",{:.2f},{:.2f},{:.1f},{:.2f},{:.2f}\n", op, shape, best * 1e6, queue * 1e6,
-               bytes / best * 1e-9, copy_GBs_ > 0 ? bytes / best * 1e-9 / copy_GBs_ : 0.0,
-               flops / best * 1e-12);
-    std::fflush(stdout);
-    kept_.clear();
-  }
-  void time_copy() {
-    const Buffer to = must(gpu_.alloc(kCopyBytes));
-    double best = INFINITY;
-    for (int round = 0; round < (options_.once ? 1 : 10); ++round) {
-      const Clock::time_point start = Clock::now();
-      for (int i = 0; i < 4; ++i)
-        gpu_.copy_bytes(Stream::kCompute, pool_.as<char>() + i * (kPoolBytes / 4), to.data(), kCopyBytes);
-      must(gpu_.sync());
-      best = std::min(best, seconds_since(start) / 4);
-    }
-    copy_GBs_ = 2 * static_cast<double>(kCopyBytes) / best * 1e-9;
-    fmt::print("copy,\"1 GiB on the GPU\",{:.2f},0,{:.1f},1,0\n", best * 1e6, copy_GBs_);
-  }
-
-  Backend& gpu() { return gpu_; }
-  std::vector<Buffer> keep() { return std::exchange(kept_, {}); }
-
- private:
-  Backend& gpu_;
-  const Options options_;
-  Buffer pool_;
-  int64_t used_ = 0;
-  std::vector<Buffer> kept_;
-  double copy_GBs_ = 0;
-};
+constexpr int64_t kPage = 64;
 
 using Calls = std::vector<std::function<void()>>;
 
@@ -159,7 +23,7 @@ struct MoeShape {
   int64_t hidden, width, experts, k;
 };
 
-void bench_experts(Bench& bench, const MoeShape& s, Format format, int64_t n) {
+void bench_experts(GpuBench& bench, const MoeShape& s, Format format, int64_t n) {
   const std::string shape = fmt::format("{} {} n={}", s.name, format_name(format), n);
   if (!bench.wants("expert_ffn", shape)) return;
   std::vector<ExpertWeights> experts(static_cast<size_t>(s.experts));
@@ -179,7 +43,7 @@ void bench_experts(Bench& bench, const MoeShape& s, Format format, int64_t n) {
   bench.time("expert_ffn", shape, bytes, flops, calls);
 }
 
-void bench_linear(Bench& bench, Format format, int64_t rows, int64_t cols, int64_t n) {
+void bench_linear(GpuBench& bench, Format format, int64_t rows, int64_t cols, int64_t n) {
   const std::string shape = fmt::format("{}[{}x{}] n={}", format_name(format), rows, cols, n);
   if (!bench.wants("linear", shape)) return;
   const Tensor x = bench.input({n, cols}), y = bench.tensor(DType::kF32, {n, rows});
@@ -204,7 +68,7 @@ struct Cached {
   std::vector<int32_t> pages;
   CacheView view;
 };
-Cached cached(Bench& bench, int64_t width, int64_t positions) {
+Cached cached(GpuBench& bench, int64_t width, int64_t positions) {
   Cached c;
   c.pages.resize(static_cast<size_t>((positions + kPage - 1) / kPage));
   std::iota(c.pages.rbegin(), c.pages.rend(), 0);
@@ -215,7 +79,7 @@ Cached cached(Bench& bench, int64_t width, int64_t positions) {
   return c;
 }
 
-void bench_attention(Bench& bench, const HeadShape& s, int64_t depth, int64_t n) {
+void bench_attention(GpuBench& bench, const HeadShape& s, int64_t depth, int64_t n) {
   const std::string shape = fmt::format("{} heads={} depth={} n={}", s.name, s.heads, depth, n);
   if (!bench.wants("attention", shape)) return;
   const Tensor out = bench.tensor(DType::kF32, {n, s.heads, s.v_dim});
@@ -235,7 +99,7 @@ void bench_attention(Bench& bench, const HeadShape& s, int64_t depth, int64_t n)
              2 * pairs * static_cast<double>(s.heads * (s.k_dim + s.v_dim)), calls);
 }
 
-void bench_mla_prefill(Bench& bench, int64_t heads, int64_t depth, int64_t n) {
+void bench_mla_prefill(GpuBench& bench, int64_t heads, int64_t depth, int64_t n) {
   constexpr int64_t kNope = 128, kRope = 64, kValue = 128, kLatent = 512;
   const std::string shape = fmt::format("heads={} depth={} n={}", heads, depth, n);
   if (!bench.wants("mla_prefill", shape)) return;
@@ -259,7 +123,7 @@ void bench_mla_prefill(Bench& bench, int64_t heads, int64_t depth, int64_t n) {
 }
 
 // The small operations of a step of one token of Moonlight: launches more than bytes.
-void bench_small(Bench& bench) {
+void bench_small(GpuBench& bench) {
   constexpr int64_t kHidden = 2048, kHeads = 16, kNope = 128, kRope = 64, kValue = 128, kLatent = 512,
                     kTop = 6;
   const auto run = [&](const char* op, double bytes, const std::function<void()>& call) {
@@ -317,7 +181,7 @@ void bench_small(Bench& bench) {
 
 // A flag raised by the stream, seen by a thread of the host, and its answer awaited by the stream: as the
 // host's experts are asked and answer.
-void bench_handoff(Bench& bench) {
+void bench_handoff(GpuBench& bench) {
   if (!bench.wants("handoff", "there and back")) return;
   Backend& gpu = bench.gpu();
   const Buffer memory = must(gpu.alloc_pinned(4096));
@@ -346,7 +210,7 @@ void bench_handoff(Bench& bench) {
              queued / kRounds * 1e6);
 }
 
-int run(const Options& options) {
+int run(const GpuBenchOptions& options) {
   Result<std::unique_ptr<Backend>> opened = make_cuda_backend({});
   if (!opened.ok()) {
     fmt::print(stderr, "bench_gpu: skipped: {}\n", opened.status().message());
@@ -354,7 +218,7 @@ int run(const Options& options) {
   }
   const std::unique_ptr<Backend> gpu = std::move(*opened);
   fmt::print("# {}\nop,shape,us,queue_us,GBs,share_of_copy,TFLOPs\n", gpu->name());
-  Bench bench(*gpu, options);
+  GpuBench bench(*gpu, options);
   bench.time_copy();
   const MoeShape moonlight{"moonlight", 2048, 1408, 64, 6}, kimi{"kimi-k2", 7168, 2048, 48, 8};
   for (const Format format : {Format::kInt4, Format::kInt8, Format::kFp8Block, Format::kBF16})
@@ -379,7 +243,7 @@ int run(const Options& options) {
 }  // namespace moebius
 
 int main(int argc, char** argv) {
-  moebius::Options options;
+  moebius::GpuBenchOptions options;
   for (int i = 1; i < argc; ++i) {
     const std::string_view argument = argv[i];
     if (argument == "--filter" && i + 1 < argc) {
