@@ -80,6 +80,18 @@ struct LinearArgs {
   }
 };
 
+// y += scale b (a x): what an adapter adds to a product that was made without it, for tokens that use it when
+// others of the batch do not. A token's bits do not depend on its company. The adapter is not merged.
+struct AddAdapterArgs {
+  Lora lora;  // [rank, cols], [rows, rank]
+  Tensor x;   // [n, cols], rows may be strided
+  Tensor y;   // [n, rows], rows may be strided
+  template <class V>
+  void visit(V&& v) {
+    v(lora.a), v(lora.b), v(x), v(y);
+  }
+};
+
 // Rotates, in place, the first 2 * half numbers of each head by the token's angles (RoPE). Pairs are
 // (2i, 2i + 1) when interleaved, else (i, i + half).
 struct RotaryArgs {
@@ -263,6 +275,7 @@ struct SwigluArgs {
   X(embed, EmbedArgs)            \
   X(rms_norm, RmsNormArgs)       \
   X(linear, LinearArgs)          \
+  X(add_adapter, AddAdapterArgs) \
   X(rotary, RotaryArgs)          \
   X(cache_write, CacheWriteArgs) \
   X(attention, AttentionArgs)    \

@@ -64,6 +64,15 @@ void check(const LinearArgs& a) {
   MOEBIUS_NEED(a.bias.empty() || is_f32(a.bias, {a.w.rows}));
 }
 
+void check(const AddAdapterArgs& a) {
+  const auto describe = [&] {
+    return fmt::format("add_adapter: a {}, b {}, x {}, y {}", a.lora.a.describe(), a.lora.b.describe(),
+                       a.x.describe(), a.y.describe());
+  };
+  MOEBIUS_NEED(is_f32(a.x, {-1, -1}) && is_f32(a.y, {a.x.shape[0], -1}));
+  MOEBIUS_NEED(fits(a.lora, a.y.shape[1], a.x.shape[1]) && !a.lora.merged);
+}
+
 void check(const RotaryArgs& a) {
   const auto describe = [&] {
     return fmt::format("rotary: x {}, cos {}, sin {}", a.x.describe(), a.cos.describe(), a.sin.describe());

@@ -198,6 +198,52 @@ inline void linear_cases(Mode mode, const Add<LinearArgs>& add) {
   }
 }
 
+// ---- add_adapter ----
+
+inline Case<AddAdapterArgs> add_adapter_case(int64_t n, int64_t rows, int64_t cols, int64_t rank, int64_t gap,
+                                             Mode mode) {
+  Case<AddAdapterArgs> c;
+  AddAdapterArgs& a = c.args;
+  a.lora.a = c.arena.matrix(rank, cols), a.lora.b = c.arena.matrix(rows, rank), a.lora.scale = 0.75f;
+  a.x = c.arena.matrix(n, cols, gap, -2, 2), a.y = c.arena.matrix(n, rows, gap);
+  const auto bound = [&](int64_t t, int64_t r) {
+    const float* x = a.x.f32() + t * a.x.stride[0];
+    double magnitude = std::fabs(static_cast<double>(a.y.f32()[t * a.y.stride[0] + r]));
+    for (int64_t k = 0; k < rank; ++k)
+      for (int64_t i = 0; i < cols; ++i)
+        magnitude +=
+            0.75 * std::fabs(static_cast<double>(a.lora.b.f32()[r * rank + k]) *
+                             static_cast<double>(a.lora.a.f32()[k * cols + i]) * static_cast<double>(x[i]));
+    return apart(cols + rank + 3, magnitude);
+  };
+  if (mode == Mode::kPerf) {
+    c.outputs = {output_of("y", a.y)};
+  } else {
+    c.outputs = {output_of("y", a.y, bound)};
+  }
+  c.part = [](const AddAdapterArgs& args, int64_t begin, int64_t count) {
+    AddAdapterArgs part = args;
+    part.x = args.x.rows(begin, count), part.y = args.y.rows(begin, count);
+    return part;
+  };
+  c.tokens = n;
+  c.bytes = static_cast<double>((rank + n) * (rows + cols) * 4);
+  c.flops = 2.0 * static_cast<double>(n * rank * (rows + cols));
+  return c;
+}
+
+inline void add_adapter_cases(Mode mode, const Add<AddAdapterArgs>& add) {
+  const auto at = [&](int64_t n, int64_t rows, int64_t cols, int64_t rank, int64_t gap = 0) {
+    add(fmt::format("n={} rows={} cols={} rank={} gap={}", n, rows, cols, rank, gap),
+        [=] { return add_adapter_case(n, rows, cols, rank, gap, mode); });
+  };
+  if (mode == Mode::kPerf) {
+    for (const int64_t n : {1, 8, 256}) at(n, 4096, 4096, 16);
+    return;
+  }
+  at(1, 1, 1, 1), at(3, 70, 33, 2, 1), at(9, 131, 70, 3, 2), at(90, 300, 129, 16), at(40, 257, 520, 64);
+}
+
 // ---- mla_absorb, mla_value ----
 
 inline Case<MlaAbsorbArgs> mla_absorb_case(Format format, int64_t n, int64_t heads, int64_t nope,

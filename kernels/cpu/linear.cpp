@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/cpu/adapter.h"
@@ -52,6 +53,28 @@ void linear_rows(const LinearArgs& args, HostContext& context) {
   });
 }
 
+// By rows of float32, for any number of tokens: their bits must not depend on it, and ranks are small.
+void add_adapter_rows(const AddAdapterArgs& args, HostContext& context) {
+  const int64_t n = args.x.shape[0], rows = args.y.shape[1];
+  Matrix w;  // that the adapter belongs to, but for its weights
+  w.rows = rows, w.cols = args.x.shape[1], w.lora = &args.lora;
+  Activations x;
+  x.x = args.x.f32(), x.ld = args.x.stride[0], x.cols = w.cols;
+  const Adapter adapter = prepare_adapter(w, x, n, context);
+  parallel_for(context.pool, rows, blocks_of(adapter.b, n, context).rows, [&](int64_t begin, int64_t end) {
+    for (int64_t first = 0; first < n; first += kTileTokens) {
+      const int64_t count = std::min(kTileTokens, n - first);
+      Tile tile;
+      std::fill_n(tile.values, count * (end - begin), 0.0f);
+      add_adapter(adapter, begin, end, first, count, tile.values, context);
+      for (int64_t i = 0; i < count; ++i) {
+        float* y = args.y.f32() + (first + i) * args.y.stride[0] + begin;
+        for (int64_t r = 0; r < end - begin; ++r) y[r] += tile.values[i * (end - begin) + r];
+      }
+    }
+  });
+}
+
 }  // namespace
 
 std::span<const Candidate<LinearArgs>> host_linear() {
@@ -60,6 +83,14 @@ std::span<const Candidate<LinearArgs>> host_linear() {
       {"linear_rows", declines_nothing<LinearArgs>, linear_rows},
       {"linear_ref", declines_nothing<LinearArgs>,
        [](const LinearArgs& args, HostContext& context) { ref::linear(args, exact_activations(context)); }},
+  };
+  return kCandidates;
+}
+
+std::span<const Candidate<AddAdapterArgs>> host_add_adapter() {
+  static constexpr Candidate<AddAdapterArgs> kCandidates[] = {
+      {"add_adapter_rows", declines_nothing<AddAdapterArgs>, add_adapter_rows},
+      reference_candidate<AddAdapterArgs, ref::add_adapter>("add_adapter_ref"),
   };
   return kCandidates;
 }

@@ -122,6 +122,16 @@ bool is_large(Context& context, const Product& p) {
          2 * blocks_for(p.rows, kLargeRows) * blocks_for(p.n, kLargeTokens) >= context.multiprocessors();
 }
 
+// scale * (a x) of n tokens, [n, rank]; null when there is no memory for it, which the context knows.
+const float* make_mid(Context& context, const Lora& lora, int64_t n, const float* x, int64_t ldx) {
+  const int64_t rank = lora.a.shape[0], count = n * rank;
+  float* mid = take_floats(context, count);
+  if (!mid) return nullptr;
+  launch(context.compute(), adapter_mid, Grid{blocks_for(count, kBlock / kWarp)}, kBlock, 0,
+         static_cast<const float*>(lora.a.f32()), rank, lora.a.shape[1], lora.scale, x, ldx, count, mid);
+  return mid;
+}
+
 void linear_tiles(Context& context, const LinearArgs& args) {
   const Matrix& w = args.w;
   Product p;
@@ -138,13 +148,10 @@ void linear_tiles(Context& context, const LinearArgs& args) {
     if (!p.in.split.at) return;
   }
   if (w.adapted()) {
-    const Lora& lora = *w.lora;
-    const int64_t rank = lora.a.shape[0], count = p.n * rank;
-    float* mid = take_floats(context, count);
+    const float* mid = make_mid(context, *w.lora, p.n, p.in.x, p.in.ld);
     if (!mid) return;
-    launch(context.compute(), adapter_mid, Grid{blocks_for(count, kBlock / kWarp)}, kBlock, 0,
-           static_cast<const float*>(lora.a.f32()), rank, w.cols, lora.scale, p.in.x, p.in.ld, count, mid);
-    p.adapter = {lora.b.f32(), mid, static_cast<int32_t>(rank), static_cast<int32_t>(rank)};
+    const auto rank = static_cast<int32_t>(w.lora->a.shape[0]);
+    p.adapter = {w.lora->b.f32(), mid, rank, rank};
   }
   if (large) return launch_large(context, p);
   with_format(w.format, [&]<Format F>() { launch_product<F, true>(context, p, 1); });
@@ -159,6 +166,22 @@ void linear(Context& context, const LinearArgs& args) {
     linear_gemm(context, args);
   else
     linear_tiles(context, args);
+}
+
+void add_adapter(Context& context, const AddAdapterArgs& args) {
+  const Lora& lora = args.lora;
+  Product p;
+  p.n = args.x.shape[0], p.rows = args.y.shape[1];
+  if (p.n == 0 || p.rows == 0) return;
+  const float* mid = make_mid(context, lora, p.n, args.x.f32(), args.x.stride[0]);
+  if (!mid) return;
+  Matrix b;
+  b.rows = p.rows, b.cols = lora.a.shape[0], b.data = lora.b.data;
+  p.w = weight_of(b);
+  p.in = inputs_of(mid, b.cols);
+  p.y = args.y.f32(), p.ldy = args.y.stride[0];
+  p.accumulate = true;
+  launch_product<Format::kF32, false>(context, p, 1);
 }
 
 }  // namespace moebius::cuda

@@ -23,13 +23,17 @@ inline std::vector<float> inner(const Lora& lora, const float* x) {
   return mid;
 }
 
+// y [rows] += scale b (a x)
+inline void add_adapter(const Lora& lora, const float* x, float* y) {
+  const std::vector<float> mid = inner(lora, x);
+  for (int64_t r = 0; r < lora.b.shape[0]; ++r)
+    y[r] = static_cast<float>(y[r] + lora.scale * row_dot(lora.b, r, mid.data()));
+}
+
 // y [rows] = w x, plus scale b (a x) of an adapter that is not merged. x: one token, from it as w reads it.
 inline void product(const Matrix& w, const Activations& x, float* y) {
   reference_kernels(w.format).dot_rows(w, 0, w.rows, x, nullptr, 1, y, w.rows);
-  if (!w.adapted()) return;
-  const std::vector<float> mid = inner(*w.lora, x.x);
-  for (int64_t r = 0; r < w.rows; ++r)
-    y[r] = static_cast<float>(y[r] + w.lora->scale * row_dot(w.lora->b, r, mid.data()));
+  if (w.adapted()) add_adapter(*w.lora, x.x, y);
 }
 
 }  // namespace moebius::ref

@@ -20,4 +20,9 @@ void ref::linear(const LinearArgs& args, bool exact_activations) {
   }
 }
 
+void ref::add_adapter(const AddAdapterArgs& args, bool) {
+  for (int64_t i = 0; i < args.x.shape[0]; ++i)
+    add_adapter(args.lora, args.x.f32() + i * args.x.stride[0], args.y.f32() + i * args.y.stride[0]);
+}
+
 }  // namespace moebius
