@@ -50,8 +50,8 @@ ColdExperts::Mailbox ColdExperts::lay_out(int mailbox, int64_t n) const {
 }
 
 void ColdExperts::ask(int64_t layer, int mailbox, const Tensor& h, const Tensor& ids,
-                      const std::vector<ExpertWeights>& on_host) {
-  const Job job{layer, ++ticket_, lay_out(mailbox, h.shape[0]), on_host};
+                      std::vector<ExpertRows> on_host) {
+  Job job{layer, ++ticket_, lay_out(mailbox, h.shape[0]), std::move(on_host)};
   in_mailbox_[static_cast<size_t>(mailbox)] = job.ticket;
   device_.copy(h, job.mail.x);
   device_.copy(ids, job.mail.ids);
@@ -60,10 +60,10 @@ void ColdExperts::ask(int64_t layer, int mailbox, const Tensor& h, const Tensor&
     if (status.ok() && error_.ok()) error_ = compute(job);
     return;
   }
-  device_.raise(*asked_, job.ticket);
+  device_.raise(*asked_, ticket_);
   {
     const std::lock_guard lock(mutex_);
-    jobs_.push_back(job);
+    jobs_.push_back(std::move(job));
   }
   changed_.notify_all();
 }
@@ -79,18 +79,19 @@ Status ColdExperts::compute(const Job& job) {
   if (job.ticket == options_.fail) return no_memory("the host's experts failed, as they were told to");
   using Clock = std::chrono::steady_clock;
   const Clock::time_point start = Clock::now();
-  const std::vector<ExpertWeights>& experts = job.experts;
+  const std::vector<ExpertWeights>& experts = *job.rows.front().experts;
   const auto on_host = [](Tensor t) {
     t.space = Space::kHost;
     return t;
   };
-  const Tensor ids = on_host(job.mail.ids);
+  const Tensor ids = on_host(job.mail.ids), x = on_host(job.mail.x), slots = on_host(job.mail.slots);
   if (!all_experts(ids, std::ssize(experts)))
     return Status();  // the device has failed, and the step's sync says so
   if (options_.disk) options_.disk->chosen(job.layer, ids, experts);
   try {
-    host_.expert_ffn(
-        {on_host(job.mail.x), experts.data(), std::ssize(experts), ids, on_host(job.mail.slots)});
+    for (const ExpertRows& r : job.rows)
+      host_.expert_ffn({x.rows(r.begin, r.count), r.experts->data(), std::ssize(*r.experts),
+                        ids.rows(r.begin, r.count), slots.rows(r.begin, r.count)});
   } catch (const std::bad_alloc&) {  // of buffers within the operation
     return no_memory("the host has no memory to compute its experts with; close other programs");
   }
@@ -105,7 +106,7 @@ void ColdExperts::work() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return stop_ || !jobs_.empty(); });
     if (jobs_.empty()) return;
-    const Job job = jobs_.front();
+    const Job job = std::move(jobs_.front());
     jobs_.pop_front();
     lock.unlock();
     device_.wait_on_host(*asked_, job.ticket);

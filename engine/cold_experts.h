@@ -28,6 +28,12 @@ namespace moebius {
 
 inline constexpr int kMailboxes = 2;
 
+// Rows [begin, begin + count) of a batch, and the experts that they use.
+struct ExpertRows {
+  int64_t begin = 0, count = 0;
+  const std::vector<ExpertWeights>* experts = nullptr;
+};
+
 class ColdExperts {
  public:
   struct Options {
@@ -53,18 +59,18 @@ class ColdExperts {
   }
   // Tells the tracer, which outlives this, what the host computes. Between steps.
   void trace(Tracer* tracer) { tracer_ = tracer; }
+  const ExpertStore& experts() const { return store_; }
   // Hands ws.h and ws.expert_ids over, when the layer has experts on the host.
-  void ask(int64_t layer, const Workspace& ws) {
-    if (store_.any_on_host(layer)) ask(layer, ws.mailbox, ws.h, ws.expert_ids, store_.on_host(layer));
+  void ask(int64_t layer, const Workspace& ws, std::vector<ExpertRows> on_host) {
+    if (store_.any_on_host(layer)) ask(layer, ws.mailbox, ws.h, ws.expert_ids, std::move(on_host));
   }
   // Puts their slots into ws.slots.
   void answer(int64_t layer, const Workspace& ws) {
     if (store_.any_on_host(layer)) answer(ws.mailbox, store_.on_device(layer), ws.expert_ids, ws.slots);
   }
-  // The same for h [n, hidden] and ids [n, top_k] with other lists of who has which expert; both must stay as
-  // they are until a sync.
-  void ask(int64_t layer, int mailbox, const Tensor& h, const Tensor& ids,
-           const std::vector<ExpertWeights>& on_host);
+  // The same for h [n, hidden] and ids [n, top_k] with other lists of who has which expert; they must stay as
+  // they are until a sync. All lists of on_host have the same experts elsewhere.
+  void ask(int64_t layer, int mailbox, const Tensor& h, const Tensor& ids, std::vector<ExpertRows> on_host);
   void answer(int mailbox, const std::vector<ExpertWeights>& on_device, const Tensor& ids,
               const Tensor& slots);
 
@@ -78,7 +84,7 @@ class ColdExperts {
     int64_t layer;
     uint64_t ticket;
     Mailbox mail;
-    const std::vector<ExpertWeights>& experts;
+    std::vector<ExpertRows> rows;
   };
   ColdExperts(const ModelConfig& config, const Options& options, ExpertStore& store, Backend& host,
               Backend& device)

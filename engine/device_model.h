@@ -19,6 +19,7 @@ class DeviceModel {
   // What the device needs beside weights that may also stay on the host.
   struct Needs {
     int64_t cache = 0, workspace = 0;  // bytes
+    int64_t adapters = 0;              // bytes, that stay free
     int64_t context = 0;               // tokens of a sequence
     int64_t most_tokens = 0;           // of a batch
     int64_t second_tokens = 0;         // of the second of two groups; 0: there is none

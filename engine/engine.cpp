@@ -8,8 +8,9 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include "engine/adapted_weights.h"
+#include "engine/batch_adapter.h"
 #include "engine/device_model.h"
+#include "engine/fingerprint.h"
 #include "engine/heat_file.h"
 #include "engine/prompt.h"
 #include "engine/self_check.h"
@@ -32,21 +33,6 @@ std::string format_of(const ModelConfig& config, const Weights& weights) {
     return fmt::format("{} with {} experts", format_name(linear), format_name(expert));
   }
   return format_name(linear);
-}
-
-uint64_t hash_of(std::string_view bytes, uint64_t hash = 14695981039346656037ull) {  // FNV-1a
-  for (const char byte : bytes) hash = (hash ^ static_cast<unsigned char>(byte)) * 1099511628211ull;
-  return hash;
-}
-
-uint64_t hash_of(const Adapter& adapter) {
-  uint64_t hash = hash_of("");
-  for (const AdapterFactors& f : adapter.factors) {
-    hash = hash_of(fmt::format("{} {} {}", f.module, f.rank, f.scale), hash);
-    for (const std::vector<float>* values : {&f.a, &f.b})
-      hash = hash_of({reinterpret_cast<const char*>(values->data()), values->size() * sizeof(float)}, hash);
-  }
-  return hash;
 }
 
 // Distinguishes models for Session::restore: the files' sizes and the whole configuration.
@@ -132,7 +118,7 @@ Status Engine::Impl::open_adapter() {
   MOEBIUS_ASSIGN(Adapter adapter, read_adapter(options.adapter, files->config()));
   notes.push_back(fmt::format("adapter {}: {}", options.adapter, describe_adapter(adapter)));
   notes.insert(notes.end(), adapter.notes.begin(), adapter.notes.end());
-  fingerprint += fmt::format(" {:016x}", hash_of(adapter));
+  fingerprint += ' ' + fingerprint_of(adapter);
   MOEBIUS_ASSIGN(
       adapted, AdaptedWeights::create(files->config(), files->weights(), std::move(adapter.factors), false));
   return Status();
@@ -160,6 +146,7 @@ Status Engine::Impl::open_backend(const MakeDevice& make_device) {
   const ModelConfig& config = files->config();
   DeviceModel::Needs needs;
   needs.context = options.context;
+  needs.adapters = make_device ? options.adapter_memory : 0;
   needs.most_tokens = options.prefill_chunk + options.sessions - 1;  // a prompt's, and a token of all others
   needs.second_tokens = make_device ? options.sessions / 2 : 0;
   needs.workspace = WorkspaceMemory::bytes(config, needs.most_tokens) +
@@ -387,8 +374,16 @@ OpTotals Engine::take_op_totals() {
   return totals;
 }
 
-Result<std::unique_ptr<Session>> Engine::new_session() {
-  return std::unique_ptr<Session>(new Session(std::make_unique<Session::Impl>(*impl_->parts)));
+Result<std::unique_ptr<Session>> Engine::new_session(std::shared_ptr<BatchAdapter> adapter) {
+  if (adapter) MOEBIUS_TRY(adapter->place(impl_->parts->model));
+  return std::unique_ptr<Session>(
+      new Session(std::make_unique<Session::Impl>(*impl_->parts, std::move(adapter))));
+}
+
+Result<std::shared_ptr<BatchAdapter>> Engine::open_adapter(const std::string& dir) const {
+  if (impl_->adapted)
+    return invalid("adapters cannot be added to a model that has one already; start without --adapter");
+  return BatchAdapter::open(dir, config(), impl_->files->weights());
 }
 
 Status Engine::append(std::span<Session* const> sessions, std::span<const int32_t> ids) {

@@ -28,6 +28,7 @@
 
 namespace moebius {
 
+class BatchAdapter;  // engine/batch_adapter.h
 class Engine;
 
 class Session {
@@ -134,7 +135,12 @@ class Engine {
   // What each operation took since the last call, with EngineOptions::meter on the host; else empty.
   OpTotals take_op_totals();
 
-  Result<std::unique_ptr<Session>> new_session();
+  // The LoRA adapter in a folder, for sessions that want it while others of the same batch use another or
+  // none. From any thread.
+  Result<std::shared_ptr<BatchAdapter>> open_adapter(const std::string& dir) const;
+
+  // adapter: of this engine; null: the model as it is. kNoMemory: the device has no room for the adapter.
+  Result<std::unique_ptr<Session>> new_session(std::shared_ptr<BatchAdapter> adapter = nullptr);
 
   // The prompt of a conversation by the model's own template. request: {"messages": [...], "tools": [...]
   // (optional), plus template variables}. kInvalid: the template's own complaint; kNotFound: the model has no

@@ -2,62 +2,123 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+
+#include "engine/batch_adapter.h"
 
 namespace moebius {
 namespace {
+
+// What runs of rows use: choose(adapter, or null) gives what those of one use, body(begin, count, *that) is
+// called for rows side by side that use the same.
+template <class Choose, class Body>
+void for_rows(const Workspace& ws, const Choose& choose, const Body& body) {
+  if (ws.runs.empty()) return body(0, ws.x.shape[0], *choose(nullptr));
+  for (size_t i = 0; i < ws.runs.size();) {
+    const auto* used = choose(ws.runs[i].adapter);
+    const int64_t begin = ws.runs[i].begin;
+    int64_t end = begin;
+    for (; i < ws.runs.size() && choose(ws.runs[i].adapter) == used; ++i) end += ws.runs[i].count;
+    body(begin, end - begin, *used);
+  }
+}
+
+// A layer's weights, for the rows of one pass.
+struct Layer {
+  const Model& m;
+  const int64_t index;
+  const Workspace& ws;
+  const LayerWeights& w = m.weights.layers[static_cast<size_t>(index)];
+
+  // y = x w^T + bias (+ y): one product for all rows, and what adapters add for theirs. pick(LayerWeights):
+  // w.
+  template <class Pick>
+  void linear(const Pick& pick, const Tensor& x, const Tensor& bias, const Tensor& y,
+              bool accumulate = false) const {
+    m.backend.linear({std::invoke(pick, w), x, bias, y, accumulate});
+    for (const AdapterRun& r : ws.runs) {
+      if (!r.adapter) continue;
+      const Matrix& adapted = std::invoke(pick, r.adapter->layer(index));
+      if (adapted.adapted())
+        m.backend.add_adapter({*adapted.lora, x.rows(r.begin, r.count), y.rows(r.begin, r.count)});
+    }
+  }
+  // The matrix that rows of an adapter (or null) use, where adapters are merged.
+  const Matrix& merged(Matrix LayerWeights::*pick, const BatchAdapter* adapter) const {
+    const Matrix& own = adapter ? adapter->layer(index).*pick : w.*pick;
+    return own.lora ? own : w.*pick;
+  }
+  const BatchAdapter* adapter_at(int64_t row) const {
+    for (const AdapterRun& r : ws.runs)
+      if (row >= r.begin && row < r.begin + r.count) return r.adapter;
+    return nullptr;
+  }
+  // The experts that the device computes, or those that the host does beside it.
+  const std::vector<ExpertWeights>& experts(const BatchAdapter* adapter) const {
+    const std::vector<ExpertWeights>* own = adapter ? adapter->on_device(index) : nullptr;
+    return own ? *own : w.experts;
+  }
+  const std::vector<ExpertWeights>& cold_experts(const BatchAdapter* adapter) const {
+    const std::vector<ExpertWeights>* own = adapter ? adapter->on_host(index) : nullptr;
+    return own ? *own : m.cold->experts().on_host(index);
+  }
+};
 
 // [n, d] as one head, [n, 1, d].
 Tensor one_head(const Tensor& t) { return t.split(1); }
 
 // Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): the cache holds the normed latent and one
 // rotated key.
-void mla(const Model& m, const LayerWeights& w, const Batch& batch, const KvCache& cache, int64_t layer,
-         const Workspace& ws) {
-  const ModelConfig& c = m.config;
-  Backend& be = m.backend;
+void mla(const Layer& l, const Batch& batch, const KvCache& cache) {
+  const LayerWeights& w = l.w;
+  const Workspace& ws = l.ws;
+  const ModelConfig& c = l.m.config;
+  Backend& be = l.m.backend;
   if (c.q_lora > 0) {
-    be.linear({w.q_a, ws.h, w.q_bias, ws.q_a});
+    l.linear(&LayerWeights::q_a, ws.h, w.q_bias, ws.q_a);
     be.rms_norm({ws.q_a, w.q_a_norm, c.lora_norm_eps, ws.q_a_normed});
-    be.linear({w.q_b, ws.q_a_normed, Tensor(), ws.q});
+    l.linear(&LayerWeights::q_b, ws.q_a_normed, Tensor(), ws.q);
   } else {
-    be.linear({w.q, ws.h, Tensor(), ws.q});
+    l.linear(&LayerWeights::q, ws.h, Tensor(), ws.q);
   }
-  be.linear({w.kv_a, ws.h, w.k_bias, ws.kv});
+  l.linear(&LayerWeights::kv_a, ws.h, w.k_bias, ws.kv);
   be.rms_norm({ws.kv.slice(1, 0, c.kv_lora), w.kv_a_norm, c.lora_norm_eps, ws.latent});
   const Tensor q = ws.q.split(c.heads), key = ws.kv.slice(1, c.kv_lora, c.rope);
   be.rotary({q.slice(2, c.nope, c.rope), ws.cos, ws.sin, c.rotary.interleaved});
   be.rotary({one_head(key), ws.cos, ws.sin, c.rotary.interleaved});
 
   for (const Segment& s : batch.segments) {
-    const CacheView view = cache.view(*s.table, layer);
+    const CacheView view = cache.view(*s.table, l.index);
+    const Matrix& kv_b = l.merged(&LayerWeights::kv_b, l.adapter_at(s.begin));
     const Tensor sq = q.rows(s.begin, s.count);
     const Tensor out = ws.attention.split(c.heads).rows(s.begin, s.count);
     be.cache_write({ws.latent.rows(s.begin, s.count), view, 0, s.position});
     be.cache_write({key.rows(s.begin, s.count), view, c.kv_lora, s.position});
     if (s.count > kAbsorbedTokens) {
-      be.mla_prefill({sq, w.kv_b, view, s.position, c.nope, c.rope, c.v_dim, c.softmax_scale, out});
+      be.mla_prefill({sq, kv_b, view, s.position, c.nope, c.rope, c.v_dim, c.softmax_scale, out});
       continue;
     }
     const Tensor absorbed = ws.q_absorbed.split(c.heads).rows(s.begin, s.count);
     const Tensor latents = ws.o_latent.split(c.heads).rows(s.begin, s.count);
-    be.mla_absorb({sq, w.kv_b, c.nope, c.v_dim, absorbed});
+    be.mla_absorb({sq, kv_b, c.nope, c.v_dim, absorbed});
     be.attention(
         {absorbed, view, s.position, 1, c.kv_lora + c.rope, c.kv_lora, 0, 0, c.softmax_scale, latents});
-    be.mla_value({latents, w.kv_b, c.nope, c.v_dim, out});
+    be.mla_value({latents, kv_b, c.nope, c.v_dim, out});
   }
 }
 
 // Grouped-query attention; the cache holds keys, then values.
-void gqa(const Model& m, const LayerWeights& w, const Batch& batch, const KvCache& cache, int64_t layer,
-         const Workspace& ws) {
-  const ModelConfig& c = m.config;
-  Backend& be = m.backend;
+void gqa(const Layer& l, const Batch& batch, const KvCache& cache) {
+  const LayerWeights& w = l.w;
+  const Workspace& ws = l.ws;
+  const ModelConfig& c = l.m.config;
+  Backend& be = l.m.backend;
   const int64_t n = ws.x.shape[0], kv_dim = c.kv_heads * c.head_dim;
   const Tensor q_rows = c.qk_norm ? ws.q_normed : ws.q, k_rows = c.qk_norm ? ws.k_normed : ws.k;
   const Tensor q = q_rows.split(c.heads), k = k_rows.split(c.kv_heads);
-  be.linear({w.q, ws.h, w.q_bias, ws.q});
-  be.linear({w.k, ws.h, w.k_bias, ws.k});
-  be.linear({w.v, ws.h, w.v_bias, ws.v});
+  l.linear(&LayerWeights::q, ws.h, w.q_bias, ws.q);
+  l.linear(&LayerWeights::k, ws.h, w.k_bias, ws.k);
+  l.linear(&LayerWeights::v, ws.h, w.v_bias, ws.v);
   if (c.qk_norm) {
     const int64_t q_heads = n * c.heads, k_heads = n * c.kv_heads, d = c.head_dim;
     be.rms_norm({ws.q.reshape({q_heads, d}), w.q_norm, c.norm_eps, q_rows.reshape({q_heads, d})});
@@ -66,7 +127,7 @@ void gqa(const Model& m, const LayerWeights& w, const Batch& batch, const KvCach
   be.rotary({q, ws.cos, ws.sin, c.rotary.interleaved});
   be.rotary({k, ws.cos, ws.sin, c.rotary.interleaved});
   for (const Segment& s : batch.segments) {
-    const CacheView view = cache.view(*s.table, layer);
+    const CacheView view = cache.view(*s.table, l.index);
     be.cache_write({k_rows.rows(s.begin, s.count), view, 0, s.position});
     be.cache_write({ws.v.rows(s.begin, s.count), view, kv_dim, s.position});
     be.attention({q.rows(s.begin, s.count), view, s.position, c.kv_heads, c.head_dim, c.head_dim, 0, kv_dim,
@@ -75,13 +136,51 @@ void gqa(const Model& m, const LayerWeights& w, const Batch& batch, const KvCach
 }
 
 // x += down(silu(gate h) * up h): the dense feed-forward, or the shared experts.
-void feed_forward(const Model& m, const FfnWeights& w, const Workspace& ws) {
-  const Tensor gate = ws.gate.slice(1, 0, w.gate.rows), up = ws.up.slice(1, 0, w.gate.rows);
-  const Tensor hidden = ws.hidden.slice(1, 0, w.gate.rows);
-  m.backend.linear({w.gate, ws.h, Tensor(), gate});
-  m.backend.linear({w.up, ws.h, Tensor(), up});
-  m.backend.swiglu({gate, up, hidden});
-  m.backend.linear({w.down, hidden, Tensor(), ws.x, true});
+void feed_forward(const Layer& l) {
+  const Workspace& ws = l.ws;
+  const int64_t width = l.w.ffn.gate.rows;
+  const Tensor gate = ws.gate.slice(1, 0, width), up = ws.up.slice(1, 0, width);
+  const Tensor hidden = ws.hidden.slice(1, 0, width);
+  l.linear([](const LayerWeights& w) { return w.ffn.gate; }, ws.h, Tensor(), gate);
+  l.linear([](const LayerWeights& w) { return w.ffn.up; }, ws.h, Tensor(), up);
+  l.m.backend.swiglu({gate, up, hidden});
+  l.linear([](const LayerWeights& w) { return w.ffn.down; }, hidden, Tensor(), ws.x, true);
+}
+
+// The routed experts that the device has, and those that the host is asked for.
+void device_experts(const Layer& l) {
+  const Workspace& ws = l.ws;
+  for_rows(
+      ws, [&](const BatchAdapter* a) { return &l.experts(a); },
+      [&](int64_t begin, int64_t count, const std::vector<ExpertWeights>& experts) {
+        l.m.backend.expert_ffn({ws.h.rows(begin, count), experts.data(), std::ssize(experts),
+                                ws.expert_ids.rows(begin, count), ws.slots.rows(begin, count)});
+      });
+}
+
+std::vector<ExpertRows> host_experts(const Layer& l) {
+  std::vector<ExpertRows> rows;
+  for_rows(
+      l.ws, [&](const BatchAdapter* a) { return &l.cold_experts(a); },
+      [&](int64_t begin, int64_t count, const std::vector<ExpertWeights>& experts) {
+        rows.push_back({begin, count, &experts});
+      });
+  return rows;
+}
+
+void route(const Layer& l) {
+  const Workspace& ws = l.ws;
+  const MoeConfig& c = l.m.config.moe;
+  const Tensor& chosen = ws.expert_chosen;
+  for_rows(
+      ws, [&](const BatchAdapter* a) { return &l.merged(&LayerWeights::router, a); },
+      [&](int64_t begin, int64_t count, const Matrix& router) {
+        l.m.backend.router({ws.h.rows(begin, count), router, l.w.router_bias, c.scoring, c.group_score,
+                            c.n_experts, c.n_group, c.topk_group, c.normalize, static_cast<float>(c.scale),
+                            l.m.skip_below, ws.expert_ids.rows(begin, count),
+                            ws.expert_weights.rows(begin, count),
+                            chosen.empty() ? chosen : chosen.rows(begin, count)});
+      });
 }
 
 // Between the host's side of a workspace and the device's, which on the host are one.
@@ -116,14 +215,14 @@ void fill_angles(const Model& m, const Batch& batch, const Workspace& ws) {
 
 void attention_forward(const Model& m, int64_t layer, const Batch& batch, const KvCache& cache,
                        const Workspace& ws) {
-  const LayerWeights& w = m.weights.layers[static_cast<size_t>(layer)];
-  m.backend.rms_norm({ws.x, w.attention_norm, m.config.norm_eps, ws.h});
+  const Layer l{m, layer, ws};
+  m.backend.rms_norm({ws.x, l.w.attention_norm, m.config.norm_eps, ws.h});
   if (m.config.attention == AttentionKind::kMla) {
-    mla(m, w, batch, cache, layer, ws);
+    mla(l, batch, cache);
   } else {
-    gqa(m, w, batch, cache, layer, ws);
+    gqa(l, batch, cache);
   }
-  m.backend.linear({w.o, ws.attention, w.o_bias, ws.x, true});
+  l.linear(&LayerWeights::o, ws.attention, l.w.o_bias, ws.x, true);
 }
 
 void ffn_forward(const Model& m, int64_t layer, const Workspace& ws) {
@@ -135,7 +234,7 @@ void ffn_begin(const Model& m, int64_t layer, const Workspace& ws) {
   const LayerWeights& w = m.weights.layers[static_cast<size_t>(layer)];
   if (w.experts.empty()) return m.backend.rms_norm({ws.x, w.ffn_norm, m.config.norm_eps, ws.h});
   route_forward(m, layer, ws);
-  if (m.cold) m.cold->ask(layer, ws);
+  if (m.cold) m.cold->ask(layer, ws, host_experts({m, layer, ws}));
   if (m.disk) m.disk->chosen(layer, ws.expert_ids, w.experts);
 }
 
@@ -145,24 +244,21 @@ void ffn_end(const Model& m, int64_t layer, const Workspace& ws) {
   const LayerWeights& w = m.weights.layers[static_cast<size_t>(layer)];
   shared_forward(m, layer, ws);
   if (w.experts.empty()) return;
-  m.backend.expert_ffn({ws.h, w.experts.data(), m.config.moe.n_experts, ws.expert_ids, ws.slots});
+  device_experts({m, layer, ws});
   if (m.cold) m.cold->answer(layer, ws);
   m.backend.combine({ws.slots, ws.expert_ids, ws.expert_weights, ws.x});
 }
 
 void route_forward(const Model& m, int64_t layer, const Workspace& ws) {
   const LayerWeights& w = m.weights.layers[static_cast<size_t>(layer)];
-  const MoeConfig& c = m.config.moe;
   m.backend.rms_norm({ws.x, w.ffn_norm, m.config.norm_eps, ws.h});
-  m.backend.router({ws.h, w.router, w.router_bias, c.scoring, c.group_score, c.n_experts, c.n_group,
-                    c.topk_group, c.normalize, static_cast<float>(c.scale), m.skip_below, ws.expert_ids,
-                    ws.expert_weights, ws.expert_chosen});
+  route({m, layer, ws});
   if (m.map) m.map->count(layer, ws.expert_ids);
 }
 
 void shared_forward(const Model& m, int64_t layer, const Workspace& ws) {
-  const LayerWeights& w = m.weights.layers[static_cast<size_t>(layer)];
-  if (!w.ffn.gate.empty()) feed_forward(m, w.ffn, ws);
+  const Layer l{m, layer, ws};
+  if (!l.w.ffn.gate.empty()) feed_forward(l);
 }
 
 void next_step(const Model& m) {
@@ -212,12 +308,30 @@ void forward_in_two(const Model& m, const Batch& one, const Workspace& ws_one, c
   ffn_end(m, m.config.layers - 1, ws_two);
 }
 
+namespace {
+
+// logits += what adapters of the head add for rows [begin, begin + count) of the pass, whose normed output
+// is h.
+void add_to_head(Backend& be, const Workspace& ws, int64_t begin, const Tensor& h, const Tensor& logits) {
+  const bool here = be.space() == Space::kHost;
+  for (const AdapterRun& r : ws.runs) {
+    const int64_t from = std::max(r.begin, begin), to = std::min(r.begin + r.count, begin + h.shape[0]);
+    if (!r.adapter || from >= to) continue;
+    const Matrix& head = (here ? r.adapter->host_weights() : r.adapter->weights()).head;
+    if (head.adapted())
+      be.add_adapter({*head.lora, h.rows(from - begin, to - from), logits.rows(from - begin, to - from)});
+  }
+}
+
+}  // namespace
+
 Result<Tensor> head_forward(const Model& m, const Workspace& ws, int64_t begin, int64_t count) {
   const Tensor h = ws.h.rows(begin, count), out = ws.host.logits.rows(0, count);
   m.backend.rms_norm({ws.x.rows(begin, count), m.weights.final_norm, m.config.norm_eps, h});
   if (m.weights.head.space == m.backend.space()) {
     const Tensor logits = ws.logits.rows(0, count);
     m.backend.linear({m.weights.head, h, Tensor(), logits});
+    add_to_head(m.backend, ws, begin, h, logits);
     cross(m.backend, logits, out);
     MOEBIUS_TRY(wait_for(m));
   } else {
@@ -225,6 +339,7 @@ Result<Tensor> head_forward(const Model& m, const Workspace& ws, int64_t begin, 
     m.backend.copy(h, here);
     MOEBIUS_TRY(wait_for(m));
     host_of(m).linear({m.weights.head, on_host(here), Tensor(), on_host(out)});
+    add_to_head(host_of(m), ws, begin, on_host(here), on_host(out));
   }
   return out;
 }

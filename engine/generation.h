@@ -21,9 +21,10 @@ inline constexpr int kMostPriority = 16;
 struct Generation {
   std::vector<std::vector<int32_t>> prompts;  // each with room for a token in the context
   int n = 1;
-  GenerateOptions options;  // answer i of a prompt uses seed + i
-  std::string cache_salt;   // what was computed is shared by requests of one salt only
-  int priority = 0;         // [-kMostPriority, kMostPriority], the higher goes first
+  GenerateOptions options;                // answer i of a prompt uses seed + i
+  std::shared_ptr<BatchAdapter> adapter;  // of the engine; null: the model as it is
+  std::string cache_salt;                 // what was computed is shared by requests of one salt only
+  int priority = 0;                       // [-kMostPriority, kMostPriority], the higher goes first
 };
 
 struct GenerationEvent {

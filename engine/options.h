@@ -30,11 +30,12 @@ struct EngineOptions {
   double device_GBs = 0;      // kSim: of the device's memory; 0: no limit
   uint64_t sim_seed = 0;      // kSim: of random delays; 0: none
   uint64_t sim_fail_work = 0, sim_fail_alloc = 0;  // kSim: as SimOptions
-  uint64_t host_fail = 0;  // the request for the host's experts that fails, from 1, for tests; 0: none
-  int64_t ram = 0;         // bytes of memory that may be counted on; 0: the machine's
-  MachineSpeeds speeds;    // that the plan is made by; link_GBs 0: measured at the start
-  std::string trace;       // file for what the device's streams did, written when the engine ends; "": none
-  std::string heat_dir;    // folder for what is known of the use of models' experts; "": forget it
+  uint64_t host_fail = 0;      // the request for the host's experts that fails, from 1, for tests; 0: none
+  int64_t adapter_memory = 0;  // of the device, in bytes: kept free for adapters of single sessions
+  int64_t ram = 0;             // bytes of memory that may be counted on; 0: the machine's
+  MachineSpeeds speeds;        // that the plan is made by; link_GBs 0: measured at the start
+  std::string trace;     // file for what the device's streams did, written when the engine ends; "": none
+  std::string heat_dir;  // folder for what is known of the use of models' experts; "": forget it
   double skip_threshold = 0;  // of a slot's share of its token's scores, below which it is left out; 0: off
   bool overlap = true;        // the host computes its experts while the device goes on
   int64_t sessions = 1;       // sequences that are computed at once

@@ -184,7 +184,7 @@ Status StreamedPrefill::run_experts() {
   const bool any_on_host =
       std::ranges::any_of(on_host, [](const ExpertWeights& e) { return !e.elsewhere(); });
   if (any_on_host) {
-    p.model.cold->ask(p.layer, 0, t.h, t.expert_ids, on_host);
+    p.model.cold->ask(p.layer, 0, t.h, t.expert_ids, {{0, t.h.shape[0], &on_host}});
   } else {
     store_.count(p.layer, routed_, on_host, 0);
   }

@@ -30,9 +30,9 @@ Scheduler::Impl::~Impl() {
   sweep();
 }
 
-// The model and its adapter are the engine's; what is not said to be shared is not.
-std::string Scheduler::Impl::space_of(const std::string& salt) const {
-  return parts.fingerprint + '\n' + salt;
+// What is not said to be shared is not.
+std::string Scheduler::Impl::space_of(const std::string& salt, const BatchAdapter* adapter) const {
+  return parts.fingerprint + '\n' + (adapter ? adapter->fingerprint() : "") + '\n' + salt;
 }
 
 Status Scheduler::Impl::check(const Generation& generation) const {
@@ -76,7 +76,7 @@ void Scheduler::Impl::take_arrivals() {
   std::lock_guard lock(mutex);
   for (std::shared_ptr<Ticket>& ticket : arrived) {
     const Generation& asked = ticket->generation_;
-    const std::string space = space_of(asked.cache_salt);
+    const std::string space = space_of(asked.cache_salt, asked.adapter.get());
     requests.push_back({std::move(ticket), asked, space, ++arrivals});
   }
   arrived.clear();
@@ -98,8 +98,9 @@ Scheduler::Scheduler(Engine& engine, SchedulerOptions options)
     : impl_(std::make_unique<Impl>(engine, options)) {}
 Scheduler::~Scheduler() = default;
 
-Result<std::vector<int32_t>> Scheduler::encode(std::string_view text, const std::string& cache_salt) const {
-  return impl_->replay.encode(impl_->space_of(cache_salt), text);
+Result<std::vector<int32_t>> Scheduler::encode(std::string_view text, const std::string& cache_salt,
+                                               const BatchAdapter* adapter) const {
+  return impl_->replay.encode(impl_->space_of(cache_salt, adapter), text);
 }
 
 Result<std::shared_ptr<Ticket>> Scheduler::submit(Generation generation) {

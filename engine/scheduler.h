@@ -48,7 +48,8 @@ class Scheduler {
 
   // From any thread.
   // The tokens of a rendered conversation, with answers of before in the tokens they were made of.
-  Result<std::vector<int32_t>> encode(std::string_view text, const std::string& cache_salt) const;
+  Result<std::vector<int32_t>> encode(std::string_view text, const std::string& cache_salt,
+                                      const BatchAdapter* adapter = nullptr) const;
   // A null pointer: the queue is full. kInvalid: what can never be done, such as more tokens than the cache
   // holds, and how many it would have to hold.
   Result<std::shared_ptr<Ticket>> submit(Generation generation);

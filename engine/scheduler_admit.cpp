@@ -23,6 +23,16 @@ int64_t Scheduler::Impl::answer_tokens(const ScheduledRequest& request, size_t p
   return most < 0 ? room : std::min(most, room);
 }
 
+// With the request's adapter; the request fails where there is no room for that.
+Result<std::unique_ptr<Session>> Scheduler::Impl::new_session(ScheduledRequest& request) {
+  const std::shared_ptr<BatchAdapter>& adapter = request.asked.adapter;
+  Result<std::unique_ptr<Session>> session = engine.new_session(adapter);
+  if (!session.ok()) fail(request, session.status());
+  if (session.ok() && adapter && std::ranges::find(adapters, adapter) == adapters.end())
+    adapters.push_back(adapter);
+  return session;
+}
+
 void Scheduler::Impl::admit() {
   while (places_free() > 0 && begin_next()) {
   }
@@ -55,7 +65,7 @@ bool Scheduler::Impl::begin_prompt(ScheduledRequest& request) {
   const PageNeeds needs =
       page_needs(std::ssize(ids), answer_tokens(request, request.prompt), request.asked.n);
   if (committed + needs.prompt + needs.answer > parts.cache.pages()) return false;
-  Result<std::unique_ptr<Session>> session = engine.new_session();
+  Result<std::unique_ptr<Session>> session = new_session(request);
   if (!session.ok()) return false;
   if (!request.begun()) {
     {
@@ -85,11 +95,8 @@ bool Scheduler::Impl::begin_follower(ScheduledRequest& request) {
 
 // The prompt's tokens, pages and logits.
 bool Scheduler::Impl::fork(ScheduledPrompt& prompt, ScheduledAnswer& answer) {
-  Result<std::unique_ptr<Session>> session = engine.new_session();
-  if (!session.ok()) {
-    fail(prompt.request, session.status());
-    return false;
-  }
+  Result<std::unique_ptr<Session>> session = new_session(prompt.request);
+  if (!session.ok()) return false;
   const Session::Impl& from = prompt.session->impl();
   Session::Impl& to = (*session)->impl();
   parts.cache.share(from.pages.pages, to.pages);
@@ -198,6 +205,7 @@ void Scheduler::Impl::sweep() {
     return true;
   });
   std::erase_if(requests, [](const ScheduledRequest& r) { return r.over; });
+  std::erase_if(adapters, [](const std::shared_ptr<BatchAdapter>& a) { return a.use_count() == 1; });
 }
 
 }  // namespace moebius

@@ -74,7 +74,7 @@ struct Scheduler::Impl {
   // engine/scheduler.cpp: what other threads do, and the loop.
   Result<std::shared_ptr<Ticket>> submit(Generation generation);
   Status check(const Generation& generation) const;
-  std::string space_of(const std::string& salt) const;
+  std::string space_of(const std::string& salt, const BatchAdapter* adapter) const;
   void take_arrivals();
   int64_t in_queue() const;  // with the mutex locked
   void report_stats();
@@ -82,6 +82,7 @@ struct Scheduler::Impl {
   // engine/scheduler_admit.cpp: what is begun, and what ends.
   void admit();
   bool begin_next();
+  Result<std::unique_ptr<Session>> new_session(ScheduledRequest& request);
   bool begin_prompt(ScheduledRequest& request);
   bool begin_follower(ScheduledRequest& request);
   void begin_answer(ScheduledPrompt& prompt, int choice);
@@ -114,8 +115,9 @@ struct Scheduler::Impl {
   std::list<ScheduledRequest> requests;
   std::list<ScheduledPrompt> prompts;
   std::list<ScheduledAnswer> answers;
-  ScheduledPrompt* streaming = nullptr;  // whose pass of the streamed prefill has begun
-  int64_t committed = 0;                 // pages that all that is begun may come to need
+  ScheduledPrompt* streaming = nullptr;                 // whose pass of the streamed prefill has begun
+  int64_t committed = 0;                                // pages that all that is begun may come to need
+  std::vector<std::shared_ptr<BatchAdapter>> adapters;  // in use lately, so that they end on this thread
   uint64_t arrivals = 0, turn = 0;
   bool unsettled = false;  // the last pass was not waited for
 

@@ -37,6 +37,10 @@ Status check_ids(const SessionParts& parts, std::span<const int32_t> ids) {
   return Status();
 }
 
+std::string Session::Impl::fingerprint() const {
+  return adapter ? parts.fingerprint + ' ' + adapter->fingerprint() : parts.fingerprint;
+}
+
 void Session::Impl::truncate(int64_t count) {
   if (count < static_cast<int64_t>(tokens.size())) logits.clear();
   tokens.resize(static_cast<size_t>(count));
@@ -74,7 +78,10 @@ Result<Workspace> Session::Impl::advance(std::span<const int32_t> ids) {
   const int64_t n = prompt_part(std::ssize(rest), parts.chunk);
   const Extension part{this, rest.first(static_cast<size_t>(n)), n == std::ssize(rest)};
   MOEBIUS_TRY(extend({&part, 1}));
-  return parts.workspace.view(n);
+  Workspace ws = parts.workspace.view(n);
+  all_rows = {0, n, adapter.get()};
+  if (adapter) ws.runs = {&all_rows, 1};
+  return ws;
 }
 
 Status Session::Impl::begin_streamed(std::span<const int32_t> ids) {
@@ -181,7 +188,7 @@ Status Session::sync_all(std::span<const int32_t> ids, const Rows& rows) {
 Status Session::save(const std::string& path) const {
   const Impl& s = *impl_;
   const int64_t n = static_cast<int64_t>(s.tokens.size());
-  SafetensorsWriter writer(path, {{"format", "moebius session 1"}, {"model", s.parts.fingerprint}});
+  SafetensorsWriter writer(path, {{"format", "moebius session 1"}, {"model", s.fingerprint()}});
   writer.declare("tokens", DType::kI32, {n});
   writer.declare("logits", DType::kF32, {static_cast<int64_t>(s.logits.size())});
   const DType type = s.parts.cache.dtype();
@@ -209,7 +216,7 @@ Status Session::restore(const std::string& path) {
   MOEBIUS_ASSIGN(const std::unique_ptr<SafetensorsFile> file, SafetensorsFile::open(path));
   bool same_model = false;
   for (const auto& [name, value] : file->metadata())
-    same_model |= name == "model" && value == s.parts.fingerprint;
+    same_model |= name == "model" && value == s.fingerprint();
   if (!same_model)
     return invalid(fmt::format("{}: not a session of this model and adapter; start a new one", path));
   const auto find = [&](const std::string& name, DType dtype) -> const TensorEntry* {

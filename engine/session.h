@@ -1,6 +1,7 @@
 // The inside of a Session: one timeline over a cache. See engine.h for the contract.
 #pragma once
 
+#include "engine/batch_adapter.h"
 #include "engine/engine.h"
 #include "engine/prefill.h"
 
@@ -24,7 +25,7 @@ struct SessionParts {
 Status check_ids(const SessionParts& parts, std::span<const int32_t> ids);
 
 struct Session::Impl {
-  explicit Impl(SessionParts& shared) : parts(shared) {}
+  Impl(SessionParts& shared, std::shared_ptr<BatchAdapter> with) : parts(shared), adapter(std::move(with)) {}
   ~Impl();
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
@@ -38,7 +39,9 @@ struct Session::Impl {
   Status begin_streamed(std::span<const int32_t> ids);
   Result<bool> slice_streamed(std::span<const int32_t> ids);
   Status advance_streamed(std::span<const int32_t> ids, const Progress& progress);
-  bool streaming_pays(int64_t rest) const { return parts.prefill && parts.prefill->pays(rest); }
+  // A pass of the streamed prefill knows no adapters.
+  bool streaming_pays(int64_t rest) const { return parts.prefill && !adapter && parts.prefill->pays(rest); }
+  std::string fingerprint() const;  // of the model and the adapter, for save and restore
   void truncate(int64_t count);
   // After an error of a step: the timeline is empty, for its cache may be half written. Returns the error.
   Status give_up(Status status);
@@ -47,6 +50,8 @@ struct Session::Impl {
   void for_each_page(int64_t layer, int64_t n, const Body& body) const;
 
   SessionParts& parts;
+  const std::shared_ptr<BatchAdapter> adapter;  // placed; null: the model as it is
+  AdapterRun all_rows;                          // of the last pass of this session alone
   PageTable pages;
   std::vector<int32_t> tokens;
   std::vector<float> logits;  // after tokens.back(); empty when unknown

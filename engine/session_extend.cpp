@@ -43,12 +43,22 @@ struct Group {
   std::vector<Extension> members;
   std::vector<int32_t> ids;
   std::vector<Segment> segments;
+  std::vector<AdapterRun> runs;
 
   void add(const Extension& e) {
     const Session::Impl& s = *e.session;
     segments.push_back({&s.pages, std::ssize(ids), std::ssize(e.ids), std::ssize(s.tokens)});
+    const BatchAdapter* adapter = s.adapter.get();
+    if (runs.empty() || runs.back().adapter != adapter) runs.push_back({std::ssize(ids), 0, adapter});
+    runs.back().count += std::ssize(e.ids);
     ids.insert(ids.end(), e.ids.begin(), e.ids.end());
     members.push_back(e);
+  }
+  // The first rows of `memory`.
+  Workspace view(const WorkspaceMemory& memory) const {
+    Workspace ws = memory.view(std::ssize(ids));
+    if (runs.size() > 1 || runs[0].adapter) ws.runs = runs;
+    return ws;
   }
   Batch batch() const { return {ids, segments}; }
   int64_t last_row(size_t i) const { return segments[i].begin + segments[i].count - 1; }
@@ -76,8 +86,10 @@ Status Group::keep_logits(const Model& model, const Workspace& ws) const {
   return Status();
 }
 
-// Half of the single tokens is the second group, where the plan says that two pay.
-void divide(const SessionParts& parts, Extensions all, Group& one, Group& two) {
+// Half of the single tokens is the second group, where the plan says that two pay. Those that use the same
+// adapter lie side by side.
+void divide(const SessionParts& parts, std::vector<Extension> all, Group& one, Group& two) {
+  std::ranges::stable_sort(all, {}, [](const Extension& e) { return e.session->adapter.get(); });
   const int64_t single = std::ranges::count_if(all, [](const Extension& e) { return e.ids.size() == 1; });
   const bool in_two = parts.two_groups_from > 0 && single >= parts.two_groups_from &&
                       single / 2 <= parts.second_workspace.max_tokens();
@@ -88,13 +100,13 @@ void divide(const SessionParts& parts, Extensions all, Group& one, Group& two) {
 Status step(Extensions all) {
   const SessionParts& parts = all[0].session->parts;
   Group one, two;
-  divide(parts, all, one, two);
-  const Workspace ws = parts.workspace.view(std::ssize(one.ids));
+  divide(parts, {all.begin(), all.end()}, one, two);
+  const Workspace ws = one.view(parts.workspace);
   if (two.members.empty()) {
     forward(parts.model, one.batch(), parts.cache, ws);
     return one.keep_logits(parts.model, ws);
   }
-  const Workspace second = parts.second_workspace.view(std::ssize(two.ids));
+  const Workspace second = two.view(parts.second_workspace);
   forward_in_two(parts.model, one.batch(), ws, two.batch(), second, parts.cache);
   MOEBIUS_TRY(one.keep_logits(parts.model, ws));
   return two.keep_logits(parts.model, second);
@@ -108,6 +120,8 @@ Status extend(Extensions all) {
   MOEBIUS_TRY(all[0].session->settle());  // the device may still read the host's side of the workspace
   MOEBIUS_TRY(reserve(all));
   next_step(model);
+  for (const Extension& e : all)
+    if (e.session->adapter) e.session->adapter->follow(model);
   const Status status = step(all);
   if (!status.ok()) clear_error(model);
   for (const Extension& e : all) {

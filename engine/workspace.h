@@ -1,10 +1,20 @@
 // Workspace: the activations of one forward pass, allocated once for the largest batch.
 #pragma once
 
+#include <span>
+
 #include "kernels/backend.h"
 #include "models/config.h"
 
 namespace moebius {
+
+class BatchAdapter;
+
+// Rows [begin, begin + count) of a batch use one adapter, or none: null.
+struct AdapterRun {
+  int64_t begin = 0, count = 0;
+  const BatchAdapter* adapter = nullptr;
+};
 
 // What attention computes on its way, as far as its backward pass reads it.
 struct AttentionActivations {
@@ -34,7 +44,8 @@ struct Workspace : AttentionActivations {
   struct {
     Tensor ids, cos, sin, x, logits;
   } host;  // what crosses to and from the device, in pinned memory; on the host those above themselves
-  int mailbox = 0;  // of ColdExperts, by which experts of the host are asked for
+  int mailbox = 0;                   // of ColdExperts, by which experts of the host are asked for
+  std::span<const AdapterRun> runs;  // cover all rows in order; empty: no row uses an adapter
 };
 
 inline constexpr int64_t kLogitRows = 64;  // rows of logits at a time
