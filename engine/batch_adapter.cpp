@@ -16,11 +16,8 @@ void put_all(const ModelConfig& config, Weights& weights, Uploader& uploader, st
   const auto matrix = [&](const std::string&, Role, int64_t, int64_t, Matrix& w) {
     if (!w.lora) return Status();
     Lora& lora = loras.emplace_back(*w.lora);
-    if (lora.merged) {
-      uploader.put(w);
-    } else {
-      uploader.put(lora.a), uploader.put(lora.b);
-    }
+    if (lora.merged) uploader.put(w);
+    uploader.put(lora.a), uploader.put(lora.b);
     w.lora = &lora;
     return Status();
   };
