@@ -23,7 +23,7 @@ std::optional<ApiError> encode_chat(const Engine& engine, const Scheduler& sched
                                     const ChatRequest& asked, std::vector<int32_t>& ids) {
   std::string text;
   if (auto error = render_chat(engine, asked.variables, true, text)) return error;
-  Result<std::vector<int32_t>> encoded = scheduler.encode(text, asked.cache_salt);
+  Result<std::vector<int32_t>> encoded = scheduler.encode(text, asked.cache_salt, asked.served.adapter.get());
   if (!encoded.ok()) return bad_request("the conversation cannot be turned into tokens", "messages");
   ids = std::move(*encoded);
   return {};

@@ -13,14 +13,33 @@ namespace moebius {
 
 namespace {
 
-void read_model(Fields& in, const RequestLimits& limits) {
-  if (in.find("model") == nullptr) return;
-  std::string model;
-  in.text("model", model);
-  if (in.failed()) return;
-  if (std::find(limits.models.begin(), limits.models.end(), model) == limits.models.end()) {
-    in.fail(model_not_found(limits.models.front()));
+// llama.cpp's list: [{"id": 0, "scale": 1.0}], where a scale of 0 leaves an adapter out.
+void read_lora(Fields& in, AdapterChoice& choice) {
+  const Json* list = in.array("lora");
+  if (list == nullptr) return;
+  for (const Json& item : *list) {
+    if (!item.is_object()) return in.fail("lora", "must hold objects with id and scale");
+    Fields one(item, "lora.");
+    float scale = 1;
+    one.number("scale", -1e6, 1e6, scale);
+    const Json* id = one.find("id");
+    if (id == nullptr || !(id->is_string() || (id->is_number_integer() && *id >= 0)))
+      one.fail("id", "must be a number of GET /lora-adapters, or a name");
+    if (one.failed()) return in.fail(*one.error());
+    if (scale == 0) continue;
+    if (scale != 1) return in.unsupported("lora", "give a scale of 0 or 1");
+    if (choice.number >= 0 || !choice.name.empty()) return in.unsupported("lora", "choose one adapter");
+    if (id->is_string())
+      choice.name = id->get<std::string>();
+    else
+      choice.number = id->get<int64_t>();
   }
+}
+
+void read_choice(Fields& in, AdapterChoice& choice) {
+  in.text("model", choice.model);
+  in.text("adapter", choice.name);
+  read_lora(in, choice);
 }
 
 void read_stop(Fields& in, const RequestLimits& limits, std::vector<std::string>& stop) {
@@ -160,14 +179,12 @@ void refuse_unsupported(Fields& in) {
     const Json* value = in.find(field.name);
     if (value != nullptr && *value != field.neutral) in.unsupported(field.name, "leave it out");
   }
-  for (const char* name : {"lora", "adapter"})
-    in.unsupported(name, "this server has one model and no adapters");
 }
 
 // What both kinds share; max_tokens apart, whose names and defaults differ.
 void read_common(Fields& in, const RequestLimits& limits, SamplingRequest& request) {
   request.sampling = limits.sampling;
-  read_model(in, limits);
+  read_choice(in, request.choice);
   read_sampling(in, limits, request);
   read_stop(in, limits, request.stop);
   read_stream(in, request);

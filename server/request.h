@@ -5,19 +5,19 @@
 // fields that are known but not done here. Pure: nothing but the JSON and the limits decides.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
 #include <vector>
 
-#include "engine/sampler.h"
+#include "engine/engine.h"
 #include "server/constraint_request.h"
 #include "server/errors.h"
 
 namespace moebius {
 
 struct RequestLimits {
-  std::vector<std::string> models;  // names the model answers to, the first is reported
   int64_t vocab = 0;
   SamplingParams sampling;  // where the request says nothing
   int64_t n = 8, prompts = 64, messages = 4096, stops = 16, stop_bytes = 256, biases = 1024, salt_bytes = 256;
@@ -25,8 +25,22 @@ struct RequestLimits {
   int64_t tools = 128, tool_bytes = 256 << 10, grammar_bytes = 1 << 20;
 };
 
+// Which model is to answer, by any of the spellings that clients have.
+struct AdapterChoice {
+  std::string model;    // `model`: the server's, an adapter, or both as "model:adapter"; "": the server's
+  std::string name;     // `adapter`, or `lora` with a name as its id
+  int64_t number = -1;  // `lora` with a number of GET /lora-adapters
+};
+
+struct ServedModel {
+  std::string name;                       // that answers bear
+  std::shared_ptr<BatchAdapter> adapter;  // null: the model as it is
+};
+
 // What both kinds of request share.
 struct SamplingRequest {
+  AdapterChoice choice;
+  ServedModel served;  // which that is; for whoever knows the adapters
   SamplingParams sampling;
   bool has_seed = false;    // else one is to be drawn
   int64_t max_tokens = -1;  // -1: until the context is full

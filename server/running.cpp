@@ -49,6 +49,7 @@ std::optional<ApiError> Running::submit(Service& service, const Route& route, Su
   Generation generation;
   generation.prompts = std::move(submission.prompts);
   generation.n = asked.n;
+  generation.adapter = asked.served.adapter;
   generation.cache_salt = asked.cache_salt;
   generation.priority = asked.priority;
   GenerateOptions& how = generation.options = std::move(submission.how);

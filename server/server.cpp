@@ -46,6 +46,7 @@ Server::Impl::Impl(Engine& engine, ServerOptions options, spdlog::logger& log)
       http(connection_limits(service.options), static_cast<size_t>(service.options.queue) + kSpareThreads) {
   add_page_route(router, service);
   add_model_routes(router, service);
+  add_adapter_routes(router, service);
   add_text_routes(router, service);
   add_openai_routes(router, service);
   add_anthropic_routes(router, service);
@@ -83,7 +84,10 @@ Result<std::unique_ptr<Server>> Server::create(Engine& engine, ServerOptions opt
                     "--allow-no-key to let everyone in",
                     options.host));
   }
-  return std::unique_ptr<Server>(new Server(std::make_unique<Impl>(engine, std::move(options), log)));
+  auto impl = std::make_unique<Impl>(engine, std::move(options), log);
+  for (const ServerOptions::NamedFolder& a : impl->service.options.adapters)
+    MOEBIUS_TRY(impl->service.adapters.load(a.name, a.folder));
+  return std::unique_ptr<Server>(new Server(std::move(impl)));
 }
 
 Status Server::bind() {

@@ -25,6 +25,11 @@ struct ServerOptions {
   std::vector<std::string> api_keys;       // none: everyone may ask
   bool allow_no_key = false;               // listen beyond loopback without a key
   std::vector<std::string> allowed_hosts;  // more Host names to answer to on loopback, such as a proxy's
+  struct NamedFolder {
+    std::string name, folder;
+  };
+  std::vector<NamedFolder> adapters;  // offered from the start
+  std::string adapter_dir;            // that clients may load adapters from; "": they may not
   int64_t body_bytes = 32 << 20;
   int queue = 64;                               // requests that wait at most
   std::chrono::milliseconds timeout{3600'000};  // for one answer, waiting included

@@ -22,8 +22,8 @@ Service::Service(Engine& e, ServerOptions o, spdlog::logger& l)
       log(l),
       metrics(options.models.front(), options.version),
       constraints(e),
+      adapters(e, options.models),
       scheduler(e, scheduler_options(options)) {
-  limits.models = options.models;
   limits.vocab = engine.config().vocab;
   limits.sampling = engine.default_sampling();
   stepping = std::thread([this] { scheduler.run(); });

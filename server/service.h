@@ -10,6 +10,7 @@
 
 #include "engine/scheduler.h"
 #include "server/access.h"
+#include "server/adapters.h"
 #include "server/constraints.h"
 #include "server/metrics.h"
 #include "server/random_id.h"
@@ -30,6 +31,7 @@ struct Service {
   const int64_t created = std::time(nullptr);
   Metrics metrics;
   Constraints constraints;
+  Adapters adapters;
   Scheduler scheduler;
   std::atomic<int> active = 0;         // answers on their way
   std::atomic<int64_t> generated = 0;  // tokens

@@ -15,7 +15,6 @@ using Kind = ConstraintRequest::Kind;
 
 ChatRequest parsed(const std::string& fields) {
   RequestLimits limits;
-  limits.models = {"m"};
   limits.vocab = 512;
   ChatRequest request;
   const Result<Json> json =

@@ -12,7 +12,6 @@ namespace {
 
 RequestLimits test_limits() {
   RequestLimits limits;
-  limits.models = {"tiny", "alias"};
   limits.vocab = 512;
   limits.sampling.temperature = 0.8f;
   limits.sampling.top_k = 7;
@@ -57,7 +56,13 @@ std::string chat_body(const std::string& fields) {
 TEST(Schema, RefusesWithStatusParamAndCode) {
   const std::string no = "unsupported_parameter";
   const std::vector<Refused> table = {
-      {R"("model": "gpt-4")", 404, "model", "model_not_found"},
+      {R"("model": 4)", 400, "model", ""},
+      {R"("lora": 1)", 400, "lora", ""},
+      {R"("lora": [{"id": 0, "scale": 0.5}])", 400, "lora", "unsupported_parameter"},
+      {R"("lora": [{"id": 0}, {"id": 1}])", 400, "lora", "unsupported_parameter"},
+      {R"("lora": [{"id": -1}])", 400, "lora.id", ""},
+      {R"("lora": [{"scale": 1}])", 400, "lora.id", ""},
+      {R"("lora": [7])", 400, "lora", ""},
       {R"("model": 4)", 400, "model", ""},
       {R"("temperature": "1")", 400, "temperature", ""},
       {R"("temperature": -0.1)", 400, "temperature", ""},

@@ -21,7 +21,6 @@ constexpr int64_t kContext = 512;
 // What a server of that model accepts.
 inline RequestLimits tiny_limits() {
   RequestLimits limits;
-  limits.models = {"tiny"};
   limits.vocab = 512;
   return limits;
 }

@@ -19,6 +19,7 @@
 #include "server/access.h"
 #include "server/server.h"
 #include "tools/command.h"
+#include "tools/size_text.h"
 
 namespace moebius {
 
@@ -28,6 +29,7 @@ struct ServeOptions {
   EngineOptions engine;
   ServerOptions server;
   std::string key_file;
+  std::vector<std::string> adapters;
   double timeout_s = 3600, ping_s = 10, drain_s = 30;
 };
 
@@ -90,6 +92,13 @@ std::chrono::milliseconds milliseconds_of(double seconds) {
   return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
 }
 
+// "NAME=FOLDER", or a folder whose last part is the name.
+ServerOptions::NamedFolder named_folder(const std::string& text) {
+  if (const size_t equals = text.find('='); equals != std::string::npos)
+    return {text.substr(0, equals), text.substr(equals + 1)};
+  return {model_name(text), text};
+}
+
 void print_settings(const Engine& engine, const Server& server, const ServerOptions& options) {
   fmt::print(stderr, "{}\n", engine.describe());
   for (const std::string& note : engine.notes()) fmt::print(stderr, "note: {}\n", note);
@@ -122,6 +131,7 @@ int serve(ServeOptions& options) {
     if (!keys.ok()) return fail(keys.status());
     for (std::string& key : *keys) options.server.api_keys.push_back(std::move(key));
   }
+  for (const std::string& text : options.adapters) options.server.adapters.push_back(named_folder(text));
   allow_open_files();
   Result<std::unique_ptr<Engine>> engine = Engine::open(remembering_experts(options.engine));
   if (!engine.ok()) return fail(engine.status());
@@ -162,6 +172,15 @@ void add_serve(CLI::App& app, Run& run) {
       ->check(CLI::Range(0, 65535));
   command->add_option("--alias,--served-model-name", server.models,
                       "name of the model for clients, repeatable (default: its folder or id)");
+  command->add_option("--lora,--lora-modules", options->adapters,
+                      "NAME=FOLDER of a PEFT LoRA adapter to offer as a model of that name beside the model "
+                      "itself, repeatable");
+  command
+      ->add_option("--adapter-dir", server.adapter_dir,
+                   "folder under which clients may name adapters to load and unload (default: they may not)")
+      ->check(CLI::ExistingDirectory);
+  add_size(*command, "--adapter-memory", options->engine.adapter_memory,
+           "of the device, such as 256MiB, kept free for adapters that requests choose (default 0)");
   command->add_option("--api-key", server.api_keys, "key that clients must send, repeatable")
       ->check([](const std::string& key) { return key.empty() ? "a key cannot be empty" : ""; });
   command->add_option("--api-key-file", options->key_file, "file of keys, one per line, # for comments");

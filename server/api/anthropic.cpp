@@ -16,6 +16,7 @@ namespace {
 std::optional<ApiError> read(Service& service, Exchange& e, bool count_only, MessageRequest& asked,
                              std::vector<int32_t>& ids) {
   if (auto error = parse_message_request(e.body, service.limits, count_only, asked)) return error;
+  if (auto error = service.adapters.choose(asked)) return error;
   if (!asked.skipped_tools.empty()) note_skipped_tools(service, e, asked.skipped_tools);
   return encode_chat(service.engine, service.scheduler, asked, ids);
 }
@@ -28,8 +29,7 @@ void create(Service& service, Exchange& e) {
   if (!error) error = service.constraints.find(asked.constraint, asked.tools, how.constraint);
   if (error) return service.refuse(e, *error);
   how.form = answer_form(service.engine, asked);
-  MessageAnswerOptions options = {random_id("msg_"), service.options.models.front(), asked.stream,
-                                  std::ssize(ids)};
+  MessageAnswerOptions options = {random_id("msg_"), asked.served.name, asked.stream, std::ssize(ids)};
   Submission submission = {asked, {std::move(ids)}, std::move(how), "messages"};
   std::shared_ptr<Running> running;
   error = Running::submit(service, e.route, std::move(submission),

@@ -7,6 +7,7 @@
 namespace moebius {
 
 void add_model_routes(Router& router, Service& service);   // health, ready, version, metrics, models, experts
+void add_adapter_routes(Router& router, Service& service);  // load, unload, list
 void add_text_routes(Router& router, Service& service);    // tokenize, detokenize, apply-template
 void add_openai_routes(Router& router, Service& service);  // chat/completions, completions
 void add_anthropic_routes(Router& router, Service& service);  // messages, messages/count_tokens

@@ -47,18 +47,27 @@ Json experts_json(const Service& service) {
           {"map", map_json(engine)}};
 }
 
-Json model_json(const Service& service, const std::string& name) {
+Json model_json(const Service& service, const std::string& name, std::time_t created) {
   const Engine& engine = service.engine;
   return {{"id", name},
           {"object", "model"},
-          {"created", service.created},
+          {"created", created},
           {"owned_by", "moebius"},
           {"type", "model"},  // from here on as Anthropic's clients read it
           {"display_name", name},
-          {"created_at", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(service.created))},
+          {"created_at", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(created))},
           {"lifecycle", "active"},
           {"max_input_tokens", engine.options().context},
           {"meta", {{"n_ctx", engine.options().context}, {"n_vocab", engine.config().vocab}}}};
+}
+
+// As vLLM marks an adapter: root is what it is, parent the model that it belongs to.
+Json adapter_json(const Service& service, const OfferedAdapter& adapter) {
+  Json json = model_json(service, adapter.name, adapter.loaded);
+  json["root"] = adapter.name;
+  json["parent"] = service.options.models.front();
+  json["description"] = adapter.description;
+  return json;
 }
 
 }  // namespace
@@ -87,18 +96,21 @@ void add_model_routes(Router& router, Service& service) {
   });
   router.get("/version", [&service](Exchange& e) { e.answer({{"version", service.options.version}}); });
   router.get("/v1/models", [&service](Exchange& e) {
-    const Json model = model_json(service, service.options.models.front());
+    Json all = Json::array({model_json(service, service.options.models.front(), service.created)});
+    for (const OfferedAdapter& a : service.adapters.list()) all.push_back(adapter_json(service, a));
     e.answer({{"object", "list"},
-              {"data", Json::array({model})},
               {"has_more", false},
-              {"first_id", model["id"]},
-              {"last_id", model["id"]}});
+              {"first_id", all.front()["id"]},
+              {"last_id", all.back()["id"]},
+              {"data", std::move(all)}});
   });
   router.get("/v1/models/{id*}", [&service](Exchange& e) {
     const std::vector<std::string>& names = service.options.models;
-    if (std::find(names.begin(), names.end(), e.arguments[0]) == names.end())
-      return service.refuse(e, model_not_found(names.front()));
-    e.answer(model_json(service, e.arguments[0]));
+    const std::string& id = e.arguments[0];
+    if (std::ranges::find(names, id) != names.end())
+      return e.answer(model_json(service, id, service.created));
+    if (const auto offered = service.adapters.find(id)) return e.answer(adapter_json(service, *offered));
+    service.refuse(e, model_not_found(names.front()));
   });
   router.get("/v1/experts", [&service](Exchange& e) { e.answer(experts_json(service)); });
 }

@@ -12,7 +12,7 @@ std::unique_ptr<Answer> make_answer(Service& service, const SamplingRequest& ask
   AnswerOptions options;
   options.api = api;
   options.id = random_id(api == Api::kChat ? "chatcmpl-" : "cmpl-");
-  options.model = service.options.models.front();
+  options.model = asked.served.name;
   options.fingerprint = "moebius-" + service.options.version;
   options.created = std::time(nullptr);
   options.n = asked.n;
@@ -39,11 +39,11 @@ void chat(Service& service, Exchange& e) {
   std::vector<int32_t> ids;
   GenerateOptions how;
   std::optional<ApiError> error = parse_chat_request(e.body, service.limits, asked);
+  if (!error) error = service.adapters.choose(asked);
   if (!error) error = service.constraints.find(asked.constraint, asked.tools, how.constraint);
   if (!error) error = encode_chat(service.engine, service.scheduler, asked, ids);
   if (error) return service.refuse(e, *error);
-  how.form =
-      std::make_shared<AnswerForm>(AnswerForm{service.engine.markup(), text_arguments(asked.tools.rules)});
+  how.form = answer_form(service.engine, asked);
   respond(service, e, asked, {std::move(ids)}, std::move(how), Api::kChat);
 }
 
@@ -51,6 +51,7 @@ void complete(Service& service, Exchange& e) {
   CompletionRequest asked;
   GenerateOptions how;
   std::optional<ApiError> error = parse_completion_request(e.body, service.limits, asked);
+  if (!error) error = service.adapters.choose(asked);
   if (!error) error = service.constraints.find(asked.constraint, {}, how.constraint);
   std::vector<std::vector<int32_t>> prompts(asked.prompts.size());
   for (size_t i = 0; i < prompts.size() && !error; ++i)

@@ -37,6 +37,7 @@ std::optional<ApiError> ResponsesApi::read(Exchange& e, bool count_only, Respons
                                            std::vector<int32_t>& ids) {
   const auto history = [this](const std::string& id, Json& items) { return store_.history(id, items); };
   if (auto error = parse_response_request(e.body, service_.limits, history, count_only, asked)) return error;
+  if (auto error = service_.adapters.choose(asked)) return error;
   if (!asked.skipped_tools.empty()) note_skipped_tools(service_, e, asked.skipped_tools);
   return encode_chat(service_.engine, service_.scheduler, asked, ids);
 }
@@ -51,8 +52,8 @@ void ResponsesApi::create(Exchange& e) {
   how.form = answer_form(service_.engine, asked);
 
   const std::string id = random_id("resp_");
-  ResponseAnswerOptions options = {id,           service_.options.models.front(), std::time(nullptr),
-                                   asked.stream, asked.top_logprobs >= 0,         asked.echo};
+  ResponseAnswerOptions options = {id,           asked.served.name,       std::time(nullptr),
+                                   asked.stream, asked.top_logprobs >= 0, asked.echo};
   auto answer = std::make_unique<ResponseAnswer>(std::move(options), token_bytes_of(service_.engine));
   const Json first = answer->json();
   std::shared_ptr<Running> running;

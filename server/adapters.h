@@ -1,0 +1,58 @@
+// Adapters: LoRA adapters that a server offers as models beside its own, each under a name.
+#pragma once
+
+#include <ctime>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+#include "server/request.h"
+
+namespace moebius {
+
+struct OfferedAdapter {
+  std::string name;
+  std::string folder;       // as it was given; for whoever runs the server, not for clients
+  std::string description;  // one line
+  int64_t bytes = 0;        // of factors and merged copies
+  std::time_t loaded = 0;
+  std::shared_ptr<BatchAdapter> adapter;
+};
+
+// All members may be called from any thread.
+class Adapters {
+ public:
+  static constexpr size_t kMost = 64;  // adapters at a time
+
+  // models: the server's own names, at least one; engine outlives this.
+  Adapters(const Engine& engine, std::vector<std::string> models)
+      : engine_(engine), models_(std::move(models)) {}
+
+  // Reads the adapter in a folder and offers it. The folder is trusted: see inside_folder() for those that
+  // clients name. kInvalid: a name that is taken or that none can have, and what read_adapter() says.
+  Status load(const std::string& name, const std::string& folder);
+  // Requests that use it already go on. False: there is none of that name.
+  bool unload(const std::string& name);
+  std::vector<OfferedAdapter> list() const;  // in the order they were loaded
+  std::optional<OfferedAdapter> find(const std::string& name) const;
+
+  // Fills asked.served by asked.choice.
+  std::optional<ApiError> choose(SamplingRequest& asked) const;
+
+ private:
+  bool is_own(const std::string& name) const;
+
+  const Engine& engine_;
+  const std::vector<std::string> models_;
+  mutable std::mutex mutex_;
+  std::vector<OfferedAdapter> offered_;
+};
+
+// The folder that a client's path names under `root`, links followed. kInvalid: it lies elsewhere; kNotFound:
+// it does not exist. The message holds no path but the client's.
+Result<std::string> inside_folder(const std::string& root, const std::string& path);
+
+}  // namespace moebius
