@@ -325,21 +325,28 @@ void add_to_head(Backend& be, const Workspace& ws, int64_t begin, const Tensor& 
 
 }  // namespace
 
-Result<Tensor> head_forward(const Model& m, const Workspace& ws, int64_t begin, int64_t count) {
-  const Tensor h = ws.h.rows(begin, count), out = ws.host.logits.rows(0, count);
+Result<Tensor> hidden_forward(const Model& m, const Workspace& ws, int64_t begin, int64_t count) {
+  const Tensor h = ws.h.rows(begin, count);
+  const Tensor here = m.backend.space() == Space::kHost ? h : ws.host.x.rows(begin, count);
   m.backend.rms_norm({ws.x.rows(begin, count), m.weights.final_norm, m.config.norm_eps, h});
+  cross(m.backend, h, here);
+  MOEBIUS_TRY(wait_for(m));
+  return on_host(here);
+}
+
+Result<Tensor> head_forward(const Model& m, const Workspace& ws, int64_t begin, int64_t count) {
+  const Tensor out = ws.host.logits.rows(0, count);
   if (m.weights.head.space == m.backend.space()) {
-    const Tensor logits = ws.logits.rows(0, count);
+    const Tensor h = ws.h.rows(begin, count), logits = ws.logits.rows(0, count);
+    m.backend.rms_norm({ws.x.rows(begin, count), m.weights.final_norm, m.config.norm_eps, h});
     m.backend.linear({m.weights.head, h, Tensor(), logits});
     add_to_head(m.backend, ws, begin, h, logits);
     cross(m.backend, logits, out);
     MOEBIUS_TRY(wait_for(m));
   } else {
-    const Tensor here = ws.host.x.rows(begin, count);
-    m.backend.copy(h, here);
-    MOEBIUS_TRY(wait_for(m));
-    host_of(m).linear({m.weights.head, on_host(here), Tensor(), on_host(out)});
-    add_to_head(host_of(m), ws, begin, on_host(here), on_host(out));
+    MOEBIUS_ASSIGN(const Tensor h, hidden_forward(m, ws, begin, count));
+    host_of(m).linear({m.weights.head, h, Tensor(), on_host(out)});
+    add_to_head(host_of(m), ws, begin, h, on_host(out));
   }
   return out;
 }

@@ -73,6 +73,10 @@ void ffn_end(const Model& model, int64_t layer, const Workspace& ws);
 void route_forward(const Model& model, int64_t layer, const Workspace& ws);
 void shared_forward(const Model& model, int64_t layer, const Workspace& ws);
 
+// Final norm of rows [begin, begin + count) of ws.x; overwrites ws.h, and the host's side of ws.x. Returns
+// [count, hidden] on the host, when the device is done; the error of wait_for().
+Result<Tensor> hidden_forward(const Model& model, const Workspace& ws, int64_t begin, int64_t count);
+
 // Final norm and head of rows [begin, begin + count) of ws.x, count <= kLogitRows; overwrites ws.h. Returns
 // [count, vocab] on the host, when the device is done; the error of wait_for().
 Result<Tensor> head_forward(const Model& model, const Workspace& ws, int64_t begin, int64_t count);

@@ -23,8 +23,10 @@ struct Generation {
   int n = 1;
   GenerateOptions options;                // answer i of a prompt uses seed + i
   std::shared_ptr<BatchAdapter> adapter;  // of the engine; null: the model as it is
-  std::string cache_salt;                 // what was computed is shared by requests of one salt only
-  int priority = 0;                       // [-kMostPriority, kMostPriority], the higher goes first
+  // No answers: of each prompt the mean of its tokens' last hidden states, after the final norm; n is 1.
+  bool embed = false;
+  std::string cache_salt;  // what was computed is shared by requests of one salt only
+  int priority = 0;        // [-kMostPriority, kMostPriority], the higher goes first
 };
 
 struct GenerationEvent {
@@ -42,6 +44,7 @@ struct GenerationEvent {
   TokenProbability chosen;
   std::vector<TokenProbability> alternatives;
   GenerateStats stats;
+  std::vector<float> embedding;  // [hidden], of a kChoiceDone of Generation::embed
   Status status;
 
   static GenerationEvent of(Kind kind, int choice = 0);

@@ -43,8 +43,8 @@ Status Scheduler::Impl::check(const Generation& generation) const {
                                kMostPriority, kMostPriority));
   for (const std::vector<int32_t>& prompt : generation.prompts) {
     MOEBIUS_TRY(check_ids(parts, prompt));
-    const int64_t tokens = std::ssize(prompt), room = parts.context - tokens;
-    if (room == 0)
+    const int64_t tokens = std::ssize(prompt), room = generation.embed ? 0 : parts.context - tokens;
+    if (room == 0 && !generation.embed)
       return invalid(fmt::format("the prompt fills the context of {} tokens; shorten it or raise --ctx-size",
                                  parts.context));
     const int64_t most = generation.options.max_tokens;

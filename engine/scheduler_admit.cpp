@@ -18,6 +18,7 @@ int64_t Scheduler::Impl::places_free() const {
 }
 
 int64_t Scheduler::Impl::answer_tokens(const ScheduledRequest& request, size_t prompt) const {
+  if (request.asked.embed) return 0;
   const int64_t room = parts.context - std::ssize(request.asked.prompts[prompt]);
   const int64_t most = request.asked.options.max_tokens;
   return most < 0 ? room : std::min(most, room);
@@ -79,6 +80,7 @@ bool Scheduler::Impl::begin_prompt(ScheduledRequest& request) {
   const int first = static_cast<int>(request.prompt) * request.asked.n;
   prompts.push_back({request, ids, first, needs, std::move(*session)});
   prompts.back().begun = SchedulerClock::now();
+  if (request.asked.embed) prompts.back().sum.resize(static_cast<size_t>(engine.config().hidden));
   ++request.running;
   return true;
 }
@@ -123,6 +125,7 @@ void Scheduler::Impl::begin_answer(ScheduledPrompt& prompt, int choice) {
 }
 
 void Scheduler::Impl::prompt_ready(ScheduledPrompt& prompt) {
+  if (prompt.request.asked.embed) return finish_embedding(prompt);
   prompt.ready = true;
   prompt.seconds = seconds_since(prompt.begun);
   // The last page of it, where it is not full, is still written into.
@@ -167,6 +170,22 @@ void Scheduler::Impl::finish(ScheduledAnswer& answer) {
   std::vector<int32_t> all = prompt.ids;
   all.insert(all.end(), answer.ids.begin(), answer.ids.end());
   replay.remember(request.space, all);
+  count_ended(request);
+}
+
+void Scheduler::Impl::finish_embedding(ScheduledPrompt& prompt) {
+  GenerationEvent done = GenerationEvent::of(GenerationEvent::Kind::kChoiceDone, prompt.first_choice);
+  const double tokens = static_cast<double>(prompt.ids.size());
+  for (const double sum : prompt.sum) done.embedding.push_back(static_cast<float>(sum / tokens));
+  done.stats.prompt_tokens = std::ssize(prompt.ids);
+  done.stats.prefill_s = seconds_since(prompt.begun);
+  prompt.request.ticket->post(std::move(done));
+  ++prompt.ended;
+  --prompt.request.running;
+  count_ended(prompt.request);
+}
+
+void Scheduler::Impl::count_ended(ScheduledRequest& request) {
   if (++request.ended < std::ssize(request.asked.prompts) * request.asked.n) return;
   end(request, GenerationEvent::of(GenerationEvent::Kind::kDone));
 }

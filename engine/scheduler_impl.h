@@ -45,7 +45,8 @@ struct ScheduledPrompt {
   bool looked_up = false, ready = false;
   int64_t reused = 0;
   CacheMiss miss = CacheMiss::kNone;
-  int64_t ended = 0;  // answers
+  int64_t ended = 0;          // answers
+  std::vector<double> sum{};  // of hidden states, for an embedding
   SchedulerClock::time_point begun{};
   double seconds = 0;  // that it took
 
@@ -92,6 +93,8 @@ struct Scheduler::Impl {
   void prompt_ready(ScheduledPrompt& prompt);
   void take_token(ScheduledAnswer& answer);
   void finish(ScheduledAnswer& answer);
+  void finish_embedding(ScheduledPrompt& prompt);
+  void count_ended(ScheduledRequest& request);
   void fail(ScheduledRequest& request, Status status);
   void end(ScheduledRequest& request, GenerationEvent last);
   void keep(const ScheduledRequest& request, Session& session);
@@ -100,6 +103,7 @@ struct Scheduler::Impl {
   // engine/scheduler_step.cpp: what is computed.
   StepReport step();
   ScheduledPrompt* choose_prompt();
+  bool can_stream(const ScheduledPrompt& prompt) const;
   void look_up(ScheduledPrompt& prompt);
   std::span<const int32_t> part_of(const ScheduledPrompt& prompt, int64_t answers) const;
   void extend_all(ScheduledPrompt* prompt, StepReport& report);

@@ -11,7 +11,7 @@ ScheduledPrompt* Scheduler::Impl::choose_prompt() {
   for (ScheduledPrompt& p : prompts) {
     if (p.ready) continue;
     int64_t rest = p.rest();
-    if (!p.looked_up) rest -= prefixes.known(p.request.space, p.ids);
+    if (!p.looked_up && !p.request.asked.embed) rest -= prefixes.known(p.request.space, p.ids);
     candidates.push_back(&p);
     facts.push_back({rest, p.request.arrival});
   }
@@ -19,16 +19,23 @@ ScheduledPrompt* Scheduler::Impl::choose_prompt() {
   ScheduledPrompt* chosen = candidates[pick_prompt(facts, ++turn)];
   if (!chosen->looked_up) look_up(*chosen);
   // There is one streamed prefill: who needs it while another has it lets that one go on.
-  const bool streams = chosen == streaming || chosen->session->impl().streaming_pays(chosen->rest());
+  const bool streams = chosen == streaming || can_stream(*chosen);
   return streams && streaming ? streaming : chosen;
 }
 
+// A pass of the streamed prefill shows no hidden states.
+bool Scheduler::Impl::can_stream(const ScheduledPrompt& prompt) const {
+  return !prompt.request.asked.embed && prompt.session->impl().streaming_pays(prompt.rest());
+}
+
+// An embedding is made of the hidden states of all tokens, which the cache does not hold.
 void Scheduler::Impl::look_up(ScheduledPrompt& prompt) {
+  prompt.looked_up = true;
+  if (prompt.request.asked.embed) return;
   const PrefixMatch match = prefixes.find(prompt.request.space, prompt.ids, std::ssize(prompt.ids) - 1);
   Session::Impl& timeline = prompt.session->impl();
   parts.cache.share(match.pages, timeline.pages);
   timeline.tokens.assign(prompt.ids.begin(), prompt.ids.begin() + match.tokens);
-  prompt.looked_up = true;
   prompt.reused = match.tokens, prompt.miss = match.miss;
   prompt.request.ticket->prompt_done_ += match.tokens;
 }
@@ -52,7 +59,8 @@ void Scheduler::Impl::extend_all(ScheduledPrompt* prompt, StepReport& report) {
   if (prompt) {
     const std::span<const int32_t> part = part_of(*prompt, std::ssize(all));
     report.prompt_tokens = std::ssize(part);
-    all.push_back({&prompt->session->impl(), part, std::ssize(part) == prompt->rest()});
+    const bool embed = prompt->request.asked.embed, last = std::ssize(part) == prompt->rest();
+    all.push_back({&prompt->session->impl(), part, last && !embed, embed ? &prompt->sum : nullptr});
   }
   if (all.empty()) return;
   int64_t pages = 0;
@@ -111,8 +119,7 @@ StepReport Scheduler::Impl::step() {
   sweep();
   StepReport report;
   ScheduledPrompt* prompt = choose_prompt();
-  const bool streams =
-      prompt && (prompt == streaming || prompt->session->impl().streaming_pays(prompt->rest()));
+  const bool streams = prompt && (prompt == streaming || can_stream(*prompt));
   extend_all(streams ? nullptr : prompt, report);
   if (streams && !prompt->request.over) {
     slice(*prompt);

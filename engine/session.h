@@ -66,8 +66,9 @@ int64_t prompt_part(int64_t rest, int64_t most);
 // What a pass adds to a timeline.
 struct Extension {
   Session::Impl* session = nullptr;
-  std::span<const int32_t> ids;  // at least one
-  bool logits = true;            // keep those after the last
+  std::span<const int32_t> ids;        // at least one
+  bool logits = true;                  // keep those after the last
+  std::vector<double>* sum = nullptr;  // [hidden]: += the last hidden states of ids, after the final norm
 };
 
 // Adds to timelines of one engine, all of them different, in one pass over the weights. Where the plan says

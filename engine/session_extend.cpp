@@ -63,6 +63,7 @@ struct Group {
   Batch batch() const { return {ids, segments}; }
   int64_t last_row(size_t i) const { return segments[i].begin + segments[i].count - 1; }
   Status keep_logits(const Model& model, const Workspace& ws) const;
+  Status add_hidden(const Model& model, const Workspace& ws) const;
 };
 
 // Rows that lie side by side are taken together.
@@ -86,6 +87,18 @@ Status Group::keep_logits(const Model& model, const Workspace& ws) const {
   return Status();
 }
 
+Status Group::add_hidden(const Model& model, const Workspace& ws) const {
+  for (size_t i = 0; i < members.size(); ++i) {
+    if (!members[i].sum) continue;
+    MOEBIUS_ASSIGN(const Tensor rows, hidden_forward(model, ws, segments[i].begin, segments[i].count));
+    std::vector<double>& sum = *members[i].sum;
+    for (int64_t r = 0; r < rows.shape[0]; ++r)
+      for (size_t c = 0; c < sum.size(); ++c)
+        sum[c] += static_cast<double>(rows.f32()[r * rows.stride[0] + static_cast<int64_t>(c)]);
+  }
+  return Status();
+}
+
 // Half of the single tokens is the second group, where the plan says that two pay. Those that use the same
 // adapter lie side by side.
 void divide(const SessionParts& parts, std::vector<Extension> all, Group& one, Group& two) {
@@ -104,10 +117,12 @@ Status step(Extensions all) {
   const Workspace ws = one.view(parts.workspace);
   if (two.members.empty()) {
     forward(parts.model, one.batch(), parts.cache, ws);
+    MOEBIUS_TRY(one.add_hidden(parts.model, ws));
     return one.keep_logits(parts.model, ws);
   }
   const Workspace second = two.view(parts.second_workspace);
   forward_in_two(parts.model, one.batch(), ws, two.batch(), second, parts.cache);
+  MOEBIUS_TRY(one.add_hidden(parts.model, ws));
   MOEBIUS_TRY(one.keep_logits(parts.model, ws));
   return two.keep_logits(parts.model, second);
 }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include <fmt/format.h>
+
 namespace moebius {
 
 std::optional<ApiError> render_chat(const Engine& engine, const Json& variables, bool generation_prompt,
@@ -52,7 +54,8 @@ std::optional<ApiError> find_breakers(const Tokenizer& tokenizer, const std::vec
                      "dry_sequence_breakers");
 }
 
-std::optional<ApiError> encode_prompt(const Engine& engine, const Prompt& prompt, std::vector<int32_t>& ids) {
+std::optional<ApiError> encode_prompt(const Engine& engine, const char* field, const Prompt& prompt,
+                                      std::vector<int32_t>& ids) {
   if (const auto* given = std::get_if<std::vector<int32_t>>(&prompt)) {
     ids = *given;
     return {};
@@ -60,10 +63,10 @@ std::optional<ApiError> encode_prompt(const Engine& engine, const Prompt& prompt
   EncodeOptions encoding;
   encoding.add_special = true;
   Result<std::vector<int32_t>> encoded = engine.tokenizer().encode(std::get<std::string>(prompt), encoding);
-  if (!encoded.ok()) return bad_request("the prompt cannot be turned into tokens", "prompt");
+  if (!encoded.ok()) return bad_request("the text cannot be turned into tokens", field);
   ids = std::move(*encoded);
   if (ids.empty() && engine.tokenizer().bos_id()) ids.push_back(*engine.tokenizer().bos_id());
-  if (ids.empty()) return bad_request("`prompt` is empty", "prompt");
+  if (ids.empty()) return bad_request(fmt::format("`{}` is empty", field), field);
   return {};
 }
 

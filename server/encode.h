@@ -18,6 +18,7 @@ std::shared_ptr<const AnswerForm> answer_form(const Engine& engine, const ChatRe
 std::optional<ApiError> find_breakers(const Tokenizer& tokenizer, const std::vector<std::string>& texts,
                                       std::vector<int32_t>& ids);
 // A text with what the tokenizer's file adds to it; ids as they are.
-std::optional<ApiError> encode_prompt(const Engine& engine, const Prompt& prompt, std::vector<int32_t>& ids);
+std::optional<ApiError> encode_prompt(const Engine& engine, const char* field, const Prompt& prompt,
+                                      std::vector<int32_t>& ids);
 
 }  // namespace moebius

@@ -36,11 +36,47 @@ void read_lora(Fields& in, AdapterChoice& choice) {
   }
 }
 
+bool is_token_list(const Json& value) {
+  return value.is_array() && !value.empty() && value.front().is_number();
+}
+
+void add_prompt(const Json& value, const char* field, const RequestLimits& limits, Fields& in,
+                std::vector<Prompt>& prompts) {
+  if (value.is_string()) {
+    prompts.emplace_back(value.get<std::string>());
+    return;
+  }
+  if (!is_token_list(value))
+    return in.fail(field, "must be a string, a list of token ids, or a list of those");
+  std::vector<int32_t> ids;
+  ids.reserve(value.size());
+  for (const Json& id : value) {
+    const bool fits = id.is_number_integer() && id.get<int64_t>() >= 0 && id.get<int64_t>() < limits.vocab;
+    if (!fits) return in.fail(field, fmt::format("must hold token ids from 0 to {}", limits.vocab - 1));
+    ids.push_back(static_cast<int32_t>(id.get<int64_t>()));
+  }
+  prompts.emplace_back(std::move(ids));
+}
+
+}  // namespace
+
 void read_choice(Fields& in, AdapterChoice& choice) {
   in.text("model", choice.model);
   in.text("adapter", choice.name);
   read_lora(in, choice);
 }
+
+void read_prompts(Fields& in, const char* field, const RequestLimits& limits, std::vector<Prompt>& prompts) {
+  const Json* value = in.find(field);
+  if (value == nullptr) return in.fail(field, "is missing");
+  if (!value->is_array() || is_token_list(*value)) return add_prompt(*value, field, limits, in, prompts);
+  if (value->empty() || static_cast<int64_t>(value->size()) > limits.prompts) {
+    return in.fail(field, fmt::format("must hold 1 to {} prompts", limits.prompts));
+  }
+  for (const Json& item : *value) add_prompt(item, field, limits, in, prompts);
+}
+
+namespace {
 
 void read_stop(Fields& in, const RequestLimits& limits, std::vector<std::string>& stop) {
   const Json* value = in.find("stop");
@@ -205,37 +241,6 @@ void read_common(Fields& in, const RequestLimits& limits, SamplingRequest& reque
     in.fail("ignore_eos", "and a constraint, which says where the answer ends, cannot both hold");
 }
 
-bool is_token_list(const Json& value) {
-  return value.is_array() && !value.empty() && value.front().is_number();
-}
-
-void add_prompt(const Json& value, const RequestLimits& limits, Fields& in, std::vector<Prompt>& prompts) {
-  if (value.is_string()) {
-    prompts.emplace_back(value.get<std::string>());
-    return;
-  }
-  if (!is_token_list(value))
-    return in.fail("prompt", "must be a string, a list of token ids, or a list of those");
-  std::vector<int32_t> ids;
-  ids.reserve(value.size());
-  for (const Json& id : value) {
-    const bool fits = id.is_number_integer() && id.get<int64_t>() >= 0 && id.get<int64_t>() < limits.vocab;
-    if (!fits) return in.fail("prompt", fmt::format("must hold token ids from 0 to {}", limits.vocab - 1));
-    ids.push_back(static_cast<int32_t>(id.get<int64_t>()));
-  }
-  prompts.emplace_back(std::move(ids));
-}
-
-void read_prompts(Fields& in, const RequestLimits& limits, std::vector<Prompt>& prompts) {
-  const Json* value = in.find("prompt");
-  if (value == nullptr) return in.fail("prompt", "is missing");
-  if (!value->is_array() || is_token_list(*value)) return add_prompt(*value, limits, in, prompts);
-  if (value->empty() || static_cast<int64_t>(value->size()) > limits.prompts) {
-    return in.fail("prompt", fmt::format("must hold 1 to {} prompts", limits.prompts));
-  }
-  for (const Json& item : *value) add_prompt(item, limits, in, prompts);
-}
-
 std::optional<ApiError> not_an_object() { return bad_request("the body must be a JSON object"); }
 
 }  // namespace
@@ -288,7 +293,7 @@ std::optional<ApiError> parse_completion_request(const Json& body, const Request
   int64_t logprobs = -1;
   in.integer("logprobs", 0, 5, logprobs);
   request.top_logprobs = static_cast<int>(logprobs);
-  read_prompts(in, limits, request.prompts);
+  read_prompts(in, "prompt", limits, request.prompts);
   return in.error();
 }
 

@@ -14,13 +14,16 @@
 #include "engine/engine.h"
 #include "server/constraint_request.h"
 #include "server/errors.h"
+#include "server/fields.h"
 
 namespace moebius {
 
 struct RequestLimits {
   int64_t vocab = 0;
   SamplingParams sampling;  // where the request says nothing
-  int64_t n = 8, prompts = 64, messages = 4096, stops = 16, stop_bytes = 256, biases = 1024, salt_bytes = 256;
+  int64_t inputs = 2048;  // of embeddings
+  int64_t n = 8, prompts = 64, messages = 4096, stops = 16,
+          stop_bytes = 256, biases = 1024, salt_bytes = 256;
   int64_t breakers = 16, breaker_bytes = 64;
   int64_t tools = 128, tool_bytes = 256 << 10, grammar_bytes = 1 << 20;
 };
@@ -66,6 +69,11 @@ using Prompt = std::variant<std::string, std::vector<int32_t>>;
 struct CompletionRequest : SamplingRequest {
   std::vector<Prompt> prompts;  // at least one
 };
+
+// Parts of the requests below, for further kinds: a field of one or several prompts, and which model is to
+// answer.
+void read_prompts(Fields& in, const char* field, const RequestLimits& limits, std::vector<Prompt>& prompts);
+void read_choice(Fields& in, AdapterChoice& choice);
 
 // Fill `request`, or say what is wrong.
 std::optional<ApiError> parse_chat_request(const Json& body, const RequestLimits& limits,

@@ -43,12 +43,14 @@ std::optional<ApiError> Running::submit(Service& service, const Route& route, Su
   const int64_t context = service.engine.options().context;
   for (const std::vector<int32_t>& prompt : submission.prompts) {
     const auto tokens = static_cast<int64_t>(prompt.size());
-    if (tokens >= context) return context_exceeded(tokens, context, submission.prompt_field);
+    if (submission.embed ? tokens > context : tokens >= context)
+      return context_exceeded(tokens, context, submission.prompt_field);
   }
   const SamplingRequest& asked = submission.asked;
   Generation generation;
   generation.prompts = std::move(submission.prompts);
   generation.n = asked.n;
+  generation.embed = submission.embed;
   generation.adapter = asked.served.adapter;
   generation.cache_salt = asked.cache_salt;
   generation.priority = asked.priority;

@@ -18,6 +18,7 @@ struct Submission {
   std::vector<std::vector<int32_t>> prompts;
   GenerateOptions how;       // form and constraint; the rest comes from `asked`
   const char* prompt_field;  // that errors about the prompts name
+  bool embed = false;        // as Generation's
 };
 
 class Running {

@@ -49,6 +49,7 @@ Server::Impl::Impl(Engine& engine, ServerOptions options, spdlog::logger& log)
   add_adapter_routes(router, service);
   add_text_routes(router, service);
   add_openai_routes(router, service);
+  add_embedding_routes(router, service);
   add_anthropic_routes(router, service);
   add_responses_routes(router, service);
   admission.install(http);

@@ -6,10 +6,11 @@
 
 namespace moebius {
 
-void add_model_routes(Router& router, Service& service);   // health, ready, version, metrics, models, experts
+void add_model_routes(Router& router, Service& service);  // health, ready, version, metrics, models, experts
 void add_adapter_routes(Router& router, Service& service);  // load, unload, list
-void add_text_routes(Router& router, Service& service);    // tokenize, detokenize, apply-template
-void add_openai_routes(Router& router, Service& service);  // chat/completions, completions
+void add_text_routes(Router& router, Service& service);     // tokenize, detokenize, apply-template
+void add_openai_routes(Router& router, Service& service);   // chat/completions, completions
+void add_embedding_routes(Router& router, Service& service);
 void add_anthropic_routes(Router& router, Service& service);  // messages, messages/count_tokens
 void add_responses_routes(Router& router, Service& service);  // responses and what lies under it
 void add_page_route(Router& router, Service& service);        // /

@@ -55,7 +55,7 @@ void complete(Service& service, Exchange& e) {
   if (!error) error = service.constraints.find(asked.constraint, {}, how.constraint);
   std::vector<std::vector<int32_t>> prompts(asked.prompts.size());
   for (size_t i = 0; i < prompts.size() && !error; ++i)
-    error = encode_prompt(service.engine, asked.prompts[i], prompts[i]);
+    error = encode_prompt(service.engine, "prompt", asked.prompts[i], prompts[i]);
   if (error) return service.refuse(e, *error);
   respond(service, e, asked, std::move(prompts), std::move(how), Api::kCompletion);
 }
