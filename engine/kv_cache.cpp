@@ -64,12 +64,27 @@ Status KvCache::reserve(PageTable& table, int64_t first, int64_t tokens) {
 }
 
 void KvCache::copy_rows(int32_t from, int32_t to, int64_t rows) {
-  const int64_t page_bytes = kPageTokens * row_bytes();
-  for (int64_t layer = 0; layer < layers_ && rows > 0; ++layer) {
-    char* base = memory_.as<char>() + layer * pages_ * page_bytes;
-    backend_->copy_bytes(Stream::kCompute, base + from * page_bytes, base + to * page_bytes,
+  for (int64_t layer = 0; layer < layers_ && rows > 0; ++layer)
+    backend_->copy_bytes(Stream::kCompute, rows_of(from, layer), rows_of(to, layer),
                          static_cast<size_t>(rows * row_bytes()));
-  }
+}
+
+Status KvCache::read_page(int32_t page, std::span<char> to) const {
+  const int64_t bytes = kPageTokens * row_bytes();
+  MOEBIUS_CHECK(std::ssize(to) == page_bytes());
+  for (int64_t layer = 0; layer < layers_; ++layer)
+    backend_->copy_bytes(Stream::kCompute, rows_of(page, layer), to.data() + layer * bytes,
+                         static_cast<size_t>(bytes));
+  return backend_->sync();
+}
+
+Status KvCache::write_page(int32_t page, std::span<const char> from) {
+  const int64_t bytes = kPageTokens * row_bytes();
+  MOEBIUS_CHECK(std::ssize(from) == page_bytes());
+  for (int64_t layer = 0; layer < layers_; ++layer)
+    backend_->copy_bytes(Stream::kCompute, from.data() + layer * bytes, rows_of(page, layer),
+                         static_cast<size_t>(bytes));
+  return backend_->sync();
 }
 
 void KvCache::share(std::span<const int32_t> pages, PageTable& table) {

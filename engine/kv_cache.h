@@ -54,6 +54,12 @@ class KvCache {
   int64_t pages() const { return pages_; }
   int64_t free_pages() const { return std::ssize(free_); }
 
+  // A page's bytes [layers][kPageTokens][row_bytes], to and from the host's memory, when all that was queued
+  // on the backend is done; its first error.
+  int64_t page_bytes() const { return kPageTokens * bytes_per_token(); }
+  Status read_page(int32_t page, std::span<char> to) const;
+  Status write_page(int32_t page, std::span<const char> from);
+
   CacheView view(const PageTable& table, int64_t layer) const;
   DType dtype() const { return dtype_; }
   int64_t width() const { return width_; }
@@ -62,6 +68,9 @@ class KvCache {
 
  private:
   void copy_rows(int32_t from, int32_t to, int64_t rows);
+  char* rows_of(int32_t page, int64_t layer) const {
+    return memory_.as<char>() + (layer * pages_ + page) * kPageTokens * row_bytes();
+  }
 
   Backend* backend_ = nullptr;
   Buffer memory_;

@@ -95,6 +95,7 @@ PrefixCache::Node& PrefixCache::root(const std::string& space) {
   if (!node) {
     node = std::make_unique<Node>();
     node->path = mix(std::hash<std::string>()(space), {});
+    if (store_) node->key = prefix_root(space);
   }
   return *node;
 }
@@ -105,6 +106,7 @@ PrefixCache::Node& PrefixCache::add(Node& parent, std::span<const int32_t> token
   node.parent = &parent;
   node.tokens.assign(tokens.begin(), tokens.end());
   node.path = mix(parent.path, tokens);
+  if (store_) node.key = prefix_child(parent.key, tokens);
   node.page = page;
   cache_.hold(page);
   ++nodes_;
@@ -129,6 +131,7 @@ void PrefixCache::keep(const std::string& space, std::span<const int32_t> ids,
       longer.page = pages[i];
       longer.tokens.assign(tokens.begin(), tokens.end());
       longer.path = mix(at->path, tokens);
+      if (store_) longer.key = prefix_child(at->key, tokens);
     }
     at = all_known || (step.child && step.child->page == pages[i]) ? step.child : &add(*at, tokens, pages[i]);
     touch(*at);
@@ -143,7 +146,17 @@ void PrefixCache::touch(Node& node) {
   if (leaf) leaves_[node.used] = &node;
 }
 
-void PrefixCache::forget(Node& leaf) {
+// The end of a timeline that is no whole page is computed again sooner than it is read. A device that has
+// failed gives nothing, and says so to whoever steps next.
+void PrefixCache::store(const Node& leaf, bool wait) {
+  if (!store_ || !whole(leaf.tokens) || store_->has(leaf.key)) return;
+  std::vector<char> page(static_cast<size_t>(cache_.page_bytes()));
+  if (cache_.read_page(leaf.page, page).ok())
+    store_->put(leaf.parent->key, leaf.tokens, std::move(page), wait);
+}
+
+void PrefixCache::forget(Node& leaf, bool wait) {
+  store(leaf, wait);
   Node& parent = *leaf.parent;
   const uint64_t mark = hint(parent.path, leaf.tokens);
   evicted_.push_back(mark);
@@ -168,12 +181,12 @@ void PrefixCache::make_room(int64_t pages) {
   while (cache_.free_pages() < pages && !leaves_.empty()) {
     const auto alone = std::ranges::find_if(
         leaves_, [&](const auto& entry) { return cache_.users(entry.second->page) == 1; });
-    forget(*(alone != leaves_.end() ? alone : leaves_.begin())->second);
+    forget(*(alone != leaves_.end() ? alone : leaves_.begin())->second, false);
   }
 }
 
 void PrefixCache::clear() {
-  while (!leaves_.empty()) forget(*leaves_.begin()->second);
+  while (!leaves_.empty()) forget(*leaves_.begin()->second, true);
 }
 
 }  // namespace moebius

@@ -5,6 +5,8 @@
 // A namespace keeps apart what must not be shared: another model, adapter or salt. Tokens are compared, not
 // hashes of them. Pages are shared as they are; where only a part of the last one matches, whoever goes on
 // writes into a copy (KvCache::reserve).
+//
+// Whole pages that are given up go to a PrefixStore, if there is one.
 #pragma once
 
 #include <deque>
@@ -18,6 +20,7 @@
 
 #include "engine/cache_miss.h"
 #include "engine/kv_cache.h"
+#include "engine/prefix_store.h"
 
 namespace moebius {
 
@@ -29,7 +32,8 @@ struct PrefixMatch {
 
 class PrefixCache {
  public:
-  explicit PrefixCache(KvCache& cache) : cache_(cache) {}  // which outlives it
+  // Which outlive it; store: null for none.
+  explicit PrefixCache(KvCache& cache, PrefixStore* store = nullptr) : cache_(cache), store_(store) {}
   ~PrefixCache() { clear(); }
   PrefixCache(const PrefixCache&) = delete;
   PrefixCache& operator=(const PrefixCache&) = delete;
@@ -42,7 +46,7 @@ class PrefixCache {
   void keep(const std::string& space, std::span<const int32_t> ids, std::span<const int32_t> pages);
   // Gives pages up until so many are free in the cache, or none is left.
   void make_room(int64_t pages);
-  void clear();
+  void clear();                             // all of them; what is kept on disk is waited for
   int64_t nodes() const { return nodes_; }  // of which each holds a page
 
  private:
@@ -51,6 +55,7 @@ class PrefixCache {
     std::vector<int32_t> tokens;  // kPageTokens, fewer at the end of a timeline
     int32_t page = -1;
     uint64_t path = 0;  // hash of all tokens from the root to here, and of the namespace
+    PrefixKey key{};    // the same for the store, where there is one
     uint64_t used = 0;  // when; no two alike
     std::vector<std::unique_ptr<Node>> children;
   };
@@ -65,9 +70,11 @@ class PrefixCache {
   Node& root(const std::string& space);
   Node& add(Node& parent, std::span<const int32_t> tokens, int32_t page);
   void touch(Node& node);
-  void forget(Node& leaf);
+  void forget(Node& leaf, bool wait);
+  void store(const Node& leaf, bool wait);
 
   KvCache& cache_;
+  PrefixStore* const store_;
   std::unordered_map<std::string, std::unique_ptr<Node>> roots_;
   std::map<uint64_t, Node*> leaves_;  // by their time of use
   int64_t nodes_ = 0;

@@ -21,6 +21,9 @@ class Replay {
 
   // ids: of a prompt and the answer to it. space: as PrefixCache's.
   void remember(const std::string& space, std::span<const int32_t> ids);
+  // All that is remembered as a text for later, and back: what is no such text is not taken.
+  std::string save();
+  Status restore(std::string_view saved);
   // As Tokenizer::encode(text), but the longest remembered text that it begins with is in its own tokens.
   Result<std::vector<int32_t>> encode(const std::string& space, std::string_view text);
 
@@ -30,6 +33,7 @@ class Replay {
     std::vector<int32_t> ids;
     int64_t bytes() const { return std::ssize(space) + std::ssize(text) + 4 * std::ssize(ids); }
   };
+  void put(Entry entry);  // with the mutex locked
   std::vector<int32_t> longest(const std::string& space, std::string_view text, size_t& covered);
 
   const Tokenizer& tokenizer_;

@@ -17,17 +17,27 @@ SessionParts& parts_of(Engine& engine) {
 
 }  // namespace
 
-Scheduler::Impl::Impl(Engine& e, SchedulerOptions o)
+constexpr const char* kReplayFile = "replay";  // in the store's folder
+
+Scheduler::Impl::Impl(Engine& e, SchedulerOptions o, std::unique_ptr<PrefixStore> s)
     : engine(e),
       options(o),
       parts(parts_of(e)),
-      prefixes(parts.cache),
-      replay(e.tokenizer(), o.replay_bytes) {}
+      store(std::move(s)),
+      prefixes(parts.cache, store.get()),
+      replay(e.tokenizer(), o.replay_bytes) {
+  if (!store) return;
+  // Without them, or with a broken file of them, earlier answers are computed again.
+  const Result<std::string> saved = store->get_text(kReplayFile);
+  if (saved.ok()) static_cast<void>(replay.restore(*saved));
+}
 
 Scheduler::Impl::~Impl() {
   take_arrivals();
   for (ScheduledRequest& request : requests) fail(request, cancelled_status());
   sweep();
+  // A disk that is full costs the next run time, and nobody is left to hear of it.
+  if (store) static_cast<void>(store->put_text(kReplayFile, replay.save()));
 }
 
 // What is not said to be shared is not.
@@ -92,10 +102,12 @@ void Scheduler::Impl::report_stats() {
   last_stats.running = std::ranges::count_if(requests, [](const auto& r) { return r.begun(); });
   last_stats.pages = parts.cache.pages(), last_stats.pages_free = parts.cache.free_pages();
   last_stats.pages_cached = prefixes.nodes();
+  last_stats.prompt_tokens = prompt_tokens, last_stats.reused_tokens = reused_tokens;
+  last_stats.disk_tokens = disk_tokens;
 }
 
-Scheduler::Scheduler(Engine& engine, SchedulerOptions options)
-    : impl_(std::make_unique<Impl>(engine, options)) {}
+Scheduler::Scheduler(Engine& engine, SchedulerOptions options, std::unique_ptr<PrefixStore> store)
+    : impl_(std::make_unique<Impl>(engine, options, std::move(store))) {}
 Scheduler::~Scheduler() = default;
 
 Result<std::vector<int32_t>> Scheduler::encode(std::string_view text, const std::string& cache_salt,
@@ -116,6 +128,7 @@ SchedulerStats Scheduler::stats() const {
   std::lock_guard lock(impl_->mutex);
   SchedulerStats stats = impl_->last_stats;
   stats.waiting = impl_->in_queue();
+  if (impl_->store) stats.disk = impl_->store->stats();
   return stats;
 }
 

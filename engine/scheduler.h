@@ -17,6 +17,7 @@
 #include <string_view>
 
 #include "engine/generation.h"
+#include "engine/prefix_store.h"
 
 namespace moebius {
 
@@ -25,6 +26,8 @@ struct SchedulerOptions {
   // Tokens of a prompt in a step in which others decode: what they wait for each of theirs.
   int64_t busy_chunk = 64;
   int64_t replay_bytes = 64 << 20;  // of texts and tokens that are remembered
+  // Of prefixes on disk: bytes of a prompt's pages that are read in a step, at least a page.
+  int64_t read_bytes = 32 << 20;
 };
 
 struct StepReport {
@@ -37,13 +40,17 @@ struct StepReport {
 struct SchedulerStats {
   int64_t running = 0, waiting = 0;                     // requests begun; requests in the queue
   int64_t pages = 0, pages_free = 0, pages_cached = 0;  // of the attention cache
+  int64_t prompt_tokens = 0, reused_tokens = 0;         // of prompts begun; found in the cache or on disk
+  int64_t disk_tokens = 0;                              // of the reused ones, read from disk
+  PrefixStore::Stats disk;
 };
 
 class Scheduler {
  public:
   // The engine outlives it, has a tokenizer, and is used by nobody else, its const members apart. So many
   // answers as the engine's options have sessions are on their way at once.
-  Scheduler(Engine& engine, SchedulerOptions options);
+  // store: for pages of prefixes that give way to others, and for all at the end; null: they are forgotten.
+  Scheduler(Engine& engine, SchedulerOptions options, std::unique_ptr<PrefixStore> store = nullptr);
   ~Scheduler();  // cancels everything; run() must have returned
 
   // From any thread.

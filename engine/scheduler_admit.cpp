@@ -220,6 +220,7 @@ void Scheduler::Impl::sweep() {
     if (!p.request.over && p.ended < p.request.asked.n) return false;
     if (p.session) keep(p.request, *p.session);
     if (streaming == &p) streaming = nullptr;
+    if (unsettled == &p) unsettled = nullptr;
     committed -= p.pages.prompt + (p.ready ? 0 : p.pages.answer);
     return true;
   });

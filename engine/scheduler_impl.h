@@ -43,6 +43,7 @@ struct ScheduledPrompt {
   PageNeeds pages;
   std::unique_ptr<Session> session;  // its timeline; null when the last answer has taken it over
   bool looked_up = false, ready = false;
+  bool found = false;  // in memory; what is on disk may follow
   int64_t reused = 0;
   CacheMiss miss = CacheMiss::kNone;
   int64_t ended = 0;          // answers
@@ -69,7 +70,7 @@ struct ScheduledAnswer {
 };
 
 struct Scheduler::Impl {
-  Impl(Engine& e, SchedulerOptions o);
+  Impl(Engine& e, SchedulerOptions o, std::unique_ptr<PrefixStore> store);
   ~Impl();
 
   // engine/scheduler.cpp: what other threads do, and the loop.
@@ -102,9 +103,11 @@ struct Scheduler::Impl {
 
   // engine/scheduler_step.cpp: what is computed.
   StepReport step();
+  void settle();
   ScheduledPrompt* choose_prompt();
   bool can_stream(const ScheduledPrompt& prompt) const;
   void look_up(ScheduledPrompt& prompt);
+  bool read_from_disk(ScheduledPrompt& prompt);
   std::span<const int32_t> part_of(const ScheduledPrompt& prompt, int64_t answers) const;
   void extend_all(ScheduledPrompt* prompt, StepReport& report);
   void slice(ScheduledPrompt& prompt);
@@ -112,6 +115,7 @@ struct Scheduler::Impl {
   Engine& engine;
   const SchedulerOptions options;
   SessionParts& parts;
+  const std::unique_ptr<PrefixStore> store;
   PrefixCache prefixes;
   Replay replay;
 
@@ -123,7 +127,7 @@ struct Scheduler::Impl {
   int64_t committed = 0;                                // pages that all that is begun may come to need
   std::vector<std::shared_ptr<BatchAdapter>> adapters;  // in use lately, so that they end on this thread
   uint64_t arrivals = 0, turn = 0;
-  bool unsettled = false;  // the last pass was not waited for
+  ScheduledPrompt* unsettled = nullptr;  // whose part was computed last, and not waited for
 
   mutable std::mutex mutex;
   std::condition_variable changed;
@@ -134,7 +138,8 @@ struct Scheduler::Impl {
   std::vector<Live> live;                       // all that is submitted and not over
   std::deque<std::shared_ptr<Ticket>> arrived;  // of these, not seen by the thread that steps
   bool busy = false, stopping = false;
-  SchedulerStats last_stats;  // after the last step
+  SchedulerStats last_stats;                                      // after the last step
+  int64_t prompt_tokens = 0, reused_tokens = 0, disk_tokens = 0;  // as SchedulerStats'
 };
 
 }  // namespace moebius

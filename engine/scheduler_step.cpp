@@ -18,6 +18,7 @@ ScheduledPrompt* Scheduler::Impl::choose_prompt() {
   if (candidates.empty()) return nullptr;
   ScheduledPrompt* chosen = candidates[pick_prompt(facts, ++turn)];
   if (!chosen->looked_up) look_up(*chosen);
+  if (!chosen->looked_up) return nullptr;  // the others go on, and this one reads on in the next step
   // There is one streamed prefill: who needs it while another has it lets that one go on.
   const bool streams = chosen == streaming || can_stream(*chosen);
   return streams && streaming ? streaming : chosen;
@@ -28,16 +29,56 @@ bool Scheduler::Impl::can_stream(const ScheduledPrompt& prompt) const {
   return !prompt.request.asked.embed && prompt.session->impl().streaming_pays(prompt.rest());
 }
 
-// An embedding is made of the hidden states of all tokens, which the cache does not hold.
+// Takes over what memory has of a prompt, then what the disk has, some pages a step. An embedding is made of
+// the hidden states of all tokens, which neither has.
 void Scheduler::Impl::look_up(ScheduledPrompt& prompt) {
-  prompt.looked_up = true;
-  if (prompt.request.asked.embed) return;
-  const PrefixMatch match = prefixes.find(prompt.request.space, prompt.ids, std::ssize(prompt.ids) - 1);
+  if (prompt.request.asked.embed) {
+    prompt.looked_up = true;
+    return;
+  }
+  if (!prompt.found) {
+    const PrefixMatch match = prefixes.find(prompt.request.space, prompt.ids, std::ssize(prompt.ids) - 1);
+    Session::Impl& timeline = prompt.session->impl();
+    parts.cache.share(match.pages, timeline.pages);
+    timeline.tokens.assign(prompt.ids.begin(), prompt.ids.begin() + match.tokens);
+    prompt.found = true;
+    prompt.miss = match.miss;
+  }
+  prompt.looked_up = !store || !read_from_disk(prompt);
+  if (!prompt.looked_up) return;
+  prompt.reused = std::ssize(prompt.session->tokens());
+  prompt.request.ticket->prompt_done_ += prompt.reused;
+  prompt_tokens += std::ssize(prompt.ids), reused_tokens += prompt.reused;
+}
+
+// The pages that follow those of the timeline, as far as the store has them. True: there may be more.
+bool Scheduler::Impl::read_from_disk(ScheduledPrompt& prompt) {
   Session::Impl& timeline = prompt.session->impl();
-  parts.cache.share(match.pages, timeline.pages);
-  timeline.tokens.assign(prompt.ids.begin(), prompt.ids.begin() + match.tokens);
-  prompt.reused = match.tokens, prompt.miss = match.miss;
-  prompt.request.ticket->prompt_done_ += match.tokens;
+  const std::span<const int32_t> ids(prompt.ids);
+  const auto page_of = [&](int64_t page) {
+    return ids.subspan(static_cast<size_t>(page * kPageTokens), kPageTokens);
+  };
+  int64_t page = std::ssize(timeline.tokens) / kPageTokens;
+  PrefixKey key = prefix_root(prompt.request.space);
+  for (int64_t p = 0; p < page; ++p) key = prefix_child(key, page_of(p));
+  std::vector<char> bytes;
+  for (int64_t read = 0; (page + 1) * kPageTokens < std::ssize(ids); ++page, read += std::ssize(bytes)) {
+    const PrefixKey next = prefix_child(key, page_of(page));
+    if (!store->has(next)) return false;
+    if (read > 0 && read >= options.read_bytes) return true;
+    bytes.resize(static_cast<size_t>(parts.cache.page_bytes()));
+    if (!store->get(key, page_of(page), bytes)) return false;
+    const int64_t from = page * kPageTokens, to = from + kPageTokens;
+    prefixes.make_room(parts.cache.pages_to_reserve(timeline.pages, from, to));
+    timeline.tokens.resize(static_cast<size_t>(from));  // what was known of this page is in it, too
+    if (!parts.cache.reserve(timeline.pages, from, to).ok()) return false;
+    if (!parts.cache.write_page(timeline.pages.pages[static_cast<size_t>(page)], bytes).ok()) return false;
+    timeline.tokens.assign(ids.begin(), ids.begin() + to);
+    disk_tokens += kPageTokens;
+    prompt.miss = to + 1 == std::ssize(ids) ? CacheMiss::kNone : CacheMiss::kEnds;
+    key = next;
+  }
+  return false;
 }
 
 std::span<const int32_t> Scheduler::Impl::part_of(const ScheduledPrompt& prompt, int64_t others) const {
@@ -70,7 +111,7 @@ void Scheduler::Impl::extend_all(ScheduledPrompt* prompt, StepReport& report) {
   }
   prefixes.make_room(pages);
   const Status status = extend(all);
-  unsettled = status.ok() && extended.empty() && prompt && prompt->rest() > 0;
+  if (status.ok() && extended.empty() && prompt && prompt->rest() > 0) unsettled = prompt;
   if (!status.ok()) {
     streaming = nullptr;  // what was queued of its pass may not have been done: it begins again
     for (const ScheduledAnswer* a : extended) fail(a->prompt.request, status);
@@ -92,14 +133,11 @@ void Scheduler::Impl::slice(ScheduledPrompt& prompt) {
       prefixes.make_room(parts.cache.pages_to_reserve(timeline.pages, done, done + n));
       MOEBIUS_TRY(timeline.begin_streamed(prompt.ids));
       streaming = &prompt;
-    } else if (unsettled) {
-      MOEBIUS_TRY(timeline.settle());
     }
     return timeline.slice_streamed(prompt.ids);
   };
   const int64_t before = std::ssize(timeline.tokens);
   const Result<bool> passed = go_on();
-  unsettled = false;
   if (!passed.ok()) {
     streaming = nullptr;
     return fail(prompt.request, passed.status());
@@ -110,7 +148,16 @@ void Scheduler::Impl::slice(ScheduledPrompt& prompt) {
   if (prompt.rest() == 0) prompt_ready(prompt);
 }
 
+// Whose pass was not waited for hears of its error.
+void Scheduler::Impl::settle() {
+  ScheduledPrompt* const prompt = std::exchange(unsettled, nullptr);
+  if (!prompt) return;
+  const Status status = prompt->session->impl().settle();
+  if (!status.ok()) fail(prompt->request, status);
+}
+
 StepReport Scheduler::Impl::step() {
+  settle();
   take_arrivals();
   for (ScheduledRequest& r : requests)
     if (r.ticket->cancelled()) fail(r, cancelled_status());
