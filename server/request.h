@@ -21,9 +21,8 @@ namespace moebius {
 struct RequestLimits {
   int64_t vocab = 0;
   SamplingParams sampling;  // where the request says nothing
-  int64_t inputs = 2048;  // of embeddings
-  int64_t n = 8, prompts = 64, messages = 4096, stops = 16,
-          stop_bytes = 256, biases = 1024, salt_bytes = 256;
+  int64_t inputs = 2048;    // of embeddings
+  int64_t n = 8, prompts = 64, messages = 4096, stops = 16, stop_bytes = 256, biases = 1024, salt_bytes = 256;
   int64_t breakers = 16, breaker_bytes = 64;
   int64_t tools = 128, tool_bytes = 256 << 10, grammar_bytes = 1 << 20;
 };

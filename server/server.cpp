@@ -29,7 +29,7 @@ std::string bracketed(const std::string& host) {
 }  // namespace
 
 struct Server::Impl {
-  Impl(Engine& engine, ServerOptions options, spdlog::logger& log);
+  Impl(Engine& engine, ServerOptions options, spdlog::logger& log, std::unique_ptr<PrefixStore> prefixes);
   void drain_when_asked();
 
   Service service;
@@ -40,8 +40,9 @@ struct Server::Impl {
   std::atomic<bool> finished = false;
 };
 
-Server::Impl::Impl(Engine& engine, ServerOptions options, spdlog::logger& log)
-    : service(engine, std::move(options), log),
+Server::Impl::Impl(Engine& engine, ServerOptions options, spdlog::logger& log,
+                   std::unique_ptr<PrefixStore> prefixes)
+    : service(engine, std::move(options), log, std::move(prefixes)),
       admission(service, router),
       http(connection_limits(service.options), static_cast<size_t>(service.options.queue) + kSpareThreads) {
   add_page_route(router, service);
@@ -85,7 +86,11 @@ Result<std::unique_ptr<Server>> Server::create(Engine& engine, ServerOptions opt
                     "--allow-no-key to let everyone in",
                     options.host));
   }
-  auto impl = std::make_unique<Impl>(engine, std::move(options), log);
+  std::unique_ptr<PrefixStore> prefixes;
+  if (!options.prefix_dir.empty()) {
+    MOEBIUS_ASSIGN(prefixes, PrefixStore::open(options.prefix_dir, options.prefix_bytes));
+  }
+  auto impl = std::make_unique<Impl>(engine, std::move(options), log, std::move(prefixes));
   for (const ServerOptions::NamedFolder& a : impl->service.options.adapters)
     MOEBIUS_TRY(impl->service.adapters.load(a.name, a.folder));
   return std::unique_ptr<Server>(new Server(std::move(impl)));

@@ -30,6 +30,8 @@ struct ServerOptions {
   };
   std::vector<NamedFolder> adapters;  // offered from the start
   std::string adapter_dir;            // that clients may load adapters from; "": they may not
+  std::string prefix_dir;  // folder for cold prefixes (engine/prefix_store.h); "": they are forgotten
+  int64_t prefix_bytes = int64_t{10} << 30;  // that it may take
   int64_t body_bytes = 32 << 20;
   int queue = 64;                               // requests that wait at most
   std::chrono::milliseconds timeout{3600'000};  // for one answer, waiting included

@@ -16,14 +16,14 @@ SchedulerOptions scheduler_options(const ServerOptions& options) {
 
 }  // namespace
 
-Service::Service(Engine& e, ServerOptions o, spdlog::logger& l)
+Service::Service(Engine& e, ServerOptions o, spdlog::logger& l, std::unique_ptr<PrefixStore> prefixes)
     : engine(e),
       options(std::move(o)),
       log(l),
       metrics(options.models.front(), options.version),
       constraints(e),
       adapters(e, options.models),
-      scheduler(e, scheduler_options(options)) {
+      scheduler(e, scheduler_options(options), std::move(prefixes)) {
   limits.vocab = engine.config().vocab;
   limits.sampling = engine.default_sampling();
   stepping = std::thread([this] { scheduler.run(); });

@@ -21,7 +21,8 @@
 namespace moebius {
 
 struct Service {
-  Service(Engine& e, ServerOptions o, spdlog::logger& l);
+  // prefixes: null for none.
+  Service(Engine& e, ServerOptions o, spdlog::logger& l, std::unique_ptr<PrefixStore> prefixes);
   ~Service();
 
   Engine& engine;

@@ -196,6 +196,10 @@ void add_serve(CLI::App& app, Run& run) {
           "tokens that the cache of all answers, and of conversations that may go on, holds together "
           "(default: --ctx-size for each of --parallel)")
       ->check(CLI::Range(int64_t{64}, int64_t{1} << 40));
+  command->add_option("--prefix-dir", server.prefix_dir,
+                      "folder where prefixes that give way to others are kept, also for the next start "
+                      "(default: they are forgotten)");
+  add_size(*command, "--prefix-disk", server.prefix_bytes, "that the folder may take (default 10GiB)");
   command->add_option("--max-queue", server.queue, "requests that may wait (default 64)")
       ->check(CLI::Range(1, 4096));
   command
