@@ -18,7 +18,7 @@ import sys
 import jsonschema
 import openai
 import pydantic
-from openai.types import Completion, Model
+from openai.types import Completion, CreateEmbeddingResponse, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from checks import check, failures, valid
 
@@ -101,6 +101,30 @@ def check_logprobs(client, model):
     check(len(plain.choices[0].logprobs.tokens) == len(plain.choices[0].logprobs.text_offset), "logprob arrays")
     pieces = client.completions.create(model=model, prompt="One", max_tokens=4, temperature=0, stream=True)
     check("".join(c.choices[0].text for c in pieces) == plain.choices[0].text, "streamed completion")
+
+
+def check_embeddings(client, model):
+    answer = client.embeddings.create(model=model, input=["Hello", "Hello there"])  # as base64, unless told otherwise
+    valid(CreateEmbeddingResponse, answer, "embeddings")
+    check(len(answer.data) == 2 and answer.usage.total_tokens > 1, "two embeddings")
+    for embedding in answer.data:
+        check(abs(sum(x * x for x in embedding.embedding) - 1) < 1e-5, "of length one")
+    plain = client.embeddings.create(model=model, input="Hello", encoding_format="float").data[0].embedding
+    # Float formats may sum in another order beside another input.
+    check(max(abs(a - b) for a, b in zip(plain, answer.data[0].embedding)) < 1e-4, "as floats and as base64")
+
+
+def check_adapter(client, model, adapter, first):
+    listed = {m.id: m for m in client.models.list().data}
+    check(adapter in listed and getattr(listed[adapter], "parent", None) == model, "the adapter is a model with a parent")
+    messages = [{"role": "user", "content": "Hello"}]
+    ask = dict(messages=messages, temperature=0, max_completion_tokens=12)
+    by_name = client.chat.completions.create(model=adapter, **ask)
+    check(by_name.model == adapter, "the answer bears the adapter's name")
+    by_field = client.chat.completions.create(model=model, extra_body={"adapter": adapter}, **ask)
+    check(by_field.choices[0].message.content == by_name.choices[0].message.content, "chosen by `adapter`")
+    plain = client.chat.completions.create(model=model, **ask)
+    check(plain.choices[0].message.content == first, "the model itself answers as before")
 
 
 def check_error(expected, code, call):
@@ -267,6 +291,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8080/v1")
     parser.add_argument("--key", default="", help="one of the server's keys; empty: it needs none")
+    parser.add_argument("--adapter", help="the name of an adapter that the server offers (--lora)")
     parser.add_argument("--tools", action="store_true", help="the server has pebble, which calls a calculator")
     args = parser.parse_args()
     client = openai.OpenAI(base_url=args.url, api_key=args.key or "none", max_retries=0)
@@ -274,6 +299,9 @@ def main():
     first = check_whole(client, model)
     check_conversation(client, model, first)
     check_logprobs(client, model)
+    check_embeddings(client, model)
+    if args.adapter:
+        check_adapter(client, model, args.adapter, first)
     check_errors(client, model, args.url, args.key)
     check_hostile(client, model)
     if args.tools:
