@@ -52,6 +52,7 @@ struct Heard {
   std::vector<float> logprobs;
   std::string text;
   GenerateStats stats;
+  std::vector<float> embedding;
   bool done = false;
 };
 
@@ -72,7 +73,7 @@ class Listener {
           answer.logprobs.push_back(event->chosen.logprob);
           break;
         case GenerationEvent::Kind::kChoiceDone:
-          answer.stats = event->stats, answer.done = true;
+          answer.stats = event->stats, answer.embedding = event->embedding, answer.done = true;
           break;
         case GenerationEvent::Kind::kFailed:
           status_ = event->status;

@@ -1,14 +1,17 @@
 // Cases drawn at random: a model, a device with some or all of its experts, sizes of caches and parts,
-// requests with common prefixes, several answers, priorities and cancels at any step. Every answer must be
-// what it is alone, every page that two have must stay as it is, and every page must come free again. Case i
-// is drawn from seed i, so a failure is repeated by its name: --gtest_filter='*/SchedulerSoak.*/17'.
+// requests with common prefixes, adapters, several answers, priorities and cancels at any step, embeddings
+// between them, and a disk for what gave way. Every answer must be what it is alone, every page that two have
+// must stay as it is, and every page must come free again. Case i is drawn from seed i, so a failure is
+// repeated by its name: --gtest_filter='*/SchedulerSoak.*/17'.
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstring>
 
 #include "engine/session.h"
+#include "tests/adapter_cases.h"
 #include "tests/scheduler_runs.h"
+#include "tests/tools_process.h"
 
 namespace moebius {
 namespace {
@@ -33,6 +36,7 @@ class Soak {
     options.prefill_chunk = of<int64_t>({40, 64, 200});
     options.sessions = 1 + below(5);
     options.cache_tokens = of<int64_t>({256, 448, 1024});
+    options.adapter_memory = 2 << 20;
     if (one_in(2)) {
       options.device = DeviceKind::kSim, options.overlap = !one_in(4);
       const int64_t least = least_budget(options), more = budget(options, 1) - least;
@@ -45,7 +49,12 @@ class Soak {
     cache_ = &session_->impl().parts.cache;
     SchedulerOptions scheduling;
     scheduling.busy_chunk = of<int64_t>({36, 50, 64});
-    scheduler_ = std::make_unique<Scheduler>(*engine_, scheduling);
+    scheduling.read_bytes = of<int64_t>({1, 1 << 20});
+    std::unique_ptr<PrefixStore> store;
+    if (one_in(2))
+      store = std::move(*PrefixStore::open(scratch_.file("store"), of<int64_t>({1 << 20, 1 << 30})));
+    scheduler_ = std::make_unique<Scheduler>(*engine_, scheduling, std::move(store));
+    for (uint32_t i = 0; i < 2; ++i) make_adapter(scratch_.file(i == 0 ? "one" : "two"), i);
     for (int i = 0; i < 3; ++i) stems_.push_back(random_ids(random_, 130, vocab()));
     SCOPED_TRACE(engine_->describe());
   }
@@ -76,6 +85,21 @@ class Soak {
   T of(std::initializer_list<T> values) {
     return values.begin()[below(std::ssize(values))];
   }
+  // Not of kv_b, whose merged copy is a float matrix: its products depend on where a prompt is cut.
+  void make_adapter(const std::string& dir, uint32_t seed) {
+    const auto wanted = [](const ModelMatrix& m) { return !m.name.ends_with("kv_b_proj"); };
+    const auto factors = adapters::random_factors(single_->config(), wanted, 0.2f, seed);
+    ASSERT_TRUE(
+        write_adapter(dir, single_->config(), factors, {AdapterLayout::kPerExpert, "", "", "", ""}).ok());
+    auto here = engine_->open_adapter(dir), alone = single_->open_adapter(dir);
+    ASSERT_TRUE(here.ok() && alone.ok()) << here.status().message();
+    adapters_[*here] = *alone;
+  }
+  std::shared_ptr<BatchAdapter> some_adapter() {
+    const int64_t i = below(2 + std::ssize(adapters_));
+    return i < std::ssize(adapters_) ? std::next(adapters_.begin(), i)->first : nullptr;
+  }
+
   int64_t vocab() const { return single_->config().vocab; }
 
   // A beginning that others have too, or an earlier conversation gone on with, and something new.
@@ -95,6 +119,9 @@ class Soak {
     if (one_in(4)) g.n = 2 + static_cast<int>(below(3));
     g.priority = static_cast<int>(below(3)) - 1;
     // MLA attends what it decoded in another form than what it is given: equal to the bit without sharing.
+    g.adapter = some_adapter();
+    g.embed = one_in(8);
+    if (g.embed) g.n = 1;
     if (integer_ && latent_) g.cache_salt = std::to_string(asked_.size());
     const auto ticket = scheduler_->submit(g);
     if (!ticket.ok()) {
@@ -106,15 +133,16 @@ class Soak {
     heard_.emplace_back(*ticket);
   }
 
-  // Every page that two have is the same afterwards, byte by byte.
+  // Every page that two answers have is the same afterwards, byte by byte. The third is the tree of prefixes:
+  // where it gives a page up for want of room, a single answer has it for itself, and may write.
   bool step() {
     std::vector<std::pair<int32_t, std::string>> shared;
     for (int32_t page = 0; page < cache_->pages() && engine_->options().device == DeviceKind::kHost; ++page)
-      if (cache_->users(page) > 1) shared.emplace_back(page, bytes_of(page));
+      if (cache_->users(page) > 2) shared.emplace_back(page, bytes_of(page));
     const bool idle = scheduler_->step().idle;
     for (Listener& l : heard_) l.hear();
     for (const auto& [page, before] : shared)
-      EXPECT_TRUE(cache_->users(page) < 2 || bytes_of(page) == before) << "page " << page << " was written";
+      EXPECT_TRUE(cache_->users(page) < 3 || bytes_of(page) == before) << "page " << page << " was written";
     return idle;
   }
 
@@ -133,9 +161,10 @@ class Soak {
       ASSERT_EQ(heard_[i].status().code(), Code::kCancelled) << heard_[i].status().message();
       return;
     }
+    if (asked_[i].embed) return check_embedding(i);
     for (int c = 0; c < asked_[i].n; ++c) {
       // A new one each time: going back to the prompt on the same one would attend its last token otherwise.
-      auto session = single_->new_session();
+      auto session = single_->new_session(adapters_[asked_[i].adapter]);
       const Heard& got = heard_[i].answer(c);
       ASSERT_TRUE(got.done);
       const int64_t room = kContext - std::ssize(asked_[i].prompts[0]), most = asked_[i].options.max_tokens;
@@ -152,6 +181,19 @@ class Soak {
     }
   }
 
+  void check_embedding(size_t i) {
+    Generation same = asked_[i];
+    same.adapter = adapters_[same.adapter];
+    Scheduler alone(*single_, {});
+    Listener listener(*alone.submit(std::move(same)));
+    run_all(alone, {&listener});
+    const std::vector<float>&got = heard_[i].answer().embedding, &want = listener.answer().embedding;
+    ASSERT_EQ(std::ssize(want), single_->config().hidden);
+    const double apart = adapters::relative_error(got, want);
+    EXPECT_LE(apart, integer_ ? 0 : 1) << "request " << i;
+    strayed_ += apart > 2e-4;
+  }
+
   // As a share of the largest logit: of the token that was chosen from the best one, and of its probability.
   static double difference(std::span<const float> logits, int32_t id, float logprob) {
     float largest = 0;
@@ -160,10 +202,12 @@ class Soak {
     return std::max(worse, std::fabs(log_probability(logits, id).logprob - logprob)) / largest;
   }
 
+  const process::Scratch scratch_;
   std::mt19937 random_;
   bool integer_ = false, latent_ = false;
   std::unique_ptr<Engine> single_, engine_;
-  std::unique_ptr<Session> session_;  // for its cache
+  std::map<std::shared_ptr<BatchAdapter>, std::shared_ptr<BatchAdapter>> adapters_;  // of engine_: of single_
+  std::unique_ptr<Session> session_;                                                 // for its cache
   KvCache* cache_ = nullptr;
   std::unique_ptr<Scheduler> scheduler_;
   std::vector<std::vector<int32_t>> stems_;
