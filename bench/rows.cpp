@@ -14,6 +14,7 @@
 #include <fmt/format.h>
 
 #include "kernels/backend.h"
+#include "kernels/half.h"
 #include "kernels/parallel.h"
 #include "kernels/probe.h"
 #include "tests/random_matrix.h"
@@ -73,6 +74,15 @@ struct Tokens {
   std::vector<int32_t> sum;
 };
 
+// Codes as weights have them, the largest at the end of the range: of all codes a sixteenth is subnormal, and
+// those take longer.
+void draw_weights(uint8_t* codes, int64_t count, std::mt19937& random) {
+  std::normal_distribution<float> normal(0, 110);
+  std::vector<uint8_t> some(1 << 16);
+  for (uint8_t& code : some) code = f32_to_f8e4m3(normal(random));
+  for (int64_t i = 0; i < count; ++i) codes[i] = some[static_cast<size_t>(random() % some.size())];
+}
+
 double median_seconds(const Matrix& w, const FormatKernels& kernels, const Tokens& tokens, int64_t n,
                       ThreadPool& pool) {
   std::vector<float> y(static_cast<size_t>(w.rows * n));
@@ -102,6 +112,7 @@ int run(int threads, int64_t n) {
     std::vector<uint8_t> bytes(static_cast<size_t>(shape.data_bytes() + shape.scale_bytes()));
     std::mt19937 random(1);
     Matrix w = test::random_matrix(shape, bytes.data(), bytes.data() + shape.data_bytes(), random);
+    if (format == Format::kFp8Block) draw_weights(bytes.data(), shape.data_bytes(), random);
     const MappedFile file(bytes);
     if (!file.ok()) {
       fmt::print(stderr, "bench_rows: cannot map a file of {} bytes in /tmp\n", bytes.size());

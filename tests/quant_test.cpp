@@ -424,8 +424,8 @@ void test_rows(const Matrix& w, const std::string& where, std::mt19937& random) 
 TEST(Quant, KernelsKeepTheirContractOnManyShapes) {
   std::mt19937 random(11);
   const std::pair<int64_t, int64_t> shapes[] = {
-      {1, 1},    {1, 8},   {3, 7},     {8, 32}, {9, 33},  {17, 31}, {5, 96},   {16, 64},
-      {23, 100}, {2, 129}, {130, 260}, {7, 40}, {11, 25}, {4, 29},  {3, 2100}, {1, 17000}};
+      {1, 1},   {1, 8},     {3, 7},  {8, 32},  {9, 33}, {17, 31},  {5, 96},    {16, 64},   {23, 100},
+      {2, 129}, {130, 260}, {7, 40}, {11, 25}, {4, 29}, {3, 2100}, {1, 17000}, {131, 256}, {3, 2176}};
   for (Format format : kAllFormats) {
     for (const auto& [rows, cols] : shapes) {
       for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
@@ -462,6 +462,28 @@ TEST(Quant, KernelsHoldAtTheEdgesOfTheirRange) {
         test_rows(owned.w, "edge", random);
       }
     }
+  }
+}
+
+// Numbers so large, so small or so wrong that a kernel which moves bits cannot take them, beside others: each
+// token is what it is alone.
+TEST(Quant, Fp8RowsTakeNumbersOfAnyRange) {
+  std::mt19937 random(14);
+  const Owned owned({Format::kFp8Block, 20, 384, kFp8Block, DType::kF32}, random);
+  Tokens x(7, 384, random);
+  const auto token = [&](int64_t i) { return std::span(x.x).subspan(static_cast<size_t>(i * 384), 384); };
+  for (float& v : token(1)) v *= 0x1p40f;
+  for (float& v : token(2)) v *= 0x1p-60f;
+  token(4)[200] = 0x1p31f;
+  test_dots(owned.w, x, "of any range", random);
+  token(3)[7] = std::numeric_limits<float>::infinity();
+  token(5)[383] = std::numeric_limits<float>::quiet_NaN();
+  for (const FormatKernels* kernels : runnable(Format::kFp8Block)) {
+    std::vector<float> y(7 * 20), want(y);
+    format_kernels(Format::kFp8Block).back().dot_rows(owned.w, 0, 20, x.exact, nullptr, 7, want.data(), 20);
+    kernels->dot_rows(owned.w, 0, 20, x.exact, nullptr, 7, y.data(), 20);
+    for (size_t i = 0; i < y.size(); ++i)
+      EXPECT_EQ(std::isfinite(y[i]), std::isfinite(want[i])) << kernels->name << " " << i;
   }
 }
 

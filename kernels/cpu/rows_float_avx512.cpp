@@ -1,5 +1,6 @@
 // AVX-512 row kernels of the float formats, and of integer ones on activations that are not rounded.
 #include "kernels/cpu/rows_float_avx512.h"
+#include "kernels/cpu/rows_fp8_avx512.h"
 
 #include "kernels/rows.h"
 
@@ -38,8 +39,7 @@ struct F16 {
   }
 };
 
-// E4M3: sign and magnitude moved to where a half has them give the value times 2^-8 exactly. (Moved to where
-// a float has them, 2^-120 times, they are ready a fifth sooner, but products with small numbers vanish.)
+// E4M3: sign and magnitude moved to where a half has them give the value times 2^-8 exactly.
 struct Fp8 {
   static constexpr bool kScaled = true;
   static constexpr int64_t kEightBytes = 8, kScaleRows = kFp8Block;
@@ -76,12 +76,23 @@ struct Int4 {
   }
 };
 
+// Each token in the form that it takes alone, so that its bits do not depend on its company.
+template <int T>
+void dot_fp8_tokens(const Rows& w, int64_t begin, int64_t end, const float* const* x, float* const* y) {
+  if (can_move(w) && dot_moved_tokens<T>(w, begin, end, x, y)) return;
+  if (T == 1 || !can_move(w)) return dot_wide_tokens<Fp8, T>(w, begin, end, x, y);
+  for (int t = 0; t < T; ++t) dot_fp8_tokens<1>(w, begin, end, x + t, y + t);
+}
+template <>
+constexpr DotTokens kWideDots<Fp8>[] = {nullptr, dot_fp8_tokens<1>, dot_fp8_tokens<2>, dot_fp8_tokens<3>,
+                                        dot_fp8_tokens<4>};
+
 }  // namespace
 
 #define MOEBIUS_FLOAT_ROWS_AVX512(suffix, F)                                                                 \
   void dot_rows_##suffix(const Matrix& w, int64_t begin, int64_t end, const Activations& x,                  \
                          const int32_t* tokens, int64_t n, float* y, int64_t ldy) {                          \
-    dot_float_rows_wide<F>(w, begin, end, x, tokens, n, y, ldy);                                             \
+    dot_by_tokens(kWideDots<F>, w, begin, end, x, tokens, n, y, ldy);                                        \
   }                                                                                                          \
   void axpy_rows_##suffix(const Matrix& w, int64_t begin, int64_t end, const float* coefficient, float* y) { \
     axpy_rows_wide<F>(w, begin, end, coefficient, y);                                                        \

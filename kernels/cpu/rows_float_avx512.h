@@ -157,13 +157,12 @@ static void dot_wide_tokens(const Rows& w, int64_t begin, int64_t end, const flo
   for (int64_t r = begin; r < end; ++r) dot_wide_row<F, T>(w, r, x, y, r - begin);
 }
 
-template <class F>
-static void dot_float_rows_wide(const Matrix& matrix, int64_t begin, int64_t end, const Activations& x,
-                                const int32_t* tokens, int64_t n, float* y, int64_t ldy) {
+// The rows of one to four tokens, by dots[their number].
+using DotTokens = void (*)(const Rows&, int64_t, int64_t, const float* const*, float* const*);
+
+static void dot_by_tokens(const DotTokens (&dots)[5], const Matrix& matrix, int64_t begin, int64_t end,
+                          const Activations& x, const int32_t* tokens, int64_t n, float* y, int64_t ldy) {
   const Rows w(matrix);
-  using Dot = void (*)(const Rows&, int64_t, int64_t, const float* const*, float* const*);
-  static constexpr Dot kDots[] = {nullptr, dot_wide_tokens<F, 1>, dot_wide_tokens<F, 2>,
-                                  dot_wide_tokens<F, 3>, dot_wide_tokens<F, 4>};
   for (int64_t i = 0; i < n;) {
     const float* token[4];
     float* out[4];
@@ -172,9 +171,13 @@ static void dot_float_rows_wide(const Matrix& matrix, int64_t begin, int64_t end
       token[t] = x.x + (tokens ? tokens[i] : i) * x.ld;
       out[t] = y + i * ldy;
     }
-    kDots[count](w, begin, end, token, out);
+    dots[count](w, begin, end, token, out);
   }
 }
+
+template <class F>
+static constexpr DotTokens kWideDots[] = {nullptr, dot_wide_tokens<F, 1>, dot_wide_tokens<F, 2>,
+                                          dot_wide_tokens<F, 3>, dot_wide_tokens<F, 4>};
 
 // y += coefficient[i] * row r0 + i, for R rows in ascending order.
 template <class F, int R>
