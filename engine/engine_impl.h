@@ -1,0 +1,61 @@
+// The inside of an Engine: what is opened, and in which order.
+#pragma once
+
+#include <mutex>
+#include <optional>
+
+#include "engine/batch_adapter.h"
+#include "engine/device_model.h"
+#include "engine/engine.h"
+#include "engine/fingerprint.h"
+#include "engine/prompt.h"
+#include "engine/session.h"
+#include "engine/trace_file.h"
+
+namespace moebius {
+
+struct Engine::Impl {
+  EngineOptions options;
+  std::unique_ptr<TraceFile> trace;  // null unless asked for; outlives the backend
+  std::unique_ptr<ModelFiles> files;
+  std::unique_ptr<AdaptedWeights> adapted;  // null without an adapter
+  OpMeter meter;
+  std::unique_ptr<Backend> host, device;   // device: null on the host
+  std::unique_ptr<DeviceModel> on_device;  // null on the host
+  RotaryTable rotary;
+  GenerationConfig generation;
+  std::unique_ptr<Tokenizer> tokenizer;
+  PromptRenderer prompt;
+  ChatMarkup markup;
+  std::once_flag vocabulary_made;
+  std::shared_ptr<const TokenVocabulary> vocabulary;  // for constraints; null before the first
+  DType cache_type = DType::kF32;
+  std::optional<ExpertMap> map;  // where there is no ExpertStore, which has one
+  std::optional<DiskTier> disk;  // on the host, if the model is larger than its memory
+  std::optional<KvCache> cache;
+  WorkspaceMemory workspace, second_workspace;
+  std::optional<SessionParts> parts;
+  std::string fingerprint;
+  std::vector<std::string> notes;
+
+  const Weights& host_weights() const { return adapted ? adapted->weights() : files->weights(); }
+  Backend& backend() const { return device ? *device : *host; }
+  HostOptions host_options() const {
+    return {options.threads, options.exact_activations, options.isa, options.gemm};
+  }
+  Status open_adapter();
+  Status open_meter();
+  // make_device: empty on the host.
+  Status open_backend(const MakeDevice& make_device);
+  Status open_device(const MakeDevice& make_device, const DeviceModel::Needs& needs);
+  // What sessions share: caches, activations, the model's parts.
+  Status open_sessions(const DeviceModel::Needs& needs);
+  Status open_trace();
+  std::string heat_file() const {
+    return fmt::format("{}/{:016x}.safetensors", options.heat_dir, hash_of(fingerprint));
+  }
+  ExpertHeat known_heat();
+  ~Impl();
+};
+
+}  // namespace moebius

@@ -1,0 +1,239 @@
+// Opening an Engine: the files, the weights' places, what sessions share.
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "engine/engine_impl.h"
+#include "engine/heat_file.h"
+#include "kernels/gpu.h"
+
+namespace moebius {
+namespace {
+
+constexpr int64_t kDefaultContext = 16384;
+
+// Distinguishes models for Session::restore: the files' sizes and the whole configuration.
+std::string fingerprint_of(const ModelFiles& files, const std::string& config_text) {
+  return fmt::format("{} {} {:016x}", files.config().model_type, files.checkpoint().total_bytes(),
+                     hash_of(config_text));
+}
+
+bool exists(const std::string& path) {
+  struct stat info {};
+  return stat(path.c_str(), &info) == 0;
+}
+
+bool has_tokenizer_files(const std::string& dir) {
+  return exists(dir + "/tokenizer.json") || exists(dir + "/tiktoken.model") ||
+         exists(dir + "/tokenizer.model");
+}
+
+// An int8 cache scales whole groups of columns, which keys and values must not share.
+Status takes_int8_cache(const ModelConfig& config, DeviceKind device) {
+  if (device == DeviceKind::kCuda)
+    return unsupported("--cache-type int8 is for the CPU; on a GPU use bf16 or f32");
+  const bool mla = config.attention == AttentionKind::kMla;
+  const int64_t first = mla ? config.kv_lora : config.kv_heads * config.head_dim;
+  if (first % kCacheGroup == 0) return Status();
+  return unsupported(
+      fmt::format("--cache-type int8 needs a multiple of {} as {}, this model has {}; use bf16", kCacheGroup,
+                  mla ? "kv_lora_rank" : "key heads times head_dim", first));
+}
+
+}  // namespace
+
+// Of earlier runs; a file that cannot be used costs nothing but a note.
+ExpertHeat Engine::Impl::known_heat() {
+  if (!options.heat_dir.empty()) {
+    Result<ExpertHeat> heat = read_heat(heat_file(), fingerprint, host_weights());
+    if (heat.ok()) return std::move(*heat);
+    if (heat.status().code() != Code::kNotFound) notes.push_back(heat.status().message());
+  }
+  return no_heat(host_weights());
+}
+
+// Nobody is left to hear that the file could not be written, and the next run only starts colder.
+Engine::Impl::~Impl() {
+  if (device && device->sync().ok() && trace) static_cast<void>(trace->write());
+  if (on_device && on_device->experts() && !options.heat_dir.empty())
+    static_cast<void>(write_heat(heat_file(), fingerprint, on_device->experts()->heat()));
+}
+
+Status Engine::Impl::open_adapter() {
+  MOEBIUS_ASSIGN(Adapter adapter, read_adapter(options.adapter, files->config()));
+  notes.push_back(fmt::format("adapter {}: {}", options.adapter, describe_adapter(adapter)));
+  notes.insert(notes.end(), adapter.notes.begin(), adapter.notes.end());
+  fingerprint += ' ' + fingerprint_of(adapter);
+  MOEBIUS_ASSIGN(
+      adapted, AdaptedWeights::create(files->config(), files->weights(), std::move(adapter.factors), false));
+  return Status();
+}
+
+Status Engine::Impl::open_meter() {
+  host = make_metered_backend(std::move(host), meter);
+  WeightVisitor visitor;
+  visitor.matrix = [&](const std::string&, Role role, int64_t, int64_t, Matrix& w) {
+    constexpr const char* kLabels[kRoleCount] = {"embedding", "head",   "attention", "dense",
+                                                 "shared",    "expert", "router"};
+    meter.label(w.data, kLabels[static_cast<size_t>(role)]);
+    return Status();
+  };
+  visitor.vector = [](const std::string&, int64_t, Tensor&) { return Status(); };
+  Weights views = host_weights();
+  MOEBIUS_TRY(visit_weights(files->config(), views, visitor));
+  if (files->config().tied_head) meter.label(views.head.data, "head");
+  return Status();
+}
+
+Status Engine::Impl::open_backend(const MakeDevice& make_device) {
+  host = make_host_backend(host_options());
+  if (options.meter && !make_device) MOEBIUS_TRY(open_meter());
+  const ModelConfig& config = files->config();
+  DeviceModel::Needs needs;
+  needs.context = options.context;
+  needs.adapters = make_device ? options.adapter_memory : 0;
+  needs.most_tokens = options.prefill_chunk + options.sessions - 1;  // a prompt's, and a token of all others
+  needs.second_tokens = make_device ? options.sessions / 2 : 0;
+  needs.workspace = WorkspaceMemory::bytes(config, needs.most_tokens) +
+                    (needs.second_tokens > 0 ? WorkspaceMemory::bytes(config, needs.second_tokens) : 0);
+  if (options.cache_tokens == 0 && !checked_mul(options.context, options.sessions, &options.cache_tokens))
+    return invalid(fmt::format("{} sequences of {} tokens are too many; lower --parallel or --ctx-size",
+                               options.sessions, options.context));
+  MOEBIUS_ASSIGN(needs.cache, KvCache::bytes(config, config.layers, cache_type, options.cache_tokens));
+  if (make_device) MOEBIUS_TRY(open_device(make_device, needs));
+  MOEBIUS_TRY(open_sessions(needs));
+  return open_trace();
+}
+
+Status Engine::Impl::open_device(const MakeDevice& make_device, const DeviceModel::Needs& needs) {
+  const ModelConfig& config = files->config();
+  const int64_t least = DeviceModel::least_bytes(config, host_weights(), needs);
+  if (options.device_memory == 0)
+    options.device_memory = DeviceModel::bytes_for_all(config, host_weights(), needs);
+  if (options.device_memory < least) {
+    // What the context would have to be, or the whole cache where it has a size of its own.
+    const bool own_size = options.cache_tokens != options.context * options.sessions;
+    const int64_t per_token = needs.cache / (own_size ? options.cache_tokens : options.context);
+    const int64_t room = options.device_memory - (least - needs.cache);
+    const std::string instead = room >= per_token * kPageTokens
+                                    ? fmt::format(" to {}", room / per_token / kPageTokens * kPageTokens)
+                                    : std::string();
+    return no_memory(
+        fmt::format("--gpu-memory: attention, shared weights, workspace and a cache of {} tokens take {} "
+                    "bytes ({}), {} are given; give at least as much, or lower {}{}",
+                    options.cache_tokens, least, gib_text(least), gib_text(options.device_memory),
+                    own_size ? "--cache-tokens" : "--ctx-size", instead));
+  }
+  MOEBIUS_ASSIGN(device, make_device(options.device_memory));
+  MOEBIUS_ASSIGN(on_device, DeviceModel::create(config, host_weights(), options, cache_type, needs,
+                                                known_heat(), *host, *device));
+  if (on_device->plan()) notes.push_back(plan_paragraph(*on_device->plan()));
+  return Status();
+}
+
+Status Engine::Impl::open_sessions(const DeviceModel::Needs& needs) {
+  const ModelConfig& config = files->config();
+  MOEBIUS_ASSIGN(cache, KvCache::create(config, cache_type, options.cache_tokens, backend()));
+  MOEBIUS_ASSIGN(workspace, WorkspaceMemory::create(config, needs.most_tokens, backend()));
+  if (needs.second_tokens > 0) {
+    MOEBIUS_ASSIGN(second_workspace, WorkspaceMemory::create(config, needs.second_tokens, backend(), 1));
+  }
+  const Weights& weights = on_device ? on_device->weights() : host_weights();
+  const int64_t in_memory = files->checkpoint().total_bytes() + needs.cache + needs.workspace;
+  if (!on_device && in_memory > usable_ram(options.ram)) disk.emplace(weights);
+  map.emplace(host_weights());
+  const Model model{config,
+                    weights,
+                    rotary,
+                    backend(),
+                    on_device ? on_device->cold() : nullptr,
+                    host.get(),
+                    disk ? &*disk : nullptr,
+                    static_cast<float>(options.skip_threshold),
+                    on_device ? nullptr : &*map};
+  const int64_t two_groups_from =
+      on_device && on_device->cold() && options.overlap ? on_device->plan()->two_groups_from : 0;
+  parts.emplace(SessionParts{model, *cache, workspace, second_workspace,
+                             on_device ? on_device->prefill() : nullptr, options.context,
+                             options.prefill_chunk, two_groups_from, fingerprint});
+  return Status();
+}
+
+Status Engine::Impl::open_trace() {
+  if (options.trace.empty()) return Status();
+  if (!device)
+    return invalid("--trace shows the streams of a device; give --device too, or leave --trace out");
+  MOEBIUS_ASSIGN(trace, TraceFile::create(options.trace));
+  device->trace(&trace->tracer());
+  if (on_device->cold()) on_device->cold()->trace(&trace->tracer());
+  return Status();
+}
+
+Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked) {
+  EngineOptions options = asked;
+  if (options.device == DeviceKind::kAuto) {
+    const Result<std::vector<GpuInfo>> gpus = gpu_devices();
+    options.device = gpus.ok() && !gpus->empty() ? DeviceKind::kCuda : DeviceKind::kHost;
+  }
+  if (options.device == DeviceKind::kHost) return open(options, MakeDevice());
+  if (options.device == DeviceKind::kSim) {
+    return open(options, [&](int64_t bytes) {
+      return make_sim_backend({bytes,
+                               options.link_GBs,
+                               options.device_GBs,
+                               options.sim_seed,
+                               options.sim_fail_work,
+                               options.sim_fail_alloc,
+                               {options.threads, options.exact_activations, options.isa, options.gemm}});
+    });
+  }
+  MOEBIUS_ASSIGN(const std::vector<GpuInfo> gpus, gpu_devices());
+  if (gpus.empty()) return not_found("--device cuda: the driver lists no GPU; use --device host");
+  if (options.device_memory == 0) options.device_memory = gpus[0].memory_bytes / 10 * 9;
+  return open(options, [](int64_t bytes) { return make_cuda_backend({0, bytes}); });
+}
+
+Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked, const MakeDevice& device) {
+  auto impl = std::make_unique<Impl>();
+  EngineOptions& options = impl->options;
+  options = asked;
+  if (options.model.empty()) {
+    MOEBIUS_ASSIGN(options.model, default_model_dir());
+  } else {
+    MOEBIUS_ASSIGN(options.model, resolve_model_dir(options.model, hub_cache_dir()));
+  }
+  MOEBIUS_ASSIGN(impl->files, ModelFiles::open(options.model));
+  const ModelConfig& config = impl->files->config();
+  if (options.context > config.context) {
+    return invalid(fmt::format("--ctx-size {} is more than the model's limit of {} tokens", options.context,
+                               config.context));
+  }
+  if (options.context == 0) options.context = std::min(config.context, kDefaultContext);
+  if (options.threads == 0) options.threads = physical_cores();
+  if (options.ram == 0) options.ram = machine_memory();
+  options.prefill_chunk = std::min(options.prefill_chunk, options.context);
+  if (options.on_load) MOEBIUS_TRY(impl->files->checkpoint().read_in(options.on_load));
+  impl->rotary = rotary_table(config.rotary);
+  MOEBIUS_ASSIGN(impl->generation, GenerationConfig::load(options.model, config));
+  if (has_tokenizer_files(options.model)) {
+    MOEBIUS_ASSIGN(impl->tokenizer, Tokenizer::open(options.model));
+  }
+  MOEBIUS_ASSIGN(impl->prompt, PromptRenderer::open(options.model));
+  if (impl->tokenizer) impl->markup = chat_markup(*impl->tokenizer, impl->prompt.source());
+  const bool float32 = impl->files->weights().layers.front().o.format == Format::kF32;
+  impl->cache_type = cache_dtype(options.cache, float32);
+  if (options.cache == CacheType::kInt8) MOEBIUS_TRY(takes_int8_cache(config, options.device));
+  MOEBIUS_ASSIGN(const std::string config_text, read_text_file(options.model + "/config.json", 16 << 20));
+  impl->fingerprint = fingerprint_of(*impl->files, config_text);
+  impl->notes = impl->files->notes();
+  if (options.skip_threshold > 0) impl->fingerprint += fmt::format(" skip {}", options.skip_threshold);
+  if (!options.adapter.empty()) MOEBIUS_TRY(impl->open_adapter());
+  MOEBIUS_TRY(impl->open_backend(device));
+  if (config.random_weights)
+    impl->notes.push_back("the weights of this model are random: its answers are noise");
+  return std::unique_ptr<Engine>(new Engine(std::move(impl)));
+}
+
+}  // namespace moebius
