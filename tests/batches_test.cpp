@@ -53,6 +53,31 @@ std::vector<int64_t> examples_in(const MicroBatch& batch) {
   return out;
 }
 
+// Steps of a number of examples, whatever they take: each epoch whole, the last step of it with the rest.
+TEST(Batches, TakesAsManyExamplesAsAreAskedFor) {
+  const Dataset dataset = dataset_of({5, 9, 3, 7, 2, 8, 6, 4, 9, 5, 3});
+  for (const int64_t examples : {1, 4, 11, 50}) {
+    const BatchOptions options{.seed = 5, .max_rows = 12, .examples = examples};
+    Batches batches = batches_of(dataset, options);
+    BatchPosition position;
+    for (int64_t epoch = 0; epoch < 2; ++epoch) {
+      std::vector<int64_t> seen;
+      int64_t steps = 0;
+      for (; position.epoch == epoch; ++steps) {
+        const size_t before = seen.size();
+        for (const MicroBatch& micro : next(batches, position)) {
+          EXPECT_LE(std::ssize(micro.ids), options.max_rows);
+          for (const int64_t example : examples_in(micro)) seen.push_back(example);
+        }
+        EXPECT_EQ(seen.size() - before, std::min<size_t>(static_cast<size_t>(examples), 11 - before));
+      }
+      EXPECT_EQ(steps * 2, batches.steps(2));
+      std::sort(seen.begin(), seen.end());
+      EXPECT_EQ(seen, all_of(dataset));
+    }
+  }
+}
+
 std::vector<int64_t> lengths_of(size_t count) {
   std::vector<int64_t> lengths(count);
   for (size_t i = 0; i < count; ++i) lengths[i] = 2 + static_cast<int64_t>(i * 7 % 13);

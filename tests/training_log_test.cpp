@@ -22,6 +22,10 @@ namespace fs = std::filesystem;
 using Rows = std::vector<TrainingRow>;
 
 const std::string kHeader =
+    "step,tokens,seconds,loss,lr,grad_norm,tokens_per_s,eval_loss,expert_load,max_logit,accuracy,eval_"
+    "accuracy\n";
+// Of logs that were begun before accuracies were measured.
+const std::string kShortHeader =
     "step,tokens,seconds,loss,lr,grad_norm,tokens_per_s,eval_loss,expert_load,max_logit\n";
 
 TrainingRow row(int64_t step, double loss, double eval_loss = kNotMeasured) {
@@ -59,12 +63,15 @@ TEST_F(TrainingLogTest, WritesARowAtOnce) {
   const auto log = open(0);
   ASSERT_NE(log, nullptr);
   EXPECT_EQ(text(), kHeader);
-  TrainingRow all{1, 16384, 1.25, 9.0125, 0.0005, 12.5, 13107.2, 8.5, 1.75, 30};
+  TrainingRow all{1, 16384, 1.25, 9.0125, 0.0005, 12.5, 13107.2, 8.5, 1.75, 30, 0.5, 0.25};
   ASSERT_TRUE(log->append(all).ok());
-  EXPECT_EQ(text(), kHeader + "1,16384,1.25,9.0125,0.0005,12.5,13107.2,8.5,1.75,30\n") << "while it is open";
+  EXPECT_EQ(text(), kHeader + "1,16384,1.25,9.0125,0.0005,12.5,13107.2,8.5,1.75,30,0.5,0.25\n")
+      << "while it is open";
   ASSERT_TRUE(log->append(row(2, 4.5)).ok());
-  EXPECT_EQ(text(),
-            kHeader + "1,16384,1.25,9.0125,0.0005,12.5,13107.2,8.5,1.75,30\n2,2000,0.5,4.5,0.001,,,,,\n");
+  EXPECT_EQ(
+      text(),
+      kHeader +
+          "1,16384,1.25,9.0125,0.0005,12.5,13107.2,8.5,1.75,30,0.5,0.25\n2,2000,0.5,4.5,0.001,,,,,,,\n");
   EXPECT_EQ(log->rows().size(), 2u);
 }
 
@@ -115,6 +122,13 @@ TEST_F(TrainingLogTest, ResumedRunLeavesTheLogOfAnUninterruptedOne) {
   EXPECT_EQ(text(), kHeader) << "a run from the beginning";
 }
 
+TEST_F(TrainingLogTest, GoesOnWithALogOfFewerColumns) {
+  write(kShortHeader + "1,1000,0.25,4.5,0.001,,,,,3\n");
+  const auto log = open(1);
+  ASSERT_NE(log, nullptr);
+  EXPECT_EQ(text(), kHeader + "1,1000,0.25,4.5,0.001,,,,,3,,\n");
+}
+
 TEST_F(TrainingLogTest, TornHeaderIsBegunAnew) {
   for (const std::string& torn : {std::string(), std::string("step,tok")}) {
     write(torn);
@@ -130,11 +144,13 @@ TEST_F(TrainingLogTest, LeavesOtherFilesAlone) {
       {"notes", "is not a training log"},
       {"step,tokens,loss\n1,2,3\n", "is not a training log"},
       {kHeader + "1,2,3\n", "line 2"},
-      {kHeader + "1,2,3,4,5,6,7,8,9,10,11\n", "line 2"},
-      {kHeader + "1,2,3,4,5,6,7,8,9,10\nx,2,3,4,5,6,7,8,9,10\n", "line 3"},
-      {kHeader + "1,2,3,4x,5,6,7,8,9,10\n", "line 2"},
-      {kHeader + ",2,3,4,5,6,7,8,9,10\n", "line 2"},
-      {kHeader + "99999999999999999999,2,3,4,5,6,7,8,9,10\n", "line 2"},
+      {kHeader + "1,2,3,4,5,6,7,8,9,10\n", "line 2"},
+      {kHeader + "1,2,3,4,5,6,7,8,9,10,11,12,13\n", "line 2"},
+      {kHeader + "1,2,3,4,5,6,7,8,9,10,11,12\nx,2,3,4,5,6,7,8,9,10,11,12\n", "line 3"},
+      {kHeader + "1,2,3,4x,5,6,7,8,9,10,11,12\n", "line 2"},
+      {kHeader + ",2,3,4,5,6,7,8,9,10,11,12\n", "line 2"},
+      {kHeader + "99999999999999999999,2,3,4,5,6,7,8,9,10,11,12\n", "line 2"},
+      {kShortHeader + "1,2,3,4,5,6,7,8,9,10,11\n", "line 2"},
       {kHeader + "\n", "line 2"}};
   for (const auto& [content, message] : others) {
     write(content);

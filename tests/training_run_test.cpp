@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/engine.h"
+#include "engine/train/dataset.h"
 #include "engine/train/training_log.h"
 #include "kernels/half.h"
 #include "models/safetensors.h"
@@ -220,24 +221,108 @@ TEST_F(TrainingRun, ThreadsDoNotChangeABit) {
   expect_same_run(file("a"), file("b"));
 }
 
-TEST_F(TrainingRun, CtrlCSavesAndResumes) {
-  ASSERT_EQ(run(train(file("whole"))).code, 0);
+// Starts the program and waits for the fourth row of its log.
+pid_t start(const Args& args, const std::string& out) {
   const pid_t pid = fork();
   if (pid == 0) {
     const int null = open("/dev/null", O_RDWR);
     dup2(null, 1), dup2(null, 2);
-    process::become(train(file("cut")), {});
+    process::become(args, {});
   }
-  while (rows_of(file("cut")) < 4 && kill(pid, 0) == 0)
-    std::this_thread::sleep_for(std::chrono::microseconds(200));
-  kill(pid, SIGINT);
-  EXPECT_EQ(process::wait_for(pid), 1);
-  const int64_t rows = rows_of(file("cut"));
-  ASSERT_LT(rows, 16);
-  EXPECT_TRUE(fs::exists(file("cut") + fmt::format("/checkpoints/checkpoint-{:06}.safetensors", rows)));
-  ASSERT_EQ(run(train(file("cut"), {"--resume"})).code, 0);
-  EXPECT_EQ(log_of(file("cut")), log_of(file("whole")));
-  EXPECT_EQ(read_file(file("cut") + "/model.safetensors"), read_file(file("whole") + "/model.safetensors"));
+  while (rows_of(out) < 4 && kill(pid, 0) == 0) std::this_thread::sleep_for(std::chrono::microseconds(200));
+  return pid;
+}
+
+TEST_F(TrainingRun, CtrlCSavesAndResumes) {
+  ASSERT_EQ(run(train(file("whole"))).code, 0);
+  for (const int signal : {SIGINT, SIGTERM}) {
+    const std::string cut = file(fmt::format("cut{}", signal));
+    const pid_t pid = start(train(cut), cut);
+    kill(pid, signal);
+    EXPECT_EQ(process::wait_for(pid), 1);
+    const int64_t rows = rows_of(cut);
+    ASSERT_LT(rows, 16);
+    EXPECT_TRUE(fs::exists(cut + fmt::format("/checkpoints/checkpoint-{:06}.safetensors", rows)));
+    ASSERT_EQ(run(train(cut, {"--resume"})).code, 0);
+    EXPECT_EQ(log_of(cut), log_of(file("whole")));
+    EXPECT_EQ(read_file(cut + "/model.safetensors"), read_file(file("whole") + "/model.safetensors"));
+  }
+}
+
+// With --keep the adapters of the last evaluations stay, each whole; the last is the result.
+TEST_F(TrainingRun, KeepsTheResultsOfEvaluations) {
+  ASSERT_EQ(run(finetune(file("out"), {"--keep", "2"})).code, 0);
+  std::vector<std::string> kept;
+  for (const auto& entry : fs::directory_iterator(file("out")))
+    if (entry.path().filename().string().starts_with("step-")) kept.push_back(entry.path().filename());
+  std::sort(kept.begin(), kept.end());
+  ASSERT_EQ(kept, (std::vector<std::string>{"step-000008", "step-000012"}));
+  const std::string name = "/adapter_model.safetensors";
+  EXPECT_TRUE(read_file(file("out") + "/step-000012" + name) == read_file(file("out") + name));
+  EXPECT_FALSE(read_file(file("out") + "/step-000008" + name) == read_file(file("out") + name));
+  EXPECT_TRUE(fs::exists(file("out") + "/step-000008/adapter_config.json"));
+}
+
+TEST_F(TrainingRun, StopsWithItsParent) {
+  const std::string out = file("out");
+  const pid_t parent = fork();
+  if (parent == 0) {
+    start(train(out, {"--steps", "100000", "--parent", std::to_string(getpid())}), out);
+    _exit(0);
+  }
+  EXPECT_EQ(process::wait_for(parent), 0);
+  std::vector<std::string> saved;
+  for (int wait = 0; saved.empty() && wait < process::kPatienceMs; wait += 10) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    saved = checkpoints_of(out);
+  }
+  ASSERT_FALSE(saved.empty()) << "it goes on without its parent";
+  EXPECT_LT(rows_of(out), 10'000) << "a checkpoint comes by itself then";
+  expect_error(run(train(file("other"), {"--parent", "1"})), "did not start this one");
+}
+
+// Before the first step the adapter is nothing, so the engine's own logits tell which targets are the
+// likeliest.
+TEST_F(TrainingRun, CountsTheTargetsThatWereTheLikeliest) {
+  const std::string one = scratch_.write(
+      "one.jsonl",
+      "{\"text\": \"Number 7 is seven, number 8 is eight, number 9 is nine, and so on and on.\"}\n");
+  ASSERT_EQ(run({"finetune", "-m", kTiny, "--data", one, "--eval-data", one, "-o", file("out"), "--steps",
+                 "1", "--rank", "2", "--lr", "1e-9"})
+                .code,
+            0);
+  auto rows = read_training_log(file("out") + "/log.csv");
+  ASSERT_TRUE(rows.ok() && rows->size() == 1) << rows.status().message();
+
+  EngineOptions options;
+  options.model = kTiny;
+  auto engine = Engine::open(options);
+  ASSERT_TRUE(engine.ok()) << engine.status().message();
+  DatasetOptions how;
+  how.max_tokens = 512, how.vocab = (*engine)->config().vocab, how.stop_ids = (*engine)->generation().eos_ids;
+  const auto data = Dataset::load(one, (*engine)->tokenizer(), PromptRenderer(), how);
+  ASSERT_TRUE(data.ok()) << data.status().message();
+  const std::span<const int32_t> ids = data->example(0).ids;
+  auto session = (*engine)->new_session();
+  ASSERT_TRUE(session.ok());
+  double hits = 0;
+  const Status synced =
+      (*session)->sync_all(ids.first(ids.size() - 1), [&](int64_t first, std::span<const float> logits) {
+        const auto vocab = static_cast<size_t>(how.vocab);
+        for (size_t i = 0; i < logits.size() / vocab; ++i) {
+          const auto row = logits.subspan(i * vocab, vocab);
+          const auto likeliest = std::max_element(row.begin(), row.end()) - row.begin();
+          hits += likeliest == ids[static_cast<size_t>(first) + i + 1];
+        }
+        return Status();
+      });
+  ASSERT_TRUE(synced.ok()) << synced.message();
+  const double wanted = hits / static_cast<double>(ids.size() - 1);
+  EXPECT_NEAR((*rows)[0].accuracy, wanted, 1e-6) << hits << " of " << ids.size() - 1;
+  EXPECT_NEAR((*rows)[0].eval_accuracy, wanted, 1e-6) << "a step of 1e-9 changes nothing";
+  const auto about = nlohmann::json::parse(read_file(file("out") + "/run.json"));
+  EXPECT_EQ(about["steps"], 1);
+  EXPECT_EQ(about["eval_examples"], 1);
 }
 
 // ---- What is refused

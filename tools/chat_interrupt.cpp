@@ -9,19 +9,11 @@
 #include <unistd.h>
 
 namespace moebius {
-namespace {
 
-sigset_t interrupt_set() {
+Interrupts::Interrupts(std::initializer_list<int> signals) {
   sigset_t set;
   sigemptyset(&set);
-  sigaddset(&set, SIGINT);
-  return set;
-}
-
-}  // namespace
-
-Interrupts::Interrupts() {
-  const sigset_t set = interrupt_set();
+  for (const int signal : signals) sigaddset(&set, signal);
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   fd_ = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
 }

@@ -2,19 +2,23 @@
 // global flag is needed.
 #pragma once
 
+#include <csignal>
+#include <initializer_list>
+
 #include <thread>
 
 namespace moebius {
 
 class Interrupts {
  public:
-  // From here on Ctrl-C does not end the process. Before any other thread exists: threads inherit the mask.
-  Interrupts();
+  // From here on these signals, Ctrl-C's by default, do not end the process. Before any other thread exists:
+  // threads inherit the mask.
+  explicit Interrupts(std::initializer_list<int> signals = {SIGINT});
   ~Interrupts();
   Interrupts(const Interrupts&) = delete;
   Interrupts& operator=(const Interrupts&) = delete;
 
-  bool take();                            // pressed since the last call
+  bool take();                            // whether one came since the last call
   int descriptor() const { return fd_; }  // readable while an interrupt waits
 
  private:

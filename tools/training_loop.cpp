@@ -1,5 +1,8 @@
 #include "tools/training_loop.h"
 
+#include <sys/prctl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
@@ -96,6 +99,7 @@ class Loop {
     }
     remove_partial_files(checkpoints_);
     remove_partial_files(options_.out);
+    MOEBIUS_TRY(describe_run());
     MOEBIUS_ASSIGN(log_, TrainingLog::open(options_.out + "/log.csv", job_.trainer().steps_done()));
     for (const TrainingRow& row : log_->rows()) {
       tokens_ = row.tokens, seconds_ = row.seconds;
@@ -104,11 +108,19 @@ class Loop {
     return Status();
   }
 
+  Status describe_run() const {
+    const nlohmann::ordered_json run = {{"steps", steps_},
+                                        {"examples", job_.training().examples.size()},
+                                        {"eval_examples", job_.evaluation().examples.size()},
+                                        {"description", job_.describe()}};
+    return write_text_file(options_.out + "/run.json", to_text(run) + "\n");
+  }
+
   TrainingRow row_of(const StepReport& step) {
     tokens_ += step.tokens, seconds_ += step.seconds;
     TrainingRow row;
     row.step = step.step, row.tokens = tokens_, row.seconds = seconds_;
-    row.loss = step.loss, row.lr = step.lr, row.grad_norm = step.gradient_norm;
+    row.loss = step.loss, row.accuracy = step.accuracy, row.lr = step.lr, row.grad_norm = step.gradient_norm;
     row.tokens_per_s = static_cast<double>(step.tokens) / step.seconds;
     if (step.expert_load > 0) row.expert_load = step.expert_load;
     row.max_logit = step.max_logit;
@@ -131,14 +143,42 @@ class Loop {
     bool better = true;
     if (!job_.evaluation().examples.empty()) {
       MOEBIUS_ASSIGN(const EvalReport eval, job_.trainer().evaluate(job_.evaluation()));
-      row.eval_loss = eval.loss;
+      row.eval_loss = eval.loss, row.eval_accuracy = eval.accuracy;
       better = note_evaluation(eval.loss);
       say(fmt::format("step {}: evaluation loss {:.4f}{}", row.step, eval.loss,
                       better ? "" : ", not better"));
     }
     if (!better && options_.patience > 0) return Status();
     MOEBIUS_TRY(job_.trainer().check());
-    return job_.write_result();
+    MOEBIUS_TRY(job_.write_result(options_.out));
+    return options_.keep > 0 ? keep_result(row.step) : Status();
+  }
+
+  // In a folder of its own, that is there once it is whole.
+  Status keep_result(int64_t step) {
+    const std::string folder = fmt::format("{}/step-{:06}", options_.out, step),
+                      unfinished = folder + ".part";
+    std::error_code error;
+    std::filesystem::remove_all(unfinished, error);
+    std::filesystem::create_directories(unfinished, error);
+    if (error) return system_error("make folder", unfinished, error.value());
+    MOEBIUS_TRY(job_.write_result(unfinished));
+    std::filesystem::remove_all(folder, error);  // of a run that did this step before it was killed
+    std::filesystem::rename(unfinished, folder, error);
+    if (error) return system_error("make folder", folder, error.value());
+    return drop_results();
+  }
+
+  Status drop_results() const {
+    std::vector<std::filesystem::path> kept;
+    std::error_code error;
+    for (std::filesystem::directory_iterator it(options_.out, error), end; !error && it != end;
+         it.increment(error))
+      if (it->path().filename().string().starts_with("step-")) kept.push_back(it->path());
+    std::sort(kept.begin(), kept.end());
+    for (int64_t i = 0; i < std::ssize(kept) - options_.keep && !error; ++i)
+      std::filesystem::remove_all(kept[static_cast<size_t>(i)], error);
+    return error ? system_error("remove old results in", options_.out, error.value()) : Status();
   }
 
   Status save() {
@@ -172,6 +212,11 @@ void add_trainer_options(CLI::App& app, TrainerOptions& t) {
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 24));
   app.add_option("--accumulate", t.accumulation, "such micro-batches in a step (default 1)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+  app.add_option(
+         "--batch-size", t.batch,
+         "examples in a step, in as many micro-batches as they need (default: what --accumulate holds)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->excludes("--accumulate");
   app.add_option("--lr", t.lr, fmt::format("peak learning rate (default {})", t.lr))
       ->check(CLI::PositiveNumber);
   add_choice<LrShape>(app, "--schedule", t.shape,
@@ -201,7 +246,14 @@ void add_training_loop_options(CLI::App& app, TrainingLoopOptions& o) {
   app.add_option("--patience", o.patience,
                  "end after so many evaluations without a better loss, and keep the best (default 0: never)")
       ->check(CLI::NonNegativeNumber);
+  app.add_option("--keep", o.keep,
+                 "also keep what the last so many evaluations wrote, in folders step-NUMBER of the output "
+                 "(default 0)")
+      ->check(CLI::NonNegativeNumber);
   app.add_flag("--resume", o.resume, "go on from the newest checkpoint in the output folder, bit for bit");
+  app.add_option("--parent", o.parent,
+                 "process that started this one: when it ends, do as after Ctrl-C (default: go on)")
+      ->check(CLI::PositiveNumber);
   app.add_flag("--json", o.json, "print the summary as JSON");
 }
 
@@ -210,7 +262,12 @@ int run_training(const std::string& name, const TrainingLoopOptions& options, co
     return fail(fmt::format(
         "{} holds checkpoints of an earlier run; go on with --resume, or choose another -o", options.out));
   }
-  Interrupts interrupts;
+  Interrupts interrupts({SIGINT, SIGTERM});
+  if (options.parent > 0) {
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != options.parent)
+      return fail("the process of --parent did not start this one, or has ended");
+  }
   ProgressBar preparing(name);
   auto job = open([&](int64_t done, int64_t total) {
     preparing.update(done, total);

@@ -50,6 +50,7 @@ Result<Batches> Batches::create(const Dataset& dataset, std::span<const int64_t>
   if (options.micro_batches < 1) {
     return invalid(fmt::format("{} micro-batches a step; at least 1 is needed", options.micro_batches));
   }
+  if (options.examples < 0) return invalid(fmt::format("a step of {} examples", options.examples));
   Batches out(dataset, options);
   for (const int64_t index : examples) {
     if (index < 0 || index >= dataset.size()) {
@@ -77,9 +78,13 @@ const std::vector<int64_t>& Batches::order_of(int64_t epoch) {
   return order_;
 }
 
-int64_t Batches::end_of(const std::vector<int64_t>& order, int64_t index) const {
+int64_t Batches::limit_of(int64_t index) const {
+  return options_.examples > 0 ? std::min(examples(), index + options_.examples) : examples();
+}
+
+int64_t Batches::end_of(const std::vector<int64_t>& order, int64_t index, int64_t limit) const {
   int64_t rows = 0;
-  while (index < examples()) {
+  while (index < limit) {
     rows += dataset_->tokens_of(order[static_cast<size_t>(index)]) - 1;
     if (rows > options_.max_rows) break;
     ++index;
@@ -115,8 +120,10 @@ Result<std::vector<MicroBatch>> Batches::next(BatchPosition& position) {
   const std::vector<int64_t>& order = order_of(position.epoch);
   std::vector<MicroBatch> step;
   int64_t index = position.index;
-  while (index < examples() && static_cast<int64_t>(step.size()) < options_.micro_batches) {
-    const int64_t end = end_of(order, index);
+  const int64_t limit = limit_of(index);
+  const int64_t most = options_.examples > 0 ? limit : options_.micro_batches;
+  while (index < limit && static_cast<int64_t>(step.size()) < most) {
+    const int64_t end = end_of(order, index, limit);
     step.push_back(
         build(std::span(order).subspan(static_cast<size_t>(index), static_cast<size_t>(end - index))));
     index = end;
@@ -126,11 +133,12 @@ Result<std::vector<MicroBatch>> Batches::next(BatchPosition& position) {
 }
 
 int64_t Batches::steps(int64_t epochs) {
+  if (options_.examples > 0) return epochs * ((examples() + options_.examples - 1) / options_.examples);
   int64_t total = 0;
   for (int64_t epoch = 0; epoch < epochs; ++epoch) {
     const std::vector<int64_t>& order = order_of(epoch);
     int64_t micro_batches = 0;
-    for (int64_t index = 0; index < examples(); index = end_of(order, index)) ++micro_batches;
+    for (int64_t index = 0; index < examples(); index = end_of(order, index, examples())) ++micro_batches;
     total += (micro_batches + options_.micro_batches - 1) / options_.micro_batches;
   }
   return total;

@@ -34,6 +34,7 @@ struct BatchOptions {
   bool shuffle = true;        // each epoch in an order of its own; false: always as listed
   int64_t max_rows = 0;       // of a micro-batch
   int64_t micro_batches = 1;  // of a step
+  int64_t examples = 0;       // of a step, in as many micro-batches as they need; 0: what micro_batches hold
 };
 
 class Batches {
@@ -55,8 +56,10 @@ class Batches {
  private:
   Batches(const Dataset& dataset, const BatchOptions& options) : dataset_(&dataset), options_(options) {}
   const std::vector<int64_t>& order_of(int64_t epoch);
-  // One past the last example of the micro-batch that begins at index.
-  int64_t end_of(const std::vector<int64_t>& order, int64_t index) const;
+  // One past the last example of the micro-batch that begins at index, where its step ends before `limit`.
+  int64_t end_of(const std::vector<int64_t>& order, int64_t index, int64_t limit) const;
+  // One past the last example that a step which begins at index may take.
+  int64_t limit_of(int64_t index) const;
   MicroBatch build(std::span<const int64_t> examples) const;
 
   const Dataset* dataset_;

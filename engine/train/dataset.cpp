@@ -97,47 +97,70 @@ Status check_options(const DatasetOptions& options) {
   return {};
 }
 
-}  // namespace
-
-Result<Dataset> Dataset::load(const std::string& path, const Tokenizer& tokenizer,
-                              const PromptRenderer& prompts, const DatasetOptions& options) {
+// Reads the file a block of lines at a time and hands out what each few lines give, in order.
+Status read_examples(const std::string& path, const Tokenizer& tokenizer, const PromptRenderer& prompts,
+                     const DatasetOptions& options, const std::function<void(const Dataset&)>& take) {
   MOEBIUS_TRY(check_options(options));
+  const std::string name = printable(options.name.empty() ? path : options.name);
   MOEBIUS_ASSIGN(LineReader reader, LineReader::open(path));
   const ExampleMaker maker(tokenizer, prompts, options);
   const int wanted =
       options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency());
   const int threads = std::clamp(wanted, 1, kMaxThreads);
-  Dataset out;
+  int64_t left = options.max_total_tokens, examples = 0, dropped = 0;
   LineBlock block;
   try {
     while (true) {
       MOEBIUS_ASSIGN(const bool more, reader.next(block));
       if (!more) break;
-      Team team(maker, block, options.max_total_tokens - out.tokens());
+      Team team(maker, block, left);
       const std::vector<Chunk> chunks = team.run(threads);
       for (const Chunk& chunk : chunks) {
-        if (!chunk.status.ok()) {
-          const int64_t line = block.first_line + static_cast<int64_t>(chunk.bad_line);
-          return Status(chunk.status.code(),
-                        fmt::format("line {} of '{}': {}", line, printable(path), chunk.status.message()));
-        }
+        if (chunk.status.ok()) continue;
+        const int64_t line = block.first_line + static_cast<int64_t>(chunk.bad_line);
+        return Status(chunk.status.code(),
+                      fmt::format("line {} of '{}': {}", line, name, chunk.status.message()));
       }
       if (team.over()) {
-        return invalid(fmt::format("'{}' holds more than {} tokens; split the file", printable(path),
-                                   options.max_total_tokens));
+        return invalid(
+            fmt::format("'{}' holds more than {} tokens; split the file", name, options.max_total_tokens));
       }
-      for (const Chunk& chunk : chunks) out.append(chunk.examples);
+      for (const Chunk& chunk : chunks) {
+        left -= chunk.examples.tokens();
+        examples += chunk.examples.size(), dropped += chunk.examples.dropped();
+        take(chunk.examples);
+      }
       if (options.progress && !options.progress(reader.bytes_read(), reader.total_bytes())) {
         return Status(Code::kCancelled, "cancelled");
       }
     }
   } catch (const std::bad_alloc&) {
-    return no_memory(fmt::format("'{}' needs more memory than there is; split the file", printable(path)));
+    return no_memory(fmt::format("'{}' needs more memory than there is; split the file", name));
   }
-  if (out.size() > 0) return out;
-  return invalid(fmt::format("'{}' holds no example{}", printable(path),
-                             out.dropped() > 0 ? ": all are too long; raise the limit of tokens"
-                                               : "; write one JSON object a line"));
+  if (examples > 0) return {};
+  return invalid(fmt::format(
+      "'{}' holds no example{}", name,
+      dropped > 0 ? ": all are too long; raise the limit of tokens" : "; write one JSON object a line"));
+}
+
+}  // namespace
+
+Result<Dataset> Dataset::load(const std::string& path, const Tokenizer& tokenizer,
+                              const PromptRenderer& prompts, const DatasetOptions& options) {
+  Dataset out;
+  MOEBIUS_TRY(read_examples(path, tokenizer, prompts, options,
+                            [&](const Dataset& examples) { out.append(examples); }));
+  return out;
+}
+
+Result<DatasetCounts> check_dataset(const std::string& path, const Tokenizer& tokenizer,
+                                    const PromptRenderer& prompts, const DatasetOptions& options) {
+  DatasetCounts out;
+  MOEBIUS_TRY(read_examples(path, tokenizer, prompts, options, [&](const Dataset& examples) {
+    out.lines += examples.lines(), out.examples += examples.size();
+    out.tokens += examples.tokens(), out.counted += examples.counted();
+  }));
+  return out;
 }
 
 int64_t Dataset::tokens_of(int64_t index) const {

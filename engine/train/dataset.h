@@ -43,9 +43,18 @@ struct DatasetOptions {
   nlohmann::ordered_json template_variables = nlohmann::ordered_json::object();
   int64_t max_total_tokens = int64_t{1} << 30;  // 5 bytes of memory each
   int threads = 0;                              // 0: one for each processor
+  std::string name;                             // of the file, in errors; "": its path
   // Called now and then with the bytes of the file that are done, and in total (0: unknown); false cancels.
   std::function<bool(int64_t done, int64_t total)> progress;
 };
+
+// What a file holds, where its tokens are not wanted.
+struct DatasetCounts {
+  int64_t lines = 0, examples = 0, tokens = 0, counted = 0;
+};
+// Reads a file as Dataset::load does, with its errors, and forgets what it read.
+Result<DatasetCounts> check_dataset(const std::string& path, const Tokenizer& tokenizer,
+                                    const PromptRenderer& prompts, const DatasetOptions& options);
 
 class Dataset {
  public:

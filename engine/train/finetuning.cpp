@@ -34,6 +34,7 @@ class Finetuning final : public TrainingJob {
   }
 
   Trainer& trainer() override { return *trainer_; }
+  TrainingSet training() const override { return training_; }
   const TrainingSet& evaluation() const override { return evaluation_; }
   std::vector<std::string> notes() const override {
     std::vector<std::string> notes = files_->notes();
@@ -47,7 +48,7 @@ class Finetuning final : public TrainingJob {
         options_.model, static_cast<double>(lora_->parameters()) / 1e6, lora_->named_gradients().size() / 2,
         targets(), training_.examples.size(), static_cast<double>(data_.tokens()) / 1e3, backend_->name());
   }
-  Status write_result() override {
+  Status write_result(const std::string& folder) override {
     const char* const names[] = {"Muon", "LoRA-Muon", "AdamW"};
     AdapterWriteOptions how;
     how.layout = options_.layout;
@@ -56,7 +57,7 @@ class Finetuning final : public TrainingJob {
         fmt::format("supervised fine-tuning, {} steps of {}, learning rate {}", trainer_->steps_done(),
                     names[static_cast<size_t>(options_.lora.optimizer)], options_.trainer.lr);
     how.data_file = options_.data;
-    return write_adapter(options_.out, files_->config(), lora_->factors(), how);
+    return write_adapter(folder, files_->config(), lora_->factors(), how);
   }
 
  private:
@@ -114,8 +115,9 @@ class Finetuning final : public TrainingJob {
   Status count_steps() {
     TrainerOptions& t = options_.trainer;
     if (t.steps > 0) return Status();
-    MOEBIUS_ASSIGN(Batches batches, Batches::create(data_, training_.examples,
-                                                    {t.seed, !t.in_order, t.micro_tokens, t.accumulation}));
+    MOEBIUS_ASSIGN(Batches batches,
+                   Batches::create(data_, training_.examples,
+                                   {t.seed, !t.in_order, t.micro_tokens, t.accumulation, t.batch}));
     const double whole = std::floor(options_.epochs);
     const double part = options_.epochs - whole;
     const double steps = static_cast<double>(batches.steps(static_cast<int64_t>(whole))) +
@@ -164,7 +166,7 @@ class Finetuning final : public TrainingJob {
         "{}\n"
         "targets {}\noptimizer {}\nweight decay {}\nexact activations {}\n",
         files_->config().model_type, files_->checkpoint().total_bytes(), base_fingerprint(),
-        data_.fingerprint(), training_.examples.size(), t.steps, t.micro_tokens, t.accumulation, t.lr,
+        data_.fingerprint(), training_.examples.size(), t.steps, t.micro_tokens, step_size(t), t.lr,
         static_cast<int>(t.shape), t.warmup, t.decay_part, t.floor, t.clip, t.seed, t.in_order, l.rank,
         l.alpha, targets(), static_cast<int>(l.optimizer), l.decay, options_.exact_activations);
   }

@@ -18,11 +18,12 @@ class TrainingJob {
  public:
   virtual ~TrainingJob() = default;
   virtual Trainer& trainer() = 0;
+  virtual TrainingSet training() const = 0;
   virtual const TrainingSet& evaluation() const = 0;  // without examples: nothing is held out
   virtual std::string describe() const = 0;           // one line: parameters, data, device
   virtual std::vector<std::string> notes() const = 0;
-  // Writes what has been trained so far where the user asked for it, atomically.
-  virtual Status write_result() = 0;
+  // Writes what has been trained so far into a folder, which is there, atomically.
+  virtual Status write_result(const std::string& folder) = 0;
 };
 
 // Called while data are read, with bytes done and in total; false cancels.

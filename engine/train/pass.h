@@ -39,6 +39,7 @@ class TrainingPass {
   Result<double> accumulate(const TrainBatch& batch, float scale, const Gradients& gradients,
                             float balance = 0);
 
+  int64_t hits() const { return hits_; }  // of the last batch: rows whose target no id was likelier than
   // Of the batches since the last reset: how many tokens chose each row of a layer's router, empty for a
   // dense layer; and the largest scale * q . key of each head, [layers, heads] (only of batches with
   // gradients).
@@ -86,6 +87,7 @@ class TrainingPass {
   std::vector<Segment> segments_;
   Batch batch_;
 
+  int64_t hits_ = 0;
   std::vector<std::vector<int64_t>> load_;
   std::vector<float> highest_;
 };

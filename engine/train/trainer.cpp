@@ -21,7 +21,8 @@ constexpr const char* kRemedy =
 Status check_options(const TrainerOptions& o) {
   const auto refuse = [](const std::string& what) { return invalid("training: " + what); };
   if (o.steps < 1) return refuse("the number of steps must be at least 1");
-  if (o.micro_tokens < 1 || o.accumulation < 1) return refuse("a step must hold at least one token");
+  if (o.micro_tokens < 1 || o.accumulation < 1 || o.batch < 0)
+    return refuse("a step must hold at least one token");
   if (!(o.lr > 0) || !std::isfinite(o.lr))
     return refuse(fmt::format("learning rate {} must be above 0", o.lr));
   if (o.warmup < 0 || o.warmup > o.steps)
@@ -82,6 +83,10 @@ double learning_rate(const TrainerOptions& o, int64_t step) {
   return o.lr * std::min(1.0, static_cast<double>(step + 1) / static_cast<double>(o.warmup + 1));
 }
 
+std::string step_size(const TrainerOptions& o) {
+  return o.batch > 0 ? fmt::format("{} examples", o.batch) : fmt::format("{}", o.accumulation);
+}
+
 struct Trainer::Impl {
   const Model model;
   Trained& trained;
@@ -94,7 +99,7 @@ struct Trainer::Impl {
   int64_t steps = 0;
   double smoothed = 0, best = INFINITY;  // of the loss
 
-  Result<double> accumulate(std::span<const MicroBatch> micro, int64_t target_tokens);
+  Result<double> accumulate(std::span<const MicroBatch> micro, StepReport& report);
   Status diverged(double loss) const;
   std::string describe_failure(int64_t step, const Status& status);
 };
@@ -110,7 +115,7 @@ Result<std::unique_ptr<Trainer>> Trainer::create(const Model& model, Trained& tr
   MOEBIUS_TRY(check_options(options));
   MOEBIUS_ASSIGN(Batches batches, Batches::create(*data.dataset, data.examples,
                                                   {options.seed, !options.in_order, options.micro_tokens,
-                                                   options.accumulation}));
+                                                   options.accumulation, options.batch}));
   MOEBIUS_ASSIGN(std::unique_ptr<TrainingPass> pass, TrainingPass::create(model, options.micro_tokens));
   auto impl = std::unique_ptr<Impl>(new Impl{model, trained, options, std::move(settings), std::move(pass),
                                              std::move(batches), ThreadPool(threads)});
@@ -146,8 +151,8 @@ std::string Trainer::Impl::describe_failure(int64_t step, const Status& status) 
 }
 
 // The mean loss of a step's micro-batches, and its gradients.
-Result<double> Trainer::Impl::accumulate(std::span<const MicroBatch> micro, int64_t target_tokens) {
-  const double weight = static_cast<double>(std::max<int64_t>(1, target_tokens));
+Result<double> Trainer::Impl::accumulate(std::span<const MicroBatch> micro, StepReport& report) {
+  const double weight = static_cast<double>(std::max<int64_t>(1, report.target_tokens));
   trained.zero_gradients();
   pass->reset_statistics();
   double loss = 0, sequences = 0;
@@ -160,6 +165,7 @@ Result<double> Trainer::Impl::accumulate(std::span<const MicroBatch> micro, int6
       return invalid(describe_failure(steps + 1, sum.status()));
     if (!sum.ok()) return sum.status();
     loss += *sum / weight;
+    report.accuracy += static_cast<double>(pass->hits()) / weight;
   }
   MOEBIUS_TRY(diverged(loss));
   return loss;
@@ -172,7 +178,7 @@ Result<StepReport> Trainer::step() {
   StepReport report;
   MOEBIUS_ASSIGN(const std::vector<MicroBatch> micro, t.batches.next(position));
   for (const MicroBatch& m : micro) report.tokens += std::ssize(m.ids), report.target_tokens += m.counted;
-  MOEBIUS_ASSIGN(report.loss, t.accumulate(micro, report.target_tokens));
+  MOEBIUS_ASSIGN(report.loss, t.accumulate(micro, report));
   const Result<double> norm = optim::clip_gradients(t.trained.named_gradients(), t.options.clip, {&t.pool});
   if (!norm.ok()) return invalid(fmt::format("step {}: {}{}", t.steps + 1, norm.status().message(), kRemedy));
   report.gradient_norm = *norm;
@@ -206,9 +212,11 @@ Result<EvalReport> Trainer::evaluate(const TrainingSet& data,
         return invalid("evaluation after " + t.describe_failure(t.steps, sum.status()));
       if (!sum.ok()) return sum.status();
       loss += *sum, report.tokens += m.counted;
+      report.accuracy += static_cast<double>(t.pass->hits());
     }
   }
-  report.loss = loss / static_cast<double>(std::max<int64_t>(1, report.tokens));
+  const double targets = static_cast<double>(std::max<int64_t>(1, report.tokens));
+  report.loss = loss / targets, report.accuracy /= targets;
   return report;
 }
 

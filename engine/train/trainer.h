@@ -24,6 +24,7 @@ struct TrainerOptions {
   int64_t steps = 1000;
   int64_t micro_tokens = 4096;  // rows of a micro-batch at most
   int64_t accumulation = 1;     // micro-batches in a step; the last of an epoch may have fewer
+  int64_t batch = 0;            // examples in a step, however many micro-batches; 0: what accumulation holds
   double lr = 1e-3;             // peak
   LrShape shape = LrShape::kCosine;
   int64_t warmup = 0;       // steps
@@ -37,12 +38,14 @@ struct TrainerOptions {
 };
 
 double learning_rate(const TrainerOptions& options, int64_t step);  // step from 0
+std::string step_size(const TrainerOptions& options);               // for settings: what a step holds
 
 struct StepReport {
   int64_t step = 0;  // steps done, this one included
   double loss = 0, lr = 0, gradient_norm = 0;
   int64_t tokens = 0;         // rows that went through the model
   int64_t target_tokens = 0;  // of them with a loss
+  double accuracy = 0;        // the part of these whose target no token was likelier than
   double seconds = 0;
   int64_t epoch = 0;
   double expert_load = 0;  // of the fullest expert of any layer, over the mean: 1 is balanced; 0: no experts
@@ -50,7 +53,8 @@ struct StepReport {
 };
 
 struct EvalReport {
-  double loss = 0;  // mean over target tokens
+  double loss = 0;      // mean over target tokens
+  double accuracy = 0;  // as StepReport has it
   int64_t tokens = 0;
 };
 

@@ -99,6 +99,7 @@ class ScratchTraining final : public TrainingJob {
   }
 
   Trainer& trainer() override { return *trainer_; }
+  TrainingSet training() const override { return all_of(data_); }
   const TrainingSet& evaluation() const override { return evaluation_; }
   std::vector<std::string> notes() const override { return model_->notes(); }
   std::string describe() const override {
@@ -108,7 +109,9 @@ class ScratchTraining final : public TrainingJob {
                        config_.model_type, static_cast<double>(parameters) / 1e6, data_.size(),
                        static_cast<double>(data_.tokens()) / 1e6, backend_->name());
   }
-  Status write_result() override { return model_->write_weights(options_.out + "/model.safetensors"); }
+  Status write_result(const std::string& folder) override {
+    return model_->write_weights(folder + "/model.safetensors");
+  }
 
  private:
   // A run that goes on keeps the files it began with; those of the recipe must be the same.
@@ -171,8 +174,8 @@ class ScratchTraining final : public TrainingJob {
         "floor {}\nclip {}\nseed {}\nin order {}\nmatrices {}\nembeddings {}\nvectors {}\nbalance "
         "{}\nbalance loss {}\nqk "
         "clip {}\nkeep weights {}\n",
-        data_.fingerprint(), t.steps, t.micro_tokens, t.accumulation, t.lr, static_cast<int>(t.shape),
-        t.warmup, t.decay_part, t.floor, t.clip, t.seed, t.in_order, optim::describe(f.matrices),
+        data_.fingerprint(), t.steps, t.micro_tokens, step_size(t), t.lr, static_cast<int>(t.shape), t.warmup,
+        t.decay_part, t.floor, t.clip, t.seed, t.in_order, optim::describe(f.matrices),
         optim::describe(f.embeddings), optim::describe(f.vectors), f.balance_gamma, t.balance_loss, f.qk_clip,
         options_.keep_weights);
   }

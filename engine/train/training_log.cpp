@@ -18,13 +18,17 @@ namespace {
 
 constexpr size_t kMaxLogBytes = size_t{1} << 30;
 constexpr std::string_view kHeader =
-    "step,tokens,seconds,loss,lr,grad_norm,tokens_per_s,eval_loss,expert_load,max_logit";
-constexpr size_t kCounts = 2;  // columns that are whole numbers, the first ones
+    "step,tokens,seconds,loss,lr,grad_norm,tokens_per_s,eval_loss,expert_load,max_logit,accuracy,eval_"
+    "accuracy";
+constexpr size_t kCounts = 2;         // columns that are whole numbers, the first ones
+constexpr size_t kFirstColumns = 10;  // that every log has
 
-using Measures = std::array<double TrainingRow::*, 8>;
-constexpr Measures kMeasures = {
-    &TrainingRow::seconds,      &TrainingRow::loss,      &TrainingRow::lr,          &TrainingRow::grad_norm,
-    &TrainingRow::tokens_per_s, &TrainingRow::eval_loss, &TrainingRow::expert_load, &TrainingRow::max_logit};
+using Measures = std::array<double TrainingRow::*, 10>;
+constexpr Measures kMeasures = {&TrainingRow::seconds,      &TrainingRow::loss,
+                                &TrainingRow::lr,           &TrainingRow::grad_norm,
+                                &TrainingRow::tokens_per_s, &TrainingRow::eval_loss,
+                                &TrainingRow::expert_load,  &TrainingRow::max_logit,
+                                &TrainingRow::accuracy,     &TrainingRow::eval_accuracy};
 
 std::string row_text(const TrainingRow& row) {
   std::string text = fmt::format("{},{}", row.step, row.tokens);
@@ -41,7 +45,16 @@ bool parse(std::string_view cell, Number& out) {
   return error == std::errc() && end == cell.data() + cell.size();
 }
 
-bool parse_row(std::string_view line, TrainingRow& row) {
+size_t columns_of(std::string_view header) {
+  return 1 + static_cast<size_t>(std::count(header.begin(), header.end(), ','));
+}
+
+bool is_header(std::string_view line) {
+  return kHeader.starts_with(line) && columns_of(line) >= kFirstColumns &&
+         (line.size() == kHeader.size() || kHeader[line.size()] == ',');
+}
+
+bool parse_row(std::string_view line, size_t columns, TrainingRow& row) {
   size_t column = 0;
   for (bool more = true; more; ++column) {
     const size_t comma = line.find(',');
@@ -50,17 +63,18 @@ bool parse_row(std::string_view line, TrainingRow& row) {
     if (more) line.remove_prefix(comma + 1);
     if (column < kCounts) {
       if (!parse(cell, column == 0 ? row.step : row.tokens)) return false;
-    } else if (column - kCounts >= kMeasures.size()) {
+    } else if (column >= columns) {
       return false;
     } else if (!cell.empty() && !parse(cell, row.*kMeasures[column - kCounts])) {
       return false;
     }
   }
-  return column == kCounts + kMeasures.size();
+  return column == columns;
 }
 
 Result<std::vector<TrainingRow>> parse_log(const std::string& path, std::string_view text) {
   std::vector<TrainingRow> rows;
+  size_t columns = 0;
   for (int64_t number = 1; !text.empty(); ++number) {
     const size_t end = text.find('\n');
     if (end == std::string_view::npos) break;
@@ -68,12 +82,13 @@ Result<std::vector<TrainingRow>> parse_log(const std::string& path, std::string_
     text.remove_prefix(end + 1);
     if (line.ends_with('\r')) line.remove_suffix(1);
     if (number == 1) {
-      if (line == kHeader) continue;
+      columns = columns_of(line);
+      if (is_header(line)) continue;
       return invalid(fmt::format("'{}' is not a training log: its first line is not '{}'; move it away",
                                  printable(path), kHeader));
     }
     TrainingRow row;
-    if (!parse_row(line, row)) {
+    if (!parse_row(line, columns, row)) {
       return invalid(fmt::format("line {} of '{}' is not a row of a training log: '{}'; correct or remove it",
                                  number, printable(path), printable(line, 80)));
     }

@@ -1,6 +1,7 @@
 // TrainingLog: the course of a training run as CSV, one row a step.
 //
-// The first line names the columns; a cell is empty where nothing was measured. Every row is handed to the
+// The first line names the columns; a cell is empty where nothing was measured, and a log that was begun
+// before there were all of them has the first ones. Every row is handed to the
 // operating system before append() returns, so that a crash loses none and `tail -f` shows them at once.
 #pragma once
 
@@ -28,6 +29,8 @@ struct TrainingRow {
   double eval_loss = kNotMeasured;    // mean over the evaluation set's targets, after the step
   double expert_load = kNotMeasured;  // of the fullest expert of any layer, over the mean: 1 is balanced
   double max_logit = kNotMeasured;    // largest attention logit of any head
+  double accuracy = kNotMeasured;     // as loss: the part of the targets that was the likeliest token
+  double eval_accuracy = kNotMeasured;
 };
 
 class TrainingLog {
