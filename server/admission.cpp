@@ -76,7 +76,7 @@ std::optional<ApiError> Admission::check_access(const Request& request, const Ro
 void Admission::dispatch(const Request& request, Response& response,
                          const httplib::ContentReader* reader) const {
   Router::Match match = router_.find(request.method, request.path);
-  Exchange exchange = {request, response, *match.route, std::move(match.arguments), {}};
+  Exchange exchange = {request, response, *match.route, std::move(match.arguments), {}, reader};
   if (exchange.route.body) {
     std::optional<ApiError> error = read_body(*reader, exchange.body);
     if (!error && !exchange.body.is_object()) error = bad_request("the body must be a JSON object");

@@ -46,8 +46,13 @@ std::string_view trim(std::string_view text) {
   return text;
 }
 
-std::optional<ApiError> check_request_line(std::string_view line, const ConnectionLimits& limits, bool& post,
-                                           bool& http11) {
+// What the request line says.
+struct RequestLine {
+  bool post = false, http11 = false, upload = false;
+};
+
+std::optional<ApiError> check_request_line(std::string_view line, const ConnectionLimits& limits,
+                                           RequestLine& request) {
   const size_t first = line.find(' ');
   const size_t last = line.rfind(' ');
   if (first == std::string_view::npos || last == first || !is_token(line.substr(0, first))) {
@@ -61,9 +66,10 @@ std::optional<ApiError> check_request_line(std::string_view line, const Connecti
       has_control(target)) {
     return malformed("the request's target");
   }
-  http11 = version == "HTTP/1.1";
-  if (!http11 && version != "HTTP/1.0") return malformed("the version; HTTP/1.1 is spoken here");
-  post = method == "POST" || method == "PUT" || method == "PATCH";
+  request.http11 = version == "HTTP/1.1";
+  if (!request.http11 && version != "HTTP/1.0") return malformed("the version; HTTP/1.1 is spoken here");
+  request.post = method == "POST" || method == "PUT" || method == "PATCH";
+  request.upload = method == "POST" && target == limits.upload_target;
   return {};
 }
 
@@ -73,7 +79,8 @@ struct Framing {
   int64_t length = 0;
 };
 
-std::optional<ApiError> check_field(std::string_view line, const ConnectionLimits& limits, Framing& framing) {
+std::optional<ApiError> check_field(std::string_view line, const ConnectionLimits& limits, bool upload,
+                                    Framing& framing) {
   if (line.size() > limits.line_bytes) return with_status(431, "a header field is too long");
   const size_t colon = line.find(':');
   if (colon == std::string_view::npos || !is_token(line.substr(0, colon))) return malformed("a field's name");
@@ -93,7 +100,8 @@ std::optional<ApiError> check_field(std::string_view line, const ConnectionLimit
     }
     framing.length = std::stoll(std::string(value));
   }
-  if (same(name, "content-type") && value.size() >= 10 && same(value.substr(0, 10), "multipart/")) {
+  if (!upload && same(name, "content-type") && value.size() >= 10 &&
+      same(value.substr(0, 10), "multipart/")) {
     return with_status(415, "send the body as application/json");
   }
   return {};
@@ -103,7 +111,7 @@ std::optional<ApiError> check_field(std::string_view line, const ConnectionLimit
 
 std::optional<ApiError> check_head(std::string_view head, const ConnectionLimits& limits) {
   if (head.size() > limits.head_bytes) return with_status(431, "the header is too large");
-  bool post = false, http11 = false;
+  RequestLine request;
   Framing framing;
   int line_number = 0;
   while (!head.empty()) {
@@ -114,21 +122,24 @@ std::optional<ApiError> check_head(std::string_view head, const ConnectionLimits
     const std::string_view line = head.substr(0, end - 1);
     head.remove_prefix(end + 1);
     if (line_number++ == 0) {
-      if (auto error = check_request_line(line, limits, post, http11)) return error;
+      if (auto error = check_request_line(line, limits, request)) return error;
     } else if (line.empty()) {
       break;
     } else {
       if (line_number - 1 > limits.fields) return with_status(431, "too many header fields");
-      if (auto error = check_field(line, limits, framing)) return error;
+      if (auto error = check_field(line, limits, request.upload, framing)) return error;
     }
   }
-  if (framing.hosts > 1 || (http11 && framing.hosts == 0)) return malformed("one Host field is needed");
+  if (framing.hosts > 1 || (request.http11 && framing.hosts == 0))
+    return malformed("one Host field is needed");
   if (framing.lengths > 1 || framing.encodings > 1) return malformed("the body's length is given twice");
   if (framing.lengths + framing.encodings > 1) {
     return malformed("Content-Length and Transfer-Encoding exclude each other");
   }
-  if (framing.length > limits.body_bytes) return too_large(limits.body_bytes);
-  if (post && framing.lengths + framing.encodings == 0) return with_status(411, "Content-Length is missing");
+  const int64_t most = request.upload ? limits.upload_bytes : limits.body_bytes;
+  if (framing.length > most) return too_large(most);
+  if (request.post && framing.lengths + framing.encodings == 0)
+    return with_status(411, "Content-Length is missing");
   return {};
 }
 

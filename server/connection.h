@@ -19,14 +19,16 @@ struct ConnectionLimits {
   size_t head_bytes = 32 << 10, target_bytes = 2048, line_bytes = 8000;  // the library reads lines to 8192
   int fields = 100;
   int64_t body_bytes = 32 << 20;
+  std::string upload_target;  // the path of which POST takes a form with a file: multipart, and of this size
+  int64_t upload_bytes = 0;
   std::chrono::milliseconds head_time{10'000}, body_time{300'000};  // for all of it
   std::chrono::milliseconds idle_time{15'000};                      // without a byte read or written
 };
 
 // Checks a request's head, from the request line to the empty line. Refused are: bare LF, folded lines,
-// spaces before a colon, control characters, several or odd Content-Length, Content-Length together with
-// Transfer-Encoding, encodings other than chunked, POST without either, several Host fields or none in
-// HTTP/1.1, and whatever exceeds the limits.
+// spaces before a colon, control characters, forms where none is taken, several or odd Content-Length,
+// Content-Length together with Transfer-Encoding, encodings other than chunked, POST without either, several
+// Host fields or none in HTTP/1.1, and whatever exceeds the limits.
 std::optional<ApiError> check_head(std::string_view head, const ConnectionLimits& limits);
 
 class Connection : public httplib::Stream {

@@ -12,6 +12,15 @@ void reuse_address(socket_t socket) {
   setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
 }
 
+// The library would read a form by itself, in memory; so it does not see that a body is one.
+void take_form(httplib::Request& request) {
+  request.headers.erase(kFormHeader);
+  const auto type = request.headers.find("Content-Type");
+  if (type == request.headers.end()) return;
+  request.set_header(kFormHeader, type->second);
+  request.headers.erase("Content-Type");
+}
+
 }  // namespace
 
 // The room gives connections to the threads: so it is closed before they end.
@@ -64,6 +73,7 @@ bool HttpServer::serve(Connection& connection) {
   const bool served =
       process_request(connection, /*close_connection=*/true, closed, [&](httplib::Request& request) {
         request.ranges.clear();  // answers are whole
+        take_form(request);
         // A field that servers leave unused, and the only one that can carry the connection to a handler.
         request.progress = [&connection](uint64_t, uint64_t) { return connection.alive(); };
       });

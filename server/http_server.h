@@ -27,6 +27,9 @@ class HttpServer : public httplib::Server {
   WaitingRoom room_;
 };
 
+// Where the Content-Type of a request stands once it is in a handler.
+inline constexpr const char* kFormHeader = "x-content-type";
+
 // Whether the client of a request that came through an HttpServer is still connected.
 bool client_is_there(const httplib::Request& request);
 

@@ -19,8 +19,9 @@ struct Exchange {
   const httplib::Request& request;
   httplib::Response& response;
   const Route& route;
-  std::vector<std::string> arguments;  // what stood for the names of the pattern
-  Json body;                           // of a route that takes one
+  std::vector<std::string> arguments;              // what stood for the names of the pattern
+  Json body;                                       // of a route that takes one
+  const httplib::ContentReader* reader = nullptr;  // of a POST or DELETE, for a route that reads by itself
 
   void answer(const Json& json, int status = 200) const;
 };

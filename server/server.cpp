@@ -14,11 +14,15 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kPoll{50};
-constexpr size_t kSpareThreads = 32;  // connections beside those that wait for an answer
+constexpr int64_t kFormBytes = 64 << 10;  // of an upload beside its file
+constexpr size_t kSpareThreads = 32;      // connections beside those that wait for an answer
 
 ConnectionLimits connection_limits(const ServerOptions& options) {
   ConnectionLimits limits;
   limits.body_bytes = options.body_bytes;
+  limits.upload_target = kFilesPath;
+  limits.upload_bytes =
+      options.tuning.folder.empty() ? options.body_bytes : options.tuning.limits.file_bytes + kFormBytes;
   return limits;
 }
 
@@ -30,9 +34,12 @@ std::string bracketed(const std::string& host) {
 
 struct Server::Impl {
   Impl(Engine& engine, ServerOptions options, spdlog::logger& log, std::unique_ptr<PrefixStore> prefixes);
+  Status open_tuning();
+  void add_routes();
   void drain_when_asked();
 
   Service service;
+  std::unique_ptr<FineTuning> tuning;  // or null
   Router router;
   Admission admission;
   HttpServer http;
@@ -45,6 +52,17 @@ Server::Impl::Impl(Engine& engine, ServerOptions options, spdlog::logger& log,
     : service(engine, std::move(options), log, std::move(prefixes)),
       admission(service, router),
       http(connection_limits(service.options), static_cast<size_t>(service.options.queue) + kSpareThreads) {
+  admission.install(http);
+}
+
+Status Server::Impl::open_tuning() {
+  if (service.options.tuning.folder.empty()) return Status();
+  MOEBIUS_ASSIGN(tuning, FineTuning::open(service.options.tuning, service.engine.options().model,
+                                          service.options.drain, {}, service.log));
+  return Status();
+}
+
+void Server::Impl::add_routes() {
   add_page_route(router, service);
   add_model_routes(router, service);
   add_adapter_routes(router, service);
@@ -53,13 +71,15 @@ Server::Impl::Impl(Engine& engine, ServerOptions options, spdlog::logger& log,
   add_embedding_routes(router, service);
   add_anthropic_routes(router, service);
   add_responses_routes(router, service);
-  admission.install(http);
+  add_file_routes(router, service, tuning.get());
+  add_fine_tuning_routes(router, service, tuning.get());
 }
 
 // Waits for drain(), then for the running answers, and ends the listening.
 void Server::Impl::drain_when_asked() {
   while (!service.draining && !finished) std::this_thread::sleep_for(kPoll);
   if (finished) return;
+  if (tuning) tuning->jobs().begin_stop();
   const auto until = Clock::now() + service.options.drain;
   while (service.active > 0 && Clock::now() < until) std::this_thread::sleep_for(kPoll);
   if (service.active > 0)
@@ -93,6 +113,8 @@ Result<std::unique_ptr<Server>> Server::create(Engine& engine, ServerOptions opt
   auto impl = std::make_unique<Impl>(engine, std::move(options), log, std::move(prefixes));
   for (const ServerOptions::NamedFolder& a : impl->service.options.adapters)
     MOEBIUS_TRY(impl->service.adapters.load(a.name, a.folder));
+  MOEBIUS_TRY(impl->open_tuning());
+  impl->add_routes();
   return std::unique_ptr<Server>(new Server(std::move(impl)));
 }
 

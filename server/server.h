@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "server/fine_tuning.h"
 
 namespace spdlog {
 class logger;
@@ -37,13 +38,14 @@ struct ServerOptions {
   std::chrono::milliseconds timeout{3600'000};  // for one answer, waiting included
   std::chrono::milliseconds ping{10'000};       // silence on a stream before a comment is sent
   std::chrono::milliseconds drain{30'000};      // for running answers after drain()
+  FineTuningOptions tuning;                     // without a folder: no files, no jobs
   std::string version;
 };
 
 class Server {
  public:
   // engine and log outlive the server; while it runs it alone uses the engine. kInvalid: a model without a
-  // tokenizer, or listening beyond loopback without a key.
+  // tokenizer, or listening beyond loopback without a key; what FineTuning::open says.
   static Result<std::unique_ptr<Server>> create(Engine& engine, ServerOptions options, spdlog::logger& log);
   ~Server();
 

@@ -19,6 +19,7 @@
 #include "server/access.h"
 #include "server/server.h"
 #include "tools/command.h"
+#include "tools/serve_files.h"
 #include "tools/size_text.h"
 
 namespace moebius {
@@ -212,6 +213,7 @@ void add_serve(CLI::App& app, Run& run) {
       ->add_option("--drain-timeout", options->drain_s,
                    "seconds that running answers get after SIGTERM (default 30)")
       ->check(CLI::Range(0.0, 1e6));
+  add_files_options(*command, server.tuning);
   command->callback([options, &run] { run = [options] { return serve(*options); }; });
 }
 

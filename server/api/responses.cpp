@@ -3,6 +3,7 @@
 
 #include "server/api/api.h"
 #include "server/encode.h"
+#include "server/pages.h"
 #include "server/responses/background.h"
 #include "server/responses/response_answer.h"
 #include "server/responses/response_request.h"
@@ -110,36 +111,17 @@ void ResponsesApi::cancel(Exchange& e) {
   if (const auto ended = find(e)) e.answer(ended->response);
 }
 
-// A page of a list, as OpenAI's lists are asked for.
 void ResponsesApi::input_items(Exchange& e) {
   const auto stored = find(e);
   if (!stored) return;
-  const auto param = [&](const char* name) { return e.request.get_param_value(name); };
-  std::vector<Json> items(stored->input.begin(), stored->input.end());
-  if (param("order") != "asc") std::reverse(items.begin(), items.end());
-  const std::string after = param("after"), limit_text = param("limit");
-  int64_t limit = 20;
-  if (!limit_text.empty()) {
-    const bool digits =
-        limit_text.size() <= 3 && limit_text.find_first_not_of("0123456789") == std::string::npos;
-    limit = digits ? std::stoll(limit_text) : 0;
-    if (limit < 1 || limit > 100)
-      return service_.refuse(e, bad_request("`limit` must be from 1 to 100", "limit"));
-  }
-  auto begin = items.begin();
-  if (!after.empty()) {
-    begin = std::find_if(items.begin(), items.end(), [&](const Json& item) { return item["id"] == after; });
-    if (begin == items.end()) return service_.refuse(e, bad_request("`after` names no item", "after"));
-    ++begin;
-  }
-  const auto end = begin + std::min<int64_t>(limit, items.end() - begin);
-  Json data = Json::array();
-  for (auto item = begin; item != end; ++item) data.push_back(*item);
-  e.answer({{"object", "list"},
-            {"first_id", data.empty() ? Json("") : data.front()["id"]},
-            {"last_id", data.empty() ? Json("") : data.back()["id"]},
-            {"has_more", end != items.end()},
-            {"data", data}});
+  const Json& items = stored->input;
+  Json page;
+  const auto error = take_page(
+      e.request, {.limit = 20, .most = 100}, std::ssize(items),
+      [&](int64_t i) { return items[static_cast<size_t>(i)]["id"]; },
+      [&](int64_t i) { return items[static_cast<size_t>(i)]; }, page);
+  if (error) return service_.refuse(e, *error);
+  e.answer(page);
 }
 
 }  // namespace
