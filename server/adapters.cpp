@@ -73,7 +73,27 @@ std::optional<OfferedAdapter> Adapters::find(const std::string& name) const {
   return *at;
 }
 
-std::optional<ApiError> Adapters::choose(SamplingRequest& asked) const {
+// Leaves out empty where the shelf has none of that name.
+Status Adapters::fetch(const std::string& name, std::optional<OfferedAdapter>& out) {
+  const std::vector<ShelvedAdapter> shelf = shelved();
+  const auto found = std::ranges::find(shelf, name, &ShelvedAdapter::name);
+  if (found == shelf.end()) return Status();
+  std::lock_guard lock(fetching_);
+  const auto same = [&](const OfferedAdapter& o) { return o.name == name && o.folder == found->folder; };
+  if (const auto at = std::ranges::find_if(fetched_, same); at != fetched_.end()) {
+    std::rotate(at, at + 1, fetched_.end());
+  } else {
+    if (fetched_.size() >= kFetched) fetched_.erase(fetched_.begin());
+    MOEBIUS_ASSIGN(std::shared_ptr<BatchAdapter> adapter, engine_.open_adapter(found->folder));
+    const std::string description = adapter->description();
+    const int64_t bytes = adapter->bytes();
+    fetched_.push_back({name, found->folder, description, bytes, std::time(nullptr), std::move(adapter)});
+  }
+  out = fetched_.back();
+  return Status();
+}
+
+std::optional<ApiError> Adapters::choose(SamplingRequest& asked) {
   const AdapterChoice& choice = asked.choice;
   asked.served = {models_.front(), nullptr};
   const auto use = [&](const std::optional<OfferedAdapter>& offered) {
@@ -91,6 +111,11 @@ std::optional<ApiError> Adapters::choose(SamplingRequest& asked) const {
   for (const std::string& own : models_) {  // "model:adapter"
     if (model.starts_with(own + ":") && use(find(model.substr(own.size() + 1)))) return {};
   }
+  std::optional<OfferedAdapter> fetched;
+  if (const Status status = fetch(model, fetched); !status.ok())
+    return ApiError{500, "server_error", "the adapter cannot be used; it may be damaged, or of another model",
+                    "model", "adapter_refused"};
+  if (use(fetched)) return {};
   return model_not_found(models_.front());
 }
 

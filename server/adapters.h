@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ctime>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -22,10 +23,17 @@ struct OfferedAdapter {
   std::shared_ptr<BatchAdapter> adapter;
 };
 
+// An adapter that is not read before somebody asks for it.
+struct ShelvedAdapter {
+  std::string name, folder;
+  std::time_t created = 0;
+};
+
 // All members may be called from any thread.
 class Adapters {
  public:
-  static constexpr size_t kMost = 64;  // adapters at a time
+  static constexpr size_t kMost = 64;    // adapters at a time
+  static constexpr size_t kFetched = 8;  // from the shelf, those asked for last
 
   // models: the server's own names, at least one; engine outlives this.
   Adapters(const Engine& engine, std::vector<std::string> models)
@@ -39,16 +47,25 @@ class Adapters {
   std::vector<OfferedAdapter> list() const;  // in the order they were loaded
   std::optional<OfferedAdapter> find(const std::string& name) const;
 
-  // Fills asked.served by asked.choice.
-  std::optional<ApiError> choose(SamplingRequest& asked) const;
+  // More adapters, chosen by their names like the others; which these are may change from call to call.
+  // Before the first request.
+  void look_on(std::function<std::vector<ShelvedAdapter>()> shelf) { shelf_ = std::move(shelf); }
+  std::vector<ShelvedAdapter> shelved() const { return shelf_ ? shelf_() : std::vector<ShelvedAdapter>(); }
+
+  // Fills asked.served by asked.choice; reads the adapter where it lies on the shelf.
+  std::optional<ApiError> choose(SamplingRequest& asked);
 
  private:
   bool is_own(const std::string& name) const;
+  Status fetch(const std::string& name, std::optional<OfferedAdapter>& out);
 
   const Engine& engine_;
   const std::vector<std::string> models_;
+  std::function<std::vector<ShelvedAdapter>()> shelf_;
   mutable std::mutex mutex_;
   std::vector<OfferedAdapter> offered_;
+  std::mutex fetching_;  // held while one is read, so that none is read twice; guards the next
+  std::vector<OfferedAdapter> fetched_;  // the one asked for last is the last
 };
 
 // The folder that a client's path names under `root`, links followed. kInvalid: it lies elsewhere; kNotFound:

@@ -30,7 +30,7 @@ TrainingPlace place_of(const FineTuningOptions& options, const std::string& mode
 
 Result<std::unique_ptr<FineTuning>> FineTuning::open(const FineTuningOptions& options,
                                                      const std::string& model, std::chrono::milliseconds stop,
-                                                     OfferModel offer, spdlog::logger& log) {
+                                                     spdlog::logger& log) {
   std::error_code error;
   std::filesystem::create_directories(options.folder, error);
   if (error) return system_error("make folder", options.folder, error.value());
@@ -48,7 +48,7 @@ Result<std::unique_ptr<FineTuning>> FineTuning::open(const FineTuningOptions& op
   how.folder = jobs;
   how.place = place_of(options, model);
   how.stop = stop;
-  MOEBIUS_ASSIGN(out->jobs_, Jobs::open(std::move(how), *out->files_, std::move(offer), log));
+  MOEBIUS_ASSIGN(out->jobs_, Jobs::open(std::move(how), *out->files_, log));
   return out;
 }
 

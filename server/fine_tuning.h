@@ -21,8 +21,7 @@ class FineTuning {
  public:
   // model: folder of the base. kInvalid: another server has the folder.
   static Result<std::unique_ptr<FineTuning>> open(const FineTuningOptions& options, const std::string& model,
-                                                  std::chrono::milliseconds stop, OfferModel offer,
-                                                  spdlog::logger& log);
+                                                  std::chrono::milliseconds stop, spdlog::logger& log);
   ~FineTuning();
 
   FileStore& files() { return *files_; }

@@ -21,7 +21,7 @@ using process::Scratch;
 std::optional<ApiError> parse(const Json& more, JobRequest& request) {
   Json body = {{"model", "tiny"}, {"training_file", "file-a"}};
   body.update(more);
-  return parse_job_request(body, {{"tiny", "other"}}, request);
+  return parse_job_request(body, {"tiny", "other"}, request);
 }
 
 std::vector<std::string> arguments(const Json& more) {
@@ -143,7 +143,7 @@ std::string some_lines(int count) {
   return all.substr(0, end);
 }
 
-// Files, jobs, and the names under which models were offered.
+// Files and jobs.
 class Bench {
  public:
   explicit Bench(const std::string& folder, int64_t memory_bytes = 0)
@@ -153,13 +153,7 @@ class Bench {
     options.program = MOEBIUS_BINARY;
     options.threads = 1;
     options.memory_bytes = memory_bytes;
-    auto tuning = FineTuning::open(
-        options, kModel, std::chrono::seconds(30),
-        [this](const std::string& name, const std::string& adapter) {
-          offered_[name] = adapter;
-          return fs::exists(adapter + "/adapter_model.safetensors") ? Status() : not_found("no adapter");
-        },
-        log_);
+    auto tuning = FineTuning::open(options, kModel, std::chrono::seconds(30), log_);
     MOEBIUS_CHECK(tuning.ok(), tuning.status().message());
     tuning_ = std::move(*tuning);
   }
@@ -181,7 +175,7 @@ class Bench {
     body["x_lora"].update(lora);
     body.update(more);
     JobRequest request;
-    const auto wrong = parse_job_request(body, {{"tiny"}}, request);
+    const auto wrong = parse_job_request(body, {"tiny"}, request);
     MOEBIUS_CHECK(!wrong, wrong ? wrong->message : "");
     Job job;
     const auto error = jobs().create(std::move(request), job);
@@ -217,11 +211,15 @@ class Bench {
       if (const Json event = parsed(line); event.contains("data")) steps.push_back(event["data"]["step"]);
     return steps;
   }
-  const std::map<std::string, std::string>& offered() const { return offered_; }
+  // The folders of the models that came of jobs.
+  std::map<std::string, std::string> offered() {
+    std::map<std::string, std::string> out;
+    for (const TunedModel& model : jobs().models()) out[model.name] = model.folder;
+    return out;
+  }
 
  private:
   spdlog::logger log_;
-  std::map<std::string, std::string> offered_;
   std::unique_ptr<FineTuning> tuning_;
 };
 
@@ -285,6 +283,8 @@ TEST_F(JobsTest, TrainsAndOffersTheModel) {
     EXPECT_GT(checkpoints.back()["metrics"]["valid_loss"].get<double>(), 0);
     EXPECT_EQ(bench.offered().size(), 4u);
     EXPECT_TRUE(bench.offered().contains(name) && bench.offered().contains(name + ":ckpt-step-5"));
+    for (const auto& [offered, adapter] : bench.offered())
+      EXPECT_TRUE(fs::exists(adapter + "/adapter_model.safetensors")) << offered;
     EXPECT_FALSE(fs::exists(job_folder(folder(), job) + "/train.jsonl")) << "what nobody needs any more";
     EXPECT_FALSE(fs::exists(job_folder(folder(), job) + "/adapter/checkpoints"));
     before = bench.offered(), id = job.id;
@@ -476,7 +476,26 @@ TEST_F(JobsTest, AnswersAsOpenAiDoes) {
   EXPECT_TRUE(metrics) << earlier;
   EXPECT_EQ(error_code(client.Post(path + "/" + second + "/cancel", "", "application/json")),
             "invalid_job_status");
-  EXPECT_EQ(get("/" + first + "/checkpoints?limit=1")["data"][0]["step_number"], 4);
+  const Json checkpoint = get("/" + first + "/checkpoints?limit=1")["data"][0];
+  EXPECT_EQ(checkpoint["step_number"], 4);
+
+  // What came of it is a model like others.
+  const std::string tuned = job["fine_tuned_model"];
+  const Json models = Json::parse(client.Get("/v1/models")->body)["data"];
+  EXPECT_TRUE(std::any_of(models.begin(), models.end(), [&](const Json& m) {
+    return m["id"] == tuned && m["parent"] == "tiny";
+  })) << models;
+  EXPECT_EQ(Json::parse(client.Get("/v1/models/" + tuned)->body)["id"], tuned);
+  for (const std::string& name : {tuned, checkpoint["fine_tuned_model_checkpoint"].get<std::string>()}) {
+    const Json question = {
+        {"model", name}, {"messages", {{{"role", "user"}, {"content", "Hi"}}}}, {"max_tokens", 4}};
+    EXPECT_EQ(server.ask("/v1/chat/completions", question)["model"], name);
+    EXPECT_EQ(server.ask("/v1/chat/completions", question)["model"], name) << "again, and in memory";
+  }
+  EXPECT_EQ(error_code(
+                server.post("/v1/chat/completions",
+                            {{"model", tuned + "x"}, {"messages", {{{"role", "user"}, {"content", "Hi"}}}}})),
+            "model_not_found");
   EXPECT_TRUE(server.stop().ok());
 }
 

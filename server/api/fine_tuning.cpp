@@ -31,7 +31,7 @@ class FineTuningApi {
 void FineTuningApi::create(Exchange& e) {
   JobRequest request;
   Job job;
-  std::optional<ApiError> error = parse_job_request(e.body, {service_.options.models}, request);
+  std::optional<ApiError> error = parse_job_request(e.body, service_.options.models, request);
   if (!error) error = jobs_.create(std::move(request), job);
   if (error) return service_.refuse(e, *error);
   e.answer(job.json());

@@ -70,6 +70,13 @@ Json adapter_json(const Service& service, const OfferedAdapter& adapter) {
   return json;
 }
 
+Json shelved_json(const Service& service, const ShelvedAdapter& adapter) {
+  Json json = model_json(service, adapter.name, adapter.created);
+  json["root"] = adapter.name;
+  json["parent"] = service.options.models.front();
+  return json;
+}
+
 }  // namespace
 
 void add_model_routes(Router& router, Service& service) {
@@ -98,6 +105,7 @@ void add_model_routes(Router& router, Service& service) {
   router.get("/v1/models", [&service](Exchange& e) {
     Json all = Json::array({model_json(service, service.options.models.front(), service.created)});
     for (const OfferedAdapter& a : service.adapters.list()) all.push_back(adapter_json(service, a));
+    for (const ShelvedAdapter& a : service.adapters.shelved()) all.push_back(shelved_json(service, a));
     e.answer({{"object", "list"},
               {"has_more", false},
               {"first_id", all.front()["id"]},
@@ -110,6 +118,9 @@ void add_model_routes(Router& router, Service& service) {
     if (std::ranges::find(names, id) != names.end())
       return e.answer(model_json(service, id, service.created));
     if (const auto offered = service.adapters.find(id)) return e.answer(adapter_json(service, *offered));
+    const std::vector<ShelvedAdapter> shelf = service.adapters.shelved();
+    if (const auto at = std::ranges::find(shelf, id, &ShelvedAdapter::name); at != shelf.end())
+      return e.answer(shelved_json(service, *at));
     service.refuse(e, model_not_found(names.front()));
   });
   router.get("/v1/experts", [&service](Exchange& e) { e.answer(experts_json(service)); });

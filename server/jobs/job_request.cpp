@@ -184,7 +184,8 @@ double JobRequest::learning_rate() const {
   return multiplier * (lora.contains("lr") ? lora["lr"].get<double>() : kLearningRate);
 }
 
-std::optional<ApiError> parse_job_request(const Json& body, const JobLimits& limits, JobRequest& request) {
+std::optional<ApiError> parse_job_request(const Json& body, const std::vector<std::string>& models,
+                                          JobRequest& request) {
   Fields in(body);
   in.text("model", request.model);
   read_file(in, "training_file", request.training_file);
@@ -204,7 +205,6 @@ std::optional<ApiError> parse_job_request(const Json& body, const JobLimits& lim
   if (request.batch > 0 && request.lora.contains("accumulation"))
     in.fail("x_lora", "has `accumulation`, which excludes `batch_size`");
   if (in.failed()) return in.error();
-  const auto& models = limits.models;
   if (std::find(models.begin(), models.end(), request.model) == models.end())
     return model_not_found(models.front());
   return {};

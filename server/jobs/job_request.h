@@ -28,11 +28,9 @@ struct JobRequest {
   double learning_rate() const;  // the peak
 };
 
-struct JobLimits {
-  std::vector<std::string> models;  // names of the model, the first is reported
-};
-
-std::optional<ApiError> parse_job_request(const Json& body, const JobLimits& limits, JobRequest& request);
+// models: names of the base, the first is reported.
+std::optional<ApiError> parse_job_request(const Json& body, const std::vector<std::string>& models,
+                                          JobRequest& request);
 
 // What x_lora says and what it leaves to `moebius finetune`, as a client reads it.
 Json effective_lora(const JobRequest& request);

@@ -53,12 +53,11 @@ ApiError job_not_found() {
   return {404, "invalid_request_error", "no such fine-tuning job", {}, "fine_tuning_job_not_found"};
 }
 
-Jobs::Jobs(JobsOptions options, FileStore& files, OfferModel offer, spdlog::logger& log)
-    : options_(std::move(options)), files_(files), offer_(std::move(offer)), log_(log) {}
+Jobs::Jobs(JobsOptions options, FileStore& files, spdlog::logger& log)
+    : options_(std::move(options)), files_(files), log_(log) {}
 
-Result<std::unique_ptr<Jobs>> Jobs::open(JobsOptions options, FileStore& files, OfferModel offer,
-                                         spdlog::logger& log) {
-  std::unique_ptr<Jobs> jobs(new Jobs(std::move(options), files, std::move(offer), log));
+Result<std::unique_ptr<Jobs>> Jobs::open(JobsOptions options, FileStore& files, spdlog::logger& log) {
+  std::unique_ptr<Jobs> jobs(new Jobs(std::move(options), files, log));
   MOEBIUS_TRY(jobs->load());
   jobs->thread_ = std::thread([&all = *jobs] { all.work(); });
   return jobs;
@@ -88,7 +87,6 @@ Status Jobs::load() {
     if (job.status == JobStatus::kRunning || job.status == JobStatus::kValidating)
       set(job, JobStatus::kQueued, "The server was started anew; the job goes on from its last checkpoint",
           EventLevel::kWarn);
-    if (job.status == JobStatus::kSucceeded) offer(job);
   }
   return Status();
 }
@@ -297,12 +295,7 @@ void Jobs::watch(std::unique_lock<std::mutex>& lock, const std::string& id, JobR
     changed_.wait_for(lock, kPoll);
   }
   note_progress(*at(id), run);
-  if (*exit != 0) return finish(*at(id), run, *exit);
-  const Job done = *at(id);
-  lock.unlock();
-  offer(done);  // before it is told, so that who hears of it finds it
-  lock.lock();
-  succeed(*at(id));
+  finish(*at(id), run, *exit);
 }
 
 void Jobs::note_progress(Job& job, JobRun& run) {
@@ -331,6 +324,7 @@ void Jobs::note_progress(Job& job, JobRun& run) {
 }
 
 void Jobs::finish(Job& job, JobRun& run, int exit) {
+  if (exit == 0) return succeed(job);
   if (wish_ == Wish::kCancel) return set(job, JobStatus::kCancelled, "The job is cancelled");
   if (wish_ == Wish::kPause)
     return set(job, JobStatus::kPaused, fmt::format("The job is paused after step {}", job.steps));
@@ -363,21 +357,18 @@ void Jobs::succeed(Job& job) {
   static_cast<void>(folder.add_event(EventLevel::kInfo, "The job has successfully completed"));
 }
 
-// The model, and those of its checkpoints.
-void Jobs::offer(const Job& job) const {
-  if (!offer_) return;
-  const JobFolder folder = folder_of(job.id);
-  const auto put = [&](const std::string& name, const std::string& adapter) {
-    const Status offered = offer_(name, adapter);
-    if (offered.ok()) return;
-    log_.error("{}: {}", name, offered.message());
-    static_cast<void>(
-        folder.add_event(EventLevel::kError, "The model cannot be used: the server's log says why"));
-  };
-  put(job.model_name(), folder.adapter());
-  for (const JobCheckpoint& checkpoint : job.checkpoints)
-    if (fs::exists(folder.checkpoint(checkpoint.step)))
-      put(job.model_name(checkpoint.step), folder.checkpoint(checkpoint.step));
+std::vector<TunedModel> Jobs::models() {
+  const std::lock_guard lock(mutex_);
+  std::vector<TunedModel> out;
+  for (const Job& job : jobs_) {
+    if (job.status != JobStatus::kSucceeded) continue;
+    const JobFolder folder = folder_of(job.id);
+    out.push_back({job.model_name(), folder.adapter(), job.finished_at});
+    for (const JobCheckpoint& c : job.checkpoints)
+      if (fs::exists(folder.checkpoint(c.step)))
+        out.push_back({job.model_name(c.step), folder.checkpoint(c.step), c.created_at});
+  }
+  return out;
 }
 
 }  // namespace moebius

@@ -11,7 +11,6 @@
 
 #include <chrono>
 #include <condition_variable>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -31,14 +30,16 @@ struct JobsOptions {
   int64_t unfinished = 100;                // jobs at most
 };
 
-// Makes an adapter answer to a name; the folder stays.
-using OfferModel = std::function<Status(const std::string& name, const std::string& folder)>;
+// What a job made: an adapter, under the name by which clients ask for it.
+struct TunedModel {
+  std::string name, folder;
+  int64_t created_at = 0;
+};
 
 class Jobs {
  public:
-  // files and log outlive the jobs. Offers the models of jobs that succeeded.
-  static Result<std::unique_ptr<Jobs>> open(JobsOptions options, FileStore& files, OfferModel offer,
-                                            spdlog::logger& log);
+  // files and log outlive the jobs.
+  static Result<std::unique_ptr<Jobs>> open(JobsOptions options, FileStore& files, spdlog::logger& log);
   ~Jobs();  // stop()
 
   std::optional<ApiError> create(JobRequest request, Job& out);
@@ -54,13 +55,16 @@ class Jobs {
   // The checkpoints whose adapters are there, the oldest first.
   std::vector<Json> checkpoints(const Job& job);
 
+  // Of the jobs that succeeded: their models, and the models of their checkpoints, the oldest first.
+  std::vector<TunedModel> models();
+
   void begin_stop();  // returns at once
   void stop();        // returns when nothing runs any more
 
  private:
   enum class Wish : uint8_t { kNone, kPause, kCancel };
 
-  Jobs(JobsOptions options, FileStore& files, OfferModel offer, spdlog::logger& log);
+  Jobs(JobsOptions options, FileStore& files, spdlog::logger& log);
   Status load();
   JobFolder folder_of(const std::string& id) const { return JobFolder(options_.folder + "/" + id); }
   Job* at(const std::string& id);  // with mutex_ held, as the next ones
@@ -75,11 +79,9 @@ class Jobs {
   void note_progress(Job& job, JobRun& run);
   void finish(Job& job, JobRun& run, int exit);
   void succeed(Job& job);
-  void offer(const Job& job) const;
 
   const JobsOptions options_;
   FileStore& files_;
-  const OfferModel offer_;
   spdlog::logger& log_;
   std::mutex mutex_;
   std::condition_variable changed_;
