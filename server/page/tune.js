@@ -117,22 +117,23 @@ async function change(verb) {
   await refresh();
 }
 
-// The losses over the steps. A picture has a fixed size of its own and is stretched to its place.
-const WIDE = 640, HIGH = 260, LEFT = 46, BOTTOM = 24, TOP = 8;
+// The losses over the steps.
+const HIGH = 260, LEFT = 46, BOTTOM = 24, TOP = 8;
 function drawCurve() {
   const rows = [...course.values()].sort((a, b) => a.step - b.step), picture = $('tune-curve');
   const points = (name) => rows.filter((row) => Number.isFinite(row[name])).map((row) => [row.step, row[name]]);
   const train = points('train_loss'), valid = points('valid_loss'), all = [...train, ...valid].map(([, loss]) => loss);
   picture.replaceChildren();
+  const wide = picture.clientWidth;
   if (!train.length) return;
   const last = Math.max(train.at(-1)[0], jobs.find((j) => j.id === shown)?.x_lora.steps_total ?? 0, 2);
   let low = Infinity, high = -Infinity;
   for (const loss of all) { low = Math.min(low, loss); high = Math.max(high, loss); }
   if (high - low < 1e-6) { low -= 0.5; high += 0.5; }
-  const x = (step) => LEFT + (step - 1) / (last - 1) * (WIDE - LEFT - 8), y = (loss) => TOP + (high - loss) / (high - low) * (HIGH - TOP - BOTTOM);
+  const x = (step) => LEFT + (step - 1) / (last - 1) * (wide - LEFT - 8), y = (loss) => TOP + (high - loss) / (high - low) * (HIGH - TOP - BOTTOM);
   for (const part of [0, 0.25, 0.5, 0.75, 1]) {
     const loss = low + part * (high - low);
-    picture.append(svg('line', { x1: LEFT, x2: WIDE - 8, y1: y(loss), y2: y(loss), class: 'grid' }),
+    picture.append(svg('line', { x1: LEFT, x2: wide - 8, y1: y(loss), y2: y(loss), class: 'grid' }),
       svg('text', { x: LEFT - 6, y: y(loss) + 4, 'text-anchor': 'end' }, loss.toPrecision(3)));
   }
   for (const step of new Set([1, Math.round((1 + last) / 2), last]))
