@@ -79,6 +79,9 @@ Status Adapters::fetch(const std::string& name, std::optional<OfferedAdapter>& o
   const auto found = std::ranges::find(shelf, name, &ShelvedAdapter::name);
   if (found == shelf.end()) return Status();
   std::lock_guard lock(fetching_);
+  std::erase_if(fetched_, [&](const OfferedAdapter& o) {
+    return std::ranges::find(shelf, o.name, &ShelvedAdapter::name) == shelf.end();
+  });
   const auto same = [&](const OfferedAdapter& o) { return o.name == name && o.folder == found->folder; };
   if (const auto at = std::ranges::find_if(fetched_, same); at != fetched_.end()) {
     std::rotate(at, at + 1, fetched_.end());

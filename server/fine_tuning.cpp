@@ -29,8 +29,8 @@ TrainingPlace place_of(const FineTuningOptions& options, const std::string& mode
 }  // namespace
 
 Result<std::unique_ptr<FineTuning>> FineTuning::open(const FineTuningOptions& options,
-                                                     const std::string& model, std::chrono::milliseconds stop,
-                                                     spdlog::logger& log) {
+                                                     const std::string& model, std::vector<std::string> names,
+                                                     std::chrono::milliseconds stop, spdlog::logger& log) {
   std::error_code error;
   std::filesystem::create_directories(options.folder, error);
   if (error) return system_error("make folder", options.folder, error.value());
@@ -46,7 +46,9 @@ Result<std::unique_ptr<FineTuning>> FineTuning::open(const FineTuningOptions& op
                  FileStore::open(folder + "/files", options.limits, [jobs] { return bytes_below(jobs); }));
   JobsOptions how;
   how.folder = jobs;
+  how.models = std::move(names);
   how.place = place_of(options, model);
+  out->threads_ = how.place.threads;
   how.stop = stop;
   MOEBIUS_ASSIGN(out->jobs_, Jobs::open(std::move(how), *out->files_, log));
   return out;

@@ -19,17 +19,19 @@ struct FineTuningOptions {
 
 class FineTuning {
  public:
-  // model: folder of the base. kInvalid: another server has the folder.
+  // model: folder of the base, and its names. kInvalid: another server has the folder.
   static Result<std::unique_ptr<FineTuning>> open(const FineTuningOptions& options, const std::string& model,
+                                                  std::vector<std::string> names,
                                                   std::chrono::milliseconds stop, spdlog::logger& log);
   ~FineTuning();
 
+  int threads() const { return threads_; }  // that work on files and jobs may take
   FileStore& files() { return *files_; }
   Jobs& jobs() { return *jobs_; }
 
  private:
   FineTuning() = default;
-  int lock_ = -1;
+  int lock_ = -1, threads_ = 1;
   std::unique_ptr<FileStore> files_;
   std::unique_ptr<Jobs> jobs_;
 };

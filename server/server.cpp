@@ -58,7 +58,7 @@ Server::Impl::Impl(Engine& engine, ServerOptions options, spdlog::logger& log,
 Status Server::Impl::open_tuning() {
   if (service.options.tuning.folder.empty()) return Status();
   MOEBIUS_ASSIGN(tuning, FineTuning::open(service.options.tuning, service.engine.options().model,
-                                          service.options.drain, service.log));
+                                          service.options.models, service.options.drain, service.log));
   service.adapters.look_on([&jobs = tuning->jobs()] {
     std::vector<ShelvedAdapter> shelf;
     for (TunedModel& m : jobs.models())

@@ -146,14 +146,14 @@ std::string some_lines(int count) {
 // Files and jobs.
 class Bench {
  public:
-  explicit Bench(const std::string& folder, int64_t memory_bytes = 0)
+  explicit Bench(const std::string& folder, int64_t memory_bytes = 0, const std::string& model = "tiny")
       : log_("test", std::make_shared<spdlog::sinks::null_sink_mt>()) {
     FineTuningOptions options;
     options.folder = folder;
     options.program = MOEBIUS_BINARY;
     options.threads = 1;
     options.memory_bytes = memory_bytes;
-    auto tuning = FineTuning::open(options, kModel, std::chrono::seconds(30), log_);
+    auto tuning = FineTuning::open(options, kModel, {model}, std::chrono::seconds(30), log_);
     MOEBIUS_CHECK(tuning.ok(), tuning.status().message());
     tuning_ = std::move(*tuning);
   }
@@ -385,6 +385,34 @@ TEST_F(JobsTest, GoOnAfterTheServerWasKilled) {
   EXPECT_NE(log.find("goes on after step"), std::string::npos) << log;
 }
 
+TEST_F(JobsTest, WaitForTheirOwnModel) {
+  std::string waiting, done;
+  {
+    Bench bench(folder());
+    const std::string file = bench.add_file(some_lines(10));
+    done = bench.end(bench.create(file, {{"steps", 1}}).id).id;
+    waiting = bench.create(file, {{"steps", kLong}}).id;
+    bench.running(waiting, 1);
+  }
+  {
+    Bench bench(folder(), 0, "another");
+    EXPECT_EQ(bench.jobs().find(waiting)->status, JobStatus::kPaused);
+    EXPECT_TRUE(bench.offered().empty());
+    Job job;
+    EXPECT_EQ(bench.jobs().resume(waiting, job)->code, "model_not_found");
+  }
+  Bench bench(folder());
+  EXPECT_EQ(bench.offered().size(), 2u);
+  Job job;
+  ASSERT_FALSE(bench.jobs().resume(waiting, job));
+  bench.running(waiting, job.steps + 1);
+  const std::string name = bench.jobs().find(done)->model_name();
+  EXPECT_FALSE(bench.jobs().erase_model(name + ":ckpt-step-1"));
+  EXPECT_TRUE(bench.jobs().erase_model(name));
+  EXPECT_FALSE(bench.jobs().erase_model(name));
+  EXPECT_TRUE(bench.offered().empty());
+}
+
 TEST_F(JobsTest, FailuresAreTold) {
   Bench bench(folder());
   const std::string file = bench.add_file(some_lines(4));
@@ -496,6 +524,13 @@ TEST_F(JobsTest, AnswersAsOpenAiDoes) {
                 server.post("/v1/chat/completions",
                             {{"model", tuned + "x"}, {"messages", {{{"role", "user"}, {"content", "Hi"}}}}})),
             "model_not_found");
+
+  EXPECT_EQ(Json::parse(client.Delete("/v1/models/" + tuned)->body),
+            (Json{{"id", tuned}, {"object", "model"}, {"deleted", true}}));
+  EXPECT_EQ(error_code(client.Delete("/v1/models/" + tuned)), "model_not_found");
+  EXPECT_EQ(error_code(client.Delete("/v1/models/tiny")), "model_not_found");
+  const Json gone = {{"model", tuned}, {"messages", {{{"role", "user"}, {"content", "Hi"}}}}};
+  EXPECT_EQ(error_code(server.post("/v1/chat/completions", gone)), "model_not_found");
   EXPECT_TRUE(server.stop().ok());
 }
 

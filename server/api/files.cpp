@@ -14,7 +14,8 @@ namespace {
 
 class FilesApi {
  public:
-  FilesApi(Service& service, FileStore& store) : service_(service), store_(store) {}
+  FilesApi(Service& service, FileStore& store, int threads)
+      : service_(service), store_(store), threads_(threads) {}
 
   void create(Exchange& e);
   void list(Exchange& e);
@@ -29,6 +30,7 @@ class FilesApi {
 
   Service& service_;
   FileStore& store_;
+  const int threads_;
 };
 
 std::optional<ApiError> FilesApi::receive(Exchange& e, UploadForm& form) {
@@ -49,7 +51,7 @@ std::optional<ApiError> FilesApi::receive(Exchange& e, UploadForm& form) {
 std::optional<ApiError> FilesApi::keep(UploadForm& form, StoredFile& out) {
   if (form.purpose() == "fine-tune") {
     const Result<DatasetCounts> counts =
-        check_training_file(service_.engine, form.file().path(), form.filename(), /*threads=*/1);
+        check_training_file(service_.engine, form.file().path(), form.filename(), threads_);
     if (!counts.ok()) return bad_request(counts.status().message(), "file", "invalid_file_format");
   }
   return form.file().keep(form.filename(), form.purpose(), form.expires_after_s(), out);
@@ -134,7 +136,7 @@ void add_file_routes(Router& router, Service& service, FineTuning* tuning) {
                               {"GET", "/v1/files/{id}"},
                               {"DELETE", "/v1/files/{id}"},
                               {"GET", "/v1/files/{id}/content"}});
-  const auto api = std::make_shared<FilesApi>(service, tuning->files());
+  const auto api = std::make_shared<FilesApi>(service, tuning->files(), tuning->threads());
   const auto to = [api](void (FilesApi::*handler)(Exchange&)) {
     return [api, handler](Exchange& e) { ((*api).*handler)(e); };
   };

@@ -1,4 +1,5 @@
-// /v1/fine_tuning/jobs: create, list, get, cancel, pause, resume, events and checkpoints.
+// /v1/fine_tuning/jobs: create, list, get, cancel, pause, resume, events and checkpoints; and DELETE of the
+// models that they made.
 #include "server/api/api.h"
 #include "server/pages.h"
 
@@ -18,6 +19,7 @@ class FineTuningApi {
   void resume(Exchange& e) { change(e, &Jobs::resume); }
   void events(Exchange& e);
   void checkpoints(Exchange& e);
+  void erase_model(Exchange& e);
 
  private:
   using Change = std::optional<ApiError> (Jobs::*)(const std::string& id, Job& out);
@@ -104,6 +106,12 @@ void FineTuningApi::checkpoints(Exchange& e) {
   e.answer(page);
 }
 
+void FineTuningApi::erase_model(Exchange& e) {
+  const std::string& name = e.arguments[0];
+  if (!jobs_.erase_model(name)) return service_.refuse(e, model_not_found(service_.options.models.front()));
+  e.answer({{"id", name}, {"object", "model"}, {"deleted", true}});
+}
+
 }  // namespace
 
 void add_fine_tuning_routes(Router& router, Service& service, FineTuning* tuning) {
@@ -135,6 +143,7 @@ void add_fine_tuning_routes(Router& router, Service& service, FineTuning* tuning
   router.add({"POST", kResume, to(&FineTuningApi::resume)});
   router.get(kEvents, to(&FineTuningApi::events));
   router.get(kCheckpoints, to(&FineTuningApi::checkpoints));
+  router.add({"DELETE", "/v1/models/{id*}", to(&FineTuningApi::erase_model)});
 }
 
 }  // namespace moebius

@@ -87,8 +87,16 @@ Status Jobs::load() {
     if (job.status == JobStatus::kRunning || job.status == JobStatus::kValidating)
       set(job, JobStatus::kQueued, "The server was started anew; the job goes on from its last checkpoint",
           EventLevel::kWarn);
+    if (job.status == JobStatus::kQueued && !is_served(job))
+      set(job, JobStatus::kPaused, "The server has another model now; the job waits for its own",
+          EventLevel::kWarn);
   }
   return Status();
+}
+
+bool Jobs::is_served(const Job& job) const {
+  return std::find(options_.models.begin(), options_.models.end(), job.request.model) !=
+         options_.models.end();
 }
 
 Job* Jobs::at(const std::string& id) {
@@ -197,6 +205,8 @@ std::optional<ApiError> Jobs::resume(const std::string& id, Job& out) {
   Job* job = at(id);
   if (job == nullptr) return job_not_found();
   if (job->status != JobStatus::kPaused) return wrong_status(*job, "resumed");
+  if (!is_served(*job))
+    return bad_request("the server has another model than the job", "model", "model_not_found");
   set(*job, JobStatus::kQueued, "The job is resumed");
   out = *job;
   return {};
@@ -361,14 +371,29 @@ std::vector<TunedModel> Jobs::models() {
   const std::lock_guard lock(mutex_);
   std::vector<TunedModel> out;
   for (const Job& job : jobs_) {
-    if (job.status != JobStatus::kSucceeded) continue;
     const JobFolder folder = folder_of(job.id);
+    if (job.status != JobStatus::kSucceeded || !is_served(job) || !fs::exists(folder.adapter())) continue;
     out.push_back({job.model_name(), folder.adapter(), job.finished_at});
     for (const JobCheckpoint& c : job.checkpoints)
       if (fs::exists(folder.checkpoint(c.step)))
         out.push_back({job.model_name(c.step), folder.checkpoint(c.step), c.created_at});
   }
   return out;
+}
+
+bool Jobs::erase_model(const std::string& name) {
+  const std::lock_guard lock(mutex_);
+  for (const Job& job : jobs_) {
+    const JobFolder folder = folder_of(job.id);
+    if (job.status != JobStatus::kSucceeded || job.model_name() != name || !fs::exists(folder.adapter()))
+      continue;
+    std::error_code error;
+    fs::remove_all(folder.adapter(), error);
+    if (error) log_.error("{}: {}", name, error.message());
+    log_.info("{} deleted", name);
+    return !error;
+  }
+  return false;
 }
 
 }  // namespace moebius

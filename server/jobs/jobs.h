@@ -25,6 +25,8 @@ namespace moebius {
 
 struct JobsOptions {
   std::string folder;
+  std::vector<std::string>
+      models;  // names of the base; jobs of another one wait, and its models are not offered
   TrainingPlace place;
   std::chrono::milliseconds stop{30'000};  // that a job gets to stop with a checkpoint when the server ends
   int64_t unfinished = 100;                // jobs at most
@@ -57,6 +59,8 @@ class Jobs {
 
   // Of the jobs that succeeded: their models, and the models of their checkpoints, the oldest first.
   std::vector<TunedModel> models();
+  // Deletes one of them, with those of its checkpoints; false: there is none of that name.
+  bool erase_model(const std::string& name);
 
   void begin_stop();  // returns at once
   void stop();        // returns when nothing runs any more
@@ -67,7 +71,8 @@ class Jobs {
   Jobs(JobsOptions options, FileStore& files, spdlog::logger& log);
   Status load();
   JobFolder folder_of(const std::string& id) const { return JobFolder(options_.folder + "/" + id); }
-  Job* at(const std::string& id);  // with mutex_ held, as the next ones
+  bool is_served(const Job& job) const;  // its base is here
+  Job* at(const std::string& id);        // with mutex_ held, as the next ones
   void save(Job& job);
   void set(Job& job, JobStatus status, const std::string& event, EventLevel level = EventLevel::kInfo);
   std::optional<ApiError> ask(const std::string& id, Wish wish, Job& out);

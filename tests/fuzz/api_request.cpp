@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "server/anthropic/message_request.h"
+#include "server/jobs/job_request.h"
 #include "server/json_input.h"
 #include "server/responses/response_request.h"
 #include "server/route_pattern.h"
@@ -36,6 +37,18 @@ void check(const ChatRequest& request, const RequestLimits& limits) {
   MOEBIUS_CHECK(static_cast<int64_t>(request.tools.rules.functions.size()) <= limits.tools);
 }
 
+// Arguments that a program takes for nothing else.
+void check(const JobRequest& request) {
+  MOEBIUS_CHECK(request.epochs >= 1 && request.epochs <= 50 && request.batch >= 0 && request.batch <= 256);
+  MOEBIUS_CHECK(request.learning_rate() > 0 && request.suffix.size() <= 64);
+  for (const std::string& argument : finetune_arguments(request)) {
+    MOEBIUS_CHECK(argument.starts_with("--") &&
+                      argument.find_first_of(std::string_view(" \n\"\0", 4)) == std::string::npos,
+                  argument);
+  }
+  ApiError::to_text(effective_lora(request));
+}
+
 std::optional<ApiError> history(const std::string& id, Json& items) {
   if (id != "r") return bad_request("unknown");
   items = Json::parse(R"([{"id": "a", "type": "message", "role": "user", "content": []}])");
@@ -48,7 +61,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const std::string_view text(reinterpret_cast<const char*>(data + 1), size - 1);
   const RequestLimits limit = limits();
-  if (data[0] % 5 == 4) {
+  if (data[0] % 6 == 5) {
     std::vector<std::string> arguments;
     for (const char* pattern : {"/", "/v1/models/{id*}", "/v1/responses/{id}/cancel"})
       match_pattern(pattern, text, arguments);
@@ -57,13 +70,16 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const Result<Json> body = parse_json(text);
   if (!body.ok() || !body->is_object()) return 0;
   ApiError::to_text(*body);
-  if (data[0] % 5 == 0) {
+  if (data[0] % 6 == 0) {
     ChatRequest request;
     if (!parse_chat_request(*body, limit, request)) check(request, limit);
-  } else if (data[0] % 5 == 1) {
+  } else if (data[0] % 6 == 1) {
     CompletionRequest request;
     if (!parse_completion_request(*body, limit, request)) check(request, limit);
-  } else if (data[0] % 5 == 2) {
+  } else if (data[0] % 6 == 4) {
+    JobRequest request;
+    if (!parse_job_request(*body, {"m"}, request)) check(request);
+  } else if (data[0] % 6 == 2) {
     MessageRequest request;
     if (!parse_message_request(*body, limit, false, request)) check(request, limit);
   } else {
