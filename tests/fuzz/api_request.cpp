@@ -16,7 +16,6 @@ using namespace moebius;
 
 RequestLimits limits() {
   RequestLimits out;
-  out.models = {"m"};
   out.vocab = 100;
   return out;
 }

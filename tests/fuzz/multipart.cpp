@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "kernels/status.h"
 #include "server/files/multipart.h"
 
 namespace {
