@@ -122,6 +122,30 @@ TEST_F(TrainingLogTest, ResumedRunLeavesTheLogOfAnUninterruptedOne) {
   EXPECT_EQ(text(), kHeader) << "a run from the beginning";
 }
 
+// Whoever watches a run gets each row once, however the reading falls between the writing.
+TEST_F(TrainingLogTest, NewRowsAreReadOnce) {
+  const auto log = open(0);
+  int64_t offset = 0;
+  std::vector<int64_t> seen;
+  const auto look = [&] {
+    const auto rows = read_new_rows(path_, offset);
+    ASSERT_TRUE(rows.ok()) << rows.status().message();
+    for (const TrainingRow& each : *rows) seen.push_back(each.step);
+  };
+  look();
+  for (int64_t step = 1; step <= 500; ++step) {
+    ASSERT_TRUE(log->append(row(step, 1.0)).ok());
+    if (step % 7 == 0 || step > 495) look();
+  }
+  std::ofstream(path_, std::ios::app) << "501,1000,0.2";
+  look();
+  std::ofstream(path_, std::ios::app) << "5,4.5,0.001,,,,,,,\n";
+  look();
+  ASSERT_EQ(seen.size(), 501u);
+  for (size_t i = 0; i < seen.size(); ++i) EXPECT_EQ(seen[i], static_cast<int64_t>(i) + 1);
+  EXPECT_FALSE(read_new_rows(path_ + "x", offset).ok());
+}
+
 TEST_F(TrainingLogTest, GoesOnWithALogOfFewerColumns) {
   write(kShortHeader + "1,1000,0.25,4.5,0.001,,,,,3\n");
   const auto log = open(1);

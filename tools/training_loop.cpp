@@ -99,13 +99,12 @@ class Loop {
     }
     remove_partial_files(checkpoints_);
     remove_partial_files(options_.out);
-    MOEBIUS_TRY(describe_run());
     MOEBIUS_ASSIGN(log_, TrainingLog::open(options_.out + "/log.csv", job_.trainer().steps_done()));
     for (const TrainingRow& row : log_->rows()) {
       tokens_ = row.tokens, seconds_ = row.seconds;
       if (!std::isnan(row.eval_loss)) note_evaluation(row.eval_loss);
     }
-    return Status();
+    return describe_run();
   }
 
   Status describe_run() const {

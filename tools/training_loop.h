@@ -26,8 +26,8 @@ void add_training_loop_options(CLI::App& app, TrainingLoopOptions& options);
 
 // Opens the job and runs it to its end; the exit code. Leaves in out: run.json, log.csv, loss.svg,
 // checkpoints/, what the job writes, and with --keep a folder step-NUMBER with what it wrote at an
-// evaluation. run.json is there once the data are read: {"steps": of the run, "examples", "eval_examples",
-// "description"}.
+// evaluation. run.json is there once the data are read and the log goes on: {"steps": of the run, "examples",
+// "eval_examples", "description"}.
 using OpenJob = std::function<Result<std::unique_ptr<TrainingJob>>(const JobProgress&)>;
 int run_training(const std::string& name, const TrainingLoopOptions& options, const OpenJob& open);
 

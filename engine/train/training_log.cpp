@@ -104,6 +104,25 @@ Result<std::vector<TrainingRow>> read_training_log(const std::string& path) {
   return parse_log(path, text);
 }
 
+Result<std::vector<TrainingRow>> read_new_rows(const std::string& path, int64_t& offset) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return system_error("read the training log", path, errno);
+  std::string text;
+  std::array<char, 1 << 14> block;
+  ssize_t got;
+  while ((got = ::pread(fd, block.data(), block.size(), offset + std::ssize(text))) > 0)
+    text.append(block.data(), static_cast<size_t>(got));
+  const int error = errno;
+  ::close(fd);
+  if (got < 0) return system_error("read the training log", path, error);
+  text.resize(text.rfind('\n') + 1);  // to 0 where there is none
+  const bool first = offset == 0;
+  MOEBIUS_ASSIGN(std::vector<TrainingRow> rows,
+                 parse_log(path, first || text.empty() ? text : fmt::format("{}\n{}", kHeader, text)));
+  offset += std::ssize(text);
+  return rows;
+}
+
 Result<std::unique_ptr<TrainingLog>> TrainingLog::open(const std::string& path, int64_t after) {
   std::unique_ptr<TrainingLog> log(new TrainingLog);
   log->path_ = path;

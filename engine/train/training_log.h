@@ -53,6 +53,10 @@ class TrainingLog {
   std::vector<TrainingRow> rows_;
 };
 
+// The rows that were appended since the last call, of a log that a running TrainingLog writes. offset: where
+// that call ended, 0 at first.
+Result<std::vector<TrainingRow>> read_new_rows(const std::string& path, int64_t& offset);
+
 // The rows of a log; a last line without its end is left out. kInvalid names the line that is wrong.
 Result<std::vector<TrainingRow>> read_training_log(const std::string& path);
 

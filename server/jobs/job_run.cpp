@@ -84,12 +84,8 @@ int64_t JobRun::total_steps() const {
 }
 
 std::vector<TrainingRow> JobRun::rows_after(int64_t step) {
-  const std::string path = folder_.adapter() + "/log.csv";
-  std::error_code error;
-  const uintmax_t bytes = std::filesystem::file_size(path, error);
-  if (error || bytes == log_bytes_ || total_steps() == 0) return {};
-  log_bytes_ = bytes;
-  Result<std::vector<TrainingRow>> rows = read_training_log(path);
+  if (total_steps() == 0) return {};  // the log may be that of an earlier run still
+  Result<std::vector<TrainingRow>> rows = read_new_rows(folder_.adapter() + "/log.csv", log_offset_);
   if (!rows.ok()) return {};
   std::erase_if(*rows, [&](const TrainingRow& row) { return row.step <= step; });
   return std::move(*rows);

@@ -29,7 +29,7 @@ class JobRun {
 
   // Steps in the whole run; 0 while the data are still read.
   int64_t total_steps() const;
-  // The rows of the log after this step, if there are new ones.
+  // The rows that were added to the log since the last call, of steps after this one.
   std::vector<TrainingRow> rows_after(int64_t step);
   // What it said last, in a line without the paths of this machine.
   std::string last_words(const Job& job) const;
@@ -41,7 +41,7 @@ class JobRun {
   int lock_ = -1;
   std::unique_ptr<Child> child_;
   mutable int64_t total_steps_ = 0;
-  uintmax_t log_bytes_ = 0;  // when it was read last
+  int64_t log_offset_ = 0;  // what was read of the log
 };
 
 // How many adapters of evaluations stay.

@@ -121,7 +121,10 @@ async function change(verb) {
 const HIGH = 260, LEFT = 46, BOTTOM = 24, TOP = 8;
 function drawCurve() {
   const rows = [...course.values()].sort((a, b) => a.step - b.step), picture = $('tune-curve');
-  const points = (name) => rows.filter((row) => Number.isFinite(row[name])).map((row) => [row.step, row[name]]);
+  const points = (name) => {
+    const all = rows.filter((row) => Number.isFinite(row[name])), stride = Math.ceil(all.length / 1000);
+    return all.filter((_, i) => (all.length - 1 - i) % stride === 0).map((row) => [row.step, row[name]]);
+  };
   const train = points('train_loss'), valid = points('valid_loss'), all = [...train, ...valid].map(([, loss]) => loss);
   picture.replaceChildren();
   const wide = picture.clientWidth;
