@@ -23,24 +23,28 @@ void take_form(httplib::Request& request) {
 
 }  // namespace
 
-// The room gives connections to the threads: so it is closed before they end.
-class HttpServer::Threads : public httplib::ThreadPool {
+// Accepted sockets go straight to the room, in the thread that accepts them; requests whose head is there
+// come from the room to the pool. The room is closed before the pool ends.
+class HttpServer::Threads : public httplib::TaskQueue {
  public:
-  Threads(size_t count, WaitingRoom& room) : httplib::ThreadPool(count), room_(room) {}
+  Threads(size_t count, WaitingRoom& room) : pool_(count), room_(room) {}
+  void enqueue(std::function<void()> accepted) override { accepted(); }
+  void serve(std::function<void()> request) { pool_.enqueue(std::move(request)); }
   void shutdown() override {
     room_.stop();
-    httplib::ThreadPool::shutdown();
+    pool_.shutdown();
   }
 
  private:
+  httplib::ThreadPool pool_;
   WaitingRoom& room_;
 };
 
 HttpServer::HttpServer(const ConnectionLimits& limits, size_t threads)
-    : limits_(limits), room_([this](std::unique_ptr<Connection> connection, Connection::Head head) {
-        threads_->enqueue([this, head, kept = std::shared_ptr<Connection>(std::move(connection))] {
-          if (head == Connection::Head::kDone) serve(*kept);
-        });
+    : limits_(limits), room_(limits.connections, [this](std::unique_ptr<Connection> connection) {
+        // std::function wants what can be copied.
+        auto shared = std::make_shared<std::unique_ptr<Connection>>(std::move(connection));
+        threads_->serve([this, shared] { serve(std::move(*shared)); });
       }) {
   new_task_queue = [this, threads] {
     return threads_ = new Threads(threads, room_);
@@ -57,29 +61,28 @@ HttpServer::HttpServer(const ConnectionLimits& limits, size_t threads)
 }
 
 bool HttpServer::process_and_close_socket(socket_t socket) {
-  auto connection = std::make_unique<Connection>(socket, limits_);
-  const Connection::Head head = connection->take_head();
-  if (head == Connection::Head::kDone) return serve(*connection);
-  if (head == Connection::Head::kMore) room_.add(std::move(connection));
-  return head == Connection::Head::kMore;
+  room_.add(std::make_unique<Connection>(socket, limits_));
+  return true;
 }
 
-bool HttpServer::serve(Connection& connection) {
+void HttpServer::serve(std::unique_ptr<Connection> connection) {
   {
     std::lock_guard lock(mutex_);
-    open_.insert(connection.socket());
+    open_.insert(connection->socket());
   }
   bool closed = false;
-  const bool served =
-      process_request(connection, /*close_connection=*/true, closed, [&](httplib::Request& request) {
-        request.ranges.clear();  // answers are whole
-        take_form(request);
-        // A field that servers leave unused, and the only one that can carry the connection to a handler.
-        request.progress = [&connection](uint64_t, uint64_t) { return connection.alive(); };
-      });
-  std::lock_guard lock(mutex_);  // before the connection closes the socket and its number is used again
-  open_.erase(connection.socket());
-  return served;
+  process_request(*connection, /*close_connection=*/true, closed, [&](httplib::Request& request) {
+    request.ranges.clear();  // answers are whole
+    take_form(request);
+    // A field that servers leave unused, and the only one that can carry the connection to a handler.
+    request.progress = [&client = *connection](uint64_t, uint64_t) { return client.alive(); };
+  });
+  {
+    std::lock_guard lock(mutex_);  // before the connection closes the socket and its number is used again
+    open_.erase(connection->socket());
+  }
+  connection->hang_up();
+  room_.add(std::move(connection));
 }
 
 // Where it fails the library's own backlog stays.

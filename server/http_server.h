@@ -18,12 +18,12 @@ class HttpServer : public httplib::Server {
  private:
   class Threads;
   bool process_and_close_socket(socket_t socket) override;
-  bool serve(Connection& connection);
+  void serve(std::unique_ptr<Connection> connection);
 
   const ConnectionLimits limits_;
   std::mutex mutex_;
   std::set<socket_t> open_;
-  httplib::TaskQueue* threads_ = nullptr;  // the library's, while it listens
+  Threads* threads_ = nullptr;  // the library's, while it listens
   WaitingRoom room_;
 };
 

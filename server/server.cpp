@@ -15,11 +15,16 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kPoll{50};
 constexpr int64_t kFormBytes = 64 << 10;  // of an upload beside its file
-constexpr size_t kSpareThreads = 32;      // connections beside those that wait for an answer
+
+// One for each request that is answered or waits, and some that ask less.
+size_t thread_count(const Engine& engine, const ServerOptions& options) {
+  return static_cast<size_t>(options.queue + engine.options().sessions) + 32;
+}
 
 ConnectionLimits connection_limits(const ServerOptions& options) {
   ConnectionLimits limits;
   limits.body_bytes = options.body_bytes;
+  limits.connections = options.connections;
   limits.upload_target = kFilesPath;
   limits.upload_bytes =
       options.tuning.folder.empty() ? options.body_bytes : options.tuning.limits.file_bytes + kFormBytes;
@@ -51,7 +56,7 @@ Server::Impl::Impl(Engine& engine, ServerOptions options, spdlog::logger& log,
                    std::unique_ptr<PrefixStore> prefixes)
     : service(engine, std::move(options), log, std::move(prefixes)),
       admission(service, router),
-      http(connection_limits(service.options), static_cast<size_t>(service.options.queue) + kSpareThreads) {
+      http(connection_limits(service.options), thread_count(engine, service.options)) {
   admission.install(http);
 }
 

@@ -34,7 +34,8 @@ struct ServerOptions {
   std::string prefix_dir;  // folder for cold prefixes (engine/prefix_store.h); "": they are forgotten
   int64_t prefix_bytes = int64_t{10} << 30;  // that it may take
   int64_t body_bytes = 32 << 20;
-  int queue = 64;                               // requests that wait at most
+  int64_t connections = 8192;  // open at once; beyond, who has asked nothing for longest is closed
+  int queue = 64;              // requests that wait at most
   std::chrono::milliseconds timeout{3600'000};  // for one answer, waiting included
   std::chrono::milliseconds ping{10'000};       // silence on a stream before a comment is sent
   std::chrono::milliseconds drain{30'000};      // for running answers after drain()

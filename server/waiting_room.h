@@ -1,13 +1,15 @@
-// WaitingRoom: connections whose request's head is not there yet wait together, in one thread, so that those
-// that ask nothing or are slow to ask take no thread from others.
+// WaitingRoom: connections that wait for their request's head, or for their peer to take the answer, wait
+// together, in one thread, so that those that ask nothing, are slow to ask or slow to leave take no thread
+// from others. What a wait costs does not depend on how many there are (epoll).
 #pragma once
 
-#include <poll.h>
-
+#include <atomic>
 #include <functional>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <unordered_map>
 #include <vector>
 
 #include "server/connection.h"
@@ -16,25 +18,44 @@ namespace moebius {
 
 class WaitingRoom {
  public:
-  // call: gets a connection whose head was received or refused (Connection::take_head()), in the room's
-  // thread, and must not wait. Those that have sent nothing when their time is up are closed, others told so.
-  using Call = std::function<void(std::unique_ptr<Connection>, Connection::Head)>;
-  explicit WaitingRoom(Call call);
+  // call: gets a connection whose head is there, in the room's thread, and must not wait; it comes back by
+  // add() when it has hung up. most: connections that are open at once, those that were called included.
+  using Call = std::function<void(std::unique_ptr<Connection>)>;
+  WaitingRoom(int64_t most, Call call);
   ~WaitingRoom();  // stop()
 
-  void add(std::unique_ptr<Connection> connection);  // where too many wait, who has waited longest is closed
+  void add(std::unique_ptr<Connection> connection);  // where too many are open, who waits longest is closed
   void stop();                                       // closes all, and whoever is added from then on
 
  private:
-  using Waiting = std::vector<std::unique_ptr<Connection>>;
+  // Those of a list have the same time to wait, so that whose time is up first stands first.
+  using Waiting = std::list<std::unique_ptr<Connection>>;
+  struct Place {
+    Waiting* list;
+    Waiting::iterator at;
+    short polled;  // events that epoll looks for
+  };
+  using Places = std::unordered_map<socket_t, Place>;
+
   void work();
-  void look(Waiting& waiting, const std::vector<pollfd>& polled);
+  void seat(std::unique_ptr<Connection> connection);
+  void look(Places::iterator place);
+  void leave(Places::iterator place);
+  void watch(socket_t socket, int operation, short events) const;
+  void close_late(Waiting& list);
+  int wait_ms() const;
   void wake() const;
 
+  const int64_t most_;
   const Call call_;
-  int wake_ = -1;  // an eventfd
+  int epoll_ = -1, wake_ = -1;  // wake_: an eventfd
+  // Of the thread:
+  Waiting asking_, leaving_;
+  Places places_;
+  int64_t called_ = 0;  // connections that are elsewhere
+
   std::mutex mutex_;
-  Waiting added_;
+  std::vector<std::unique_ptr<Connection>> added_;
   bool stopped_ = false;
   std::thread thread_;
 };

@@ -3,7 +3,8 @@
 
 #include "server/access.h"
 #include "server/answer.h"
-#include "server/connection.h"
+#include "server/chunk_guard.h"
+#include "server/request_head.h"
 #include "server/json_input.h"
 #include "server/request.h"
 
