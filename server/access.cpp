@@ -5,8 +5,6 @@
 #include <fstream>
 
 #include <fmt/format.h>
-#include <openssl/crypto.h>
-#include <openssl/sha.h>
 
 namespace moebius {
 
@@ -42,23 +40,6 @@ std::string_view trim(std::string_view text) {
 }
 
 }  // namespace
-
-ApiKeys::Hash ApiKeys::hash(std::string_view text) {
-  Hash out;
-  SHA256(reinterpret_cast<const unsigned char*>(text.data()), text.size(), out.data());
-  return out;
-}
-
-ApiKeys::ApiKeys(const std::vector<std::string>& keys) {
-  for (const std::string& key : keys) hashes_.push_back(hash(key));
-}
-
-bool ApiKeys::accepts(std::string_view key) const {
-  const Hash candidate = hash(key);
-  int found = 0;
-  for (const Hash& hash : hashes_) found |= CRYPTO_memcmp(hash.data(), candidate.data(), hash.size()) == 0;
-  return found != 0;
-}
 
 Result<std::vector<std::string>> read_key_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);

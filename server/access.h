@@ -1,7 +1,6 @@
-// Who may talk to the server: API keys, and the names under which a loopback server answers.
+// Who may talk to the server: files of keys, and the names under which a loopback server answers.
 #pragma once
 
-#include <array>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -9,20 +8,6 @@
 #include "kernels/status.h"
 
 namespace moebius {
-
-// A set of keys, held as SHA-256 hashes. Checking takes the same time for any candidate of one length.
-class ApiKeys {
- public:
-  ApiKeys() = default;
-  explicit ApiKeys(const std::vector<std::string>& keys);
-  bool required() const { return !hashes_.empty(); }
-  bool accepts(std::string_view key) const;
-
- private:
-  using Hash = std::array<unsigned char, 32>;
-  static Hash hash(std::string_view text);
-  std::vector<Hash> hashes_;
-};
 
 // One key per line; blank lines and lines that begin with # are skipped. kInvalid: a key that no header can
 // carry, or no key at all; kIo: the file cannot be read.

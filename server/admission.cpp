@@ -7,10 +7,20 @@ namespace moebius {
 using httplib::Request;
 using httplib::Response;
 
+namespace {
+
+int64_t places_of_one(const Service& service) {
+  if (service.options.per_key > 0) return service.options.per_key;
+  const int64_t all = service.options.queue + service.engine.options().sessions;
+  return service.options.api_keys.size() > 1 ? (all + 1) / 2 : all;
+}
+
+}  // namespace
+
 Admission::Admission(Service& service, const Router& router)
     : service_(service),
       router_(router),
-      keys_(service.options.api_keys),
+      keys_(service.options.api_keys, service.options.admin_keys, places_of_one(service)),
       loopback_(is_loopback(service.options.host)) {}
 
 void Admission::install(HttpServer& http) {
@@ -67,16 +77,32 @@ std::optional<ApiError> Admission::check_access(const Request& request, const Ro
                        "origin_not_allowed");
     }
   }
-  if (!keys_.required() || (route != nullptr && route->open)) return {};
-  if (keys_.accepts(bearer_token(request.get_header_value("Authorization")))) return {};
-  if (request.has_header("x-api-key") && keys_.accepts(request.get_header_value("x-api-key"))) return {};
-  return unauthorized();
+  if (route != nullptr && route->open) return {};
+  const KeyHolder holder = holder_of(request);
+  if (!holder.known) return unauthorized();
+  // Without any key whoever reaches the server may do everything: that is this machine's user, unless
+  // --allow-no-key let others in.
+  if (route == nullptr || !route->admin || holder.admin) return {};
+  if (!keys_.required() && loopback_) return {};
+  return forbidden(keys_.has_admin() ? "this route needs an admin key"
+                                     : "this route needs an admin key; start the server with --admin-key",
+                   "admin_key_needed");
 }
 
-void Admission::dispatch(const Request& request, Response& response,
-                         const httplib::ContentReader* reader) const {
+KeyHolder Admission::holder_of(const Request& request) const {
+  const KeyHolder holder = keys_.find(bearer_token(request.get_header_value("Authorization")));
+  if (holder.known || !request.has_header("x-api-key")) return holder;
+  return keys_.find(request.get_header_value("x-api-key"));
+}
+
+void Admission::dispatch(const Request& request, Response& response, const httplib::ContentReader* reader) {
   Router::Match match = router_.find(request.method, request.path);
   Exchange exchange = {request, response, *match.route, std::move(match.arguments), {}, reader};
+  if (request.method == "POST") {
+    const KeyHolder holder = holder_of(request);
+    exchange.client = {holder.space, keys_.enter(holder)};
+    if (!exchange.client.place) return service_.refuse(exchange, key_busy());
+  }
   if (exchange.route.body) {
     std::optional<ApiError> error = read_body(*reader, exchange.body);
     if (!error && !exchange.body.is_object()) error = bad_request("the body must be a JSON object");

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "server/http_server.h"
+#include "server/key_ring.h"
 #include "server/service.h"
 
 namespace moebius {
@@ -12,17 +13,22 @@ class Admission {
 
   // Sends every request to its handler, or answers why not.
   void install(HttpServer& http);
+  // In place of those in force.
+  void exchange_keys(const std::vector<std::string>& keys, const std::vector<std::string>& admin_keys) {
+    keys_.exchange(keys, admin_keys);
+  }
 
  private:
   std::optional<ApiError> check_access(const httplib::Request& request, const Route* route) const;
+  KeyHolder holder_of(const httplib::Request& request) const;
   bool admit(const httplib::Request& request, httplib::Response& response) const;
   void dispatch(const httplib::Request& request, httplib::Response& response,
-                const httplib::ContentReader* reader) const;
+                const httplib::ContentReader* reader);
   std::optional<ApiError> read_body(const httplib::ContentReader& reader, Json& body) const;
 
   Service& service_;
   const Router& router_;
-  const ApiKeys keys_;
+  KeyRing keys_;
   const bool loopback_;
 };
 

@@ -21,11 +21,12 @@ std::optional<ApiError> render_chat(const Engine& engine, const Json& variables,
   return {};
 }
 
-std::optional<ApiError> encode_chat(const Engine& engine, const Scheduler& scheduler,
+std::optional<ApiError> encode_chat(const Engine& engine, const Scheduler& scheduler, const Client& client,
                                     const ChatRequest& asked, std::vector<int32_t>& ids) {
   std::string text;
   if (auto error = render_chat(engine, asked.variables, true, text)) return error;
-  Result<std::vector<int32_t>> encoded = scheduler.encode(text, asked.cache_salt, asked.served.adapter.get());
+  Result<std::vector<int32_t>> encoded =
+      scheduler.encode(text, client.salted(asked.cache_salt), asked.served.adapter.get());
   if (!encoded.ok()) return bad_request("the conversation cannot be turned into tokens", "messages");
   ids = std::move(*encoded);
   return {};

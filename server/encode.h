@@ -3,6 +3,7 @@
 
 #include "engine/scheduler.h"
 #include "server/request.h"
+#include "server/router.h"
 
 namespace moebius {
 
@@ -10,7 +11,7 @@ namespace moebius {
 std::optional<ApiError> render_chat(const Engine& engine, const Json& variables, bool generation_prompt,
                                     std::string& text);
 // Answers of before in the tokens they were made of, as the scheduler remembers them.
-std::optional<ApiError> encode_chat(const Engine& engine, const Scheduler& scheduler,
+std::optional<ApiError> encode_chat(const Engine& engine, const Scheduler& scheduler, const Client& client,
                                     const ChatRequest& asked, std::vector<int32_t>& ids);
 // How the answer to it is read.
 std::shared_ptr<const AnswerForm> answer_form(const Engine& engine, const ChatRequest& asked);

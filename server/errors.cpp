@@ -93,6 +93,14 @@ ApiError queue_full(int64_t limit) {
           "rate_limit_exceeded"};
 }
 
+ApiError key_busy() {
+  return {429,
+          "rate_limit_error",
+          "as many requests as this key may have at once are on their way; try again later",
+          {},
+          "rate_limit_exceeded"};
+}
+
 ApiError unavailable(std::string message, std::string code) {
   return {503, "unavailable", std::move(message), {}, std::move(code)};
 }

@@ -41,6 +41,7 @@ ApiError wrong_method(const std::string& allowed);
 ApiError model_not_found(const std::string& served);
 ApiError too_large(int64_t limit_bytes);
 ApiError queue_full(int64_t limit);
+ApiError key_busy();
 ApiError unavailable(std::string message, std::string code);
 ApiError internal_error();
 // param: the field that holds the prompt

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,6 +15,15 @@ namespace moebius {
 
 struct Route;
 
+// Who asks.
+struct Client {
+  std::string space;            // its own part of the cache, "": everyone's
+  std::shared_ptr<void> place;  // held until the answer has ended: there are so many for each
+
+  // What keeps a request's cache apart, from what it asked for.
+  std::string salted(const std::string& salt) const { return space.empty() ? salt : space + ':' + salt; }
+};
+
 // One request on its way through its handler.
 struct Exchange {
   const httplib::Request& request;
@@ -22,6 +32,7 @@ struct Exchange {
   std::vector<std::string> arguments;              // what stood for the names of the pattern
   Json body;                                       // of a route that takes one
   const httplib::ContentReader* reader = nullptr;  // of a POST or DELETE, for a route that reads by itself
+  Client client = {};
 
   void answer(const Json& json, int status = 200) const;
 };
@@ -29,8 +40,9 @@ struct Exchange {
 struct Route {
   std::string method, pattern;
   std::function<void(Exchange&)> handler;
-  bool body = false;  // takes a JSON object
-  bool open = false;  // to everyone, without a key
+  bool body = false;   // takes a JSON object
+  bool open = false;   // to everyone, without a key
+  bool admin = false;  // only to those who may change the server
 };
 
 class Router {

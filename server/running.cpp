@@ -17,10 +17,11 @@ ApiError client_gone() { return {499, "client_gone", "the client went away", {},
 
 }  // namespace
 
-Running::Running(Service& service, const Route& route, std::shared_ptr<Ticket> ticket,
+Running::Running(Service& service, const Exchange& exchange, std::shared_ptr<Ticket> ticket,
                  std::unique_ptr<AnswerWriter> writer, bool constrained)
     : service_(service),
-      route_(route),
+      route_(exchange.route),
+      place_(exchange.client.place),
       ticket_(std::move(ticket)),
       writer_(std::move(writer)),
       constrained_(constrained),
@@ -37,7 +38,7 @@ Running::~Running() {
   --service_.active;
 }
 
-std::optional<ApiError> Running::submit(Service& service, const Route& route, Submission submission,
+std::optional<ApiError> Running::submit(Service& service, const Exchange& exchange, Submission submission,
                                         std::unique_ptr<AnswerWriter> writer, std::shared_ptr<Running>& out) {
   if (service.draining) return unavailable("the server is shutting down", "shutting_down");
   const int64_t context = service.engine.options().context;
@@ -52,7 +53,7 @@ std::optional<ApiError> Running::submit(Service& service, const Route& route, Su
   generation.n = asked.n;
   generation.embed = submission.embed;
   generation.adapter = asked.served.adapter;
-  generation.cache_salt = asked.cache_salt;
+  generation.cache_salt = exchange.client.salted(asked.cache_salt);
   generation.priority = asked.priority;
   GenerateOptions& how = generation.options = std::move(submission.how);
   const bool constrained = how.constraint != nullptr;
@@ -70,7 +71,7 @@ std::optional<ApiError> Running::submit(Service& service, const Route& route, Su
   if (!submitted.ok()) return bad_request(submitted.status().message(), {}, "request_too_large");
   std::shared_ptr<Ticket> ticket = *submitted;
   if (!ticket) return queue_full(service.options.queue);
-  out.reset(new Running(service, route, std::move(ticket), std::move(writer), constrained));
+  out.reset(new Running(service, exchange, std::move(ticket), std::move(writer), constrained));
   return {};
 }
 

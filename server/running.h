@@ -24,7 +24,7 @@ struct Submission {
 class Running {
  public:
   // Puts the generation into the queue. Sets `out`, or says why it cannot be answered.
-  static std::optional<ApiError> submit(Service& service, const Route& route, Submission submission,
+  static std::optional<ApiError> submit(Service& service, const Exchange& exchange, Submission submission,
                                         std::unique_ptr<AnswerWriter> writer, std::shared_ptr<Running>& out);
   ~Running();  // cancels what is still computed
 
@@ -48,7 +48,7 @@ class Running {
 
  private:
   using Clock = std::chrono::steady_clock;
-  Running(Service& service, const Route& route, std::shared_ptr<Ticket> ticket,
+  Running(Service& service, const Exchange& exchange, std::shared_ptr<Ticket> ticket,
           std::unique_ptr<AnswerWriter> writer, bool constrained);
   void respond_whole(const Exchange& exchange);
   bool stream(const std::function<bool()>& client_there, httplib::DataSink& sink);
@@ -58,6 +58,7 @@ class Running {
 
   Service& service_;
   const Route& route_;
+  const std::shared_ptr<void> place_;  // of the client
   const std::shared_ptr<Ticket> ticket_;
   const std::unique_ptr<AnswerWriter> writer_;
   const bool constrained_;

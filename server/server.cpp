@@ -111,7 +111,8 @@ Server::~Server() = default;
 Result<std::unique_ptr<Server>> Server::create(Engine& engine, ServerOptions options, spdlog::logger& log) {
   MOEBIUS_CHECK(!options.models.empty() && options.queue >= 0);
   if (!engine.has_tokenizer()) return invalid("the model has no tokenizer files; a server needs them");
-  if (!is_loopback(options.host) && options.api_keys.empty() && !options.allow_no_key) {
+  if (!is_loopback(options.host) && options.api_keys.empty() && options.admin_keys.empty() &&
+      !options.allow_no_key) {
     return invalid(
         fmt::format("--host {} is reachable from other machines: give --api-key or --api-key-file, or "
                     "--allow-no-key to let everyone in",

@@ -20,10 +20,12 @@ class logger;
 namespace moebius {
 
 struct ServerOptions {
-  std::string host = "127.0.0.1";          // a name or an address to listen at
-  int port = 8080;                         // 0: any free one
-  std::vector<std::string> models;         // names of the model, at least one; the first is reported
-  std::vector<std::string> api_keys;       // none: everyone may ask
+  std::string host = "127.0.0.1";       // a name or an address to listen at
+  int port = 8080;                      // 0: any free one
+  std::vector<std::string> models;      // names of the model, at least one; the first is reported
+  std::vector<std::string> api_keys;    // none: everyone may ask
+  std::vector<std::string> admin_keys;  // for everything, and alone for the routes of administration
+  int64_t per_key = 0;  // requests of one key at once; 0: all there is room for, half where keys are several
   bool allow_no_key = false;               // listen beyond loopback without a key
   std::vector<std::string> allowed_hosts;  // more Host names to answer to on loopback, such as a proxy's
   struct NamedFolder {

@@ -1,11 +1,8 @@
 // The server over a socket: whole requests to a tiny model.
 #include <gtest/gtest.h>
 
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include "tests/device_models.h"
+#include "tests/raw_request.h"
 #include "tests/test_server.h"
 
 namespace moebius {
@@ -20,6 +17,13 @@ Json chat_request(Json more = Json::object()) {
                {"ignore_eos", true}};
   body.update(more);
   return body;
+}
+
+// Minutes of work for the tiny model.
+Json endless() {
+  Json prompts = Json::array();
+  for (int i = 0; i < 64; ++i) prompts.push_back(Json::array({i + 1, 2, 3}));
+  return {{"prompt", prompts}, {"n", 8}, {"max_tokens", kContext}, {"ignore_eos", true}, {"stream", true}};
 }
 
 TEST(EndToEnd, ServesItsRoutes) {
@@ -269,6 +273,81 @@ TEST(EndToEnd, WantsAKey) {
   EXPECT_EQ(client.Get("/v1/models", Headers{{"Authorization", "Bearer k2"}})->status, 200);
 }
 
+TEST(EndToEnd, AKeyHasSoManyRequestsAtOnce) {
+  ServerOptions options;
+  options.api_keys = {"k1", "k2"};
+  options.per_key = 1;
+  const TestServer server(options);
+  RawRequest first(server.port(), raw_post("/v1/completions", endless(), "Authorization: Bearer k1\r\n"));
+  first.read_until("data: ");
+  const auto ask = [&](const char* key) {
+    return server.client().Post("/tokenize", Headers{{"Authorization", std::string("Bearer ") + key}},
+                                R"({"prompt":"a"})", "application/json");
+  };
+  const httplib::Result second = ask("k1");
+  EXPECT_EQ(second->status, 429);
+  EXPECT_EQ(error_code(second), "rate_limit_exceeded");
+  EXPECT_EQ(ask("k2")->status, 200);
+  first.hang_up();
+  const auto begun = std::chrono::steady_clock::now();
+  while (ask("k1")->status == 429 && std::chrono::steady_clock::now() - begun < std::chrono::seconds(5)) {
+  }
+  EXPECT_EQ(ask("k1")->status, 200);
+}
+
+// What one key's request left in the cache is no other's, whichever API it comes by; its own it finds again.
+TEST(EndToEnd, KeysShareNoPrefixes) {
+  const auto text = [](char c) { return std::string(200, c); };
+  const auto chat = [&](char c) { return Json::array({{{"role", "user"}, {"content", text(c)}}}); };
+  struct Way {
+    std::string path;
+    Json body;
+    std::vector<std::string> cached;  // where the answer says how much was
+  };
+  const std::vector<Way> ways = {{"/v1/completions",
+                                  {{"prompt", text('a')}, {"max_tokens", 1}},
+                                  {"prompt_tokens_details", "cached_tokens"}},
+                                 {"/v1/chat/completions",
+                                  {{"messages", chat('b')}, {"max_tokens", 1}},
+                                  {"prompt_tokens_details", "cached_tokens"}},
+                                 {"/v1/responses",
+                                  {{"input", text('c')}, {"max_output_tokens", 16}},
+                                  {"input_tokens_details", "cached_tokens"}},
+                                 {"/v1/messages",
+                                  {{"model", "tiny"}, {"messages", chat('d')}, {"max_tokens", 1}},
+                                  {"cache_read_input_tokens"}}};
+  for (const std::vector<std::string>& keys :
+       {std::vector<std::string>{"k1", "k2"}, std::vector<std::string>{"k1"}}) {
+    ServerOptions options;
+    options.api_keys = keys;
+    const TestServer server(options);
+    const auto cached = [&](const Way& way, const std::string& key, const std::string& salt) {
+      Json body = way.body;
+      if (!salt.empty()) body["cache_salt"] = salt;
+      const httplib::Result result = server.client().Post(
+          way.path, Headers{{"Authorization", "Bearer " + key}}, ApiError::to_text(body), "application/json");
+      EXPECT_EQ(result->status, 200) << result->body;
+      Json at = Json::parse(result->body)["usage"];
+      for (const std::string& name : way.cached) at = Json(at[name]);
+      return at.get<int64_t>();
+    };
+    for (const Way& way : ways) {
+      const int64_t before = cached(way, "k1", "");
+      EXPECT_GT(cached(way, "k1", ""), before) << way.path << ": its own";
+      if (keys.size() > 1) {
+        EXPECT_EQ(cached(way, "k2", ""), before) << way.path << ": another's";
+        EXPECT_GT(cached(way, "k2", ""), before) << way.path;
+      }
+    }
+    // A salt of the request's own is kept beside the key's.
+    EXPECT_EQ(cached(ways[0], "k1", "s"), 0);
+    EXPECT_GT(cached(ways[0], "k1", "s"), 0);
+    if (keys.size() > 1) {
+      EXPECT_EQ(cached(ways[0], "k2", "s"), 0);
+    }
+  }
+}
+
 TEST(EndToEnd, RefusesToListenToAllWithoutAKey) {
   EngineOptions engine_options;
   engine_options.model = kModel;
@@ -284,56 +363,6 @@ TEST(EndToEnd, RefusesToListenToAllWithoutAKey) {
   options.allow_no_key = false;
   options.api_keys = {"k"};
   EXPECT_TRUE(Server::create(**engine, options, log).ok());
-}
-
-// A request on a socket of its own, to hang up on.
-class RawRequest {
- public:
-  RawRequest(int port, const std::string& text) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
-    sockaddr_in address = {};
-    address.sin_family = AF_INET;
-    address.sin_port = htons(static_cast<uint16_t>(port));
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    EXPECT_EQ(connect(socket_, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-    EXPECT_EQ(send(socket_, text.data(), text.size(), MSG_NOSIGNAL), static_cast<ssize_t>(text.size()));
-  }
-  ~RawRequest() { hang_up(); }
-  void hang_up() {
-    if (socket_ >= 0) ::close(socket_);
-    socket_ = -1;
-  }
-  // Something came, or the end.
-  bool has_answer() const {
-    char byte;
-    return recv(socket_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0;
-  }
-  // Reads until `text` has come, or the end.
-  std::string read_until(const std::string& text) {
-    std::string out;
-    char chunk[4096];
-    ssize_t got = 0;
-    while (out.find(text) == std::string::npos && (got = recv(socket_, chunk, sizeof(chunk), 0)) > 0) {
-      out.append(chunk, static_cast<size_t>(got));
-    }
-    return out;
-  }
-
- private:
-  int socket_;
-};
-
-std::string raw_post(const std::string& path, const Json& body) {
-  const std::string text = ApiError::to_text(body);
-  return "POST " + path +
-         " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: " +
-         std::to_string(text.size()) + "\r\n\r\n" + text;
-}
-
-// Minutes of work for the tiny model.
-Json endless() {
-  Json prompts = Json::array();
-  for (int i = 0; i < 64; ++i) prompts.push_back(Json::array({i + 1, 2, 3}));
-  return {{"prompt", prompts}, {"n", 8}, {"max_tokens", kContext}, {"ignore_eos", true}, {"stream", true}};
 }
 
 // More connections that ask nothing, or half of something, than there are threads: all still wait when

@@ -4,9 +4,10 @@
 #include "server/access.h"
 #include "server/answer.h"
 #include "server/chunk_guard.h"
-#include "server/request_head.h"
 #include "server/json_input.h"
+#include "server/key_ring.h"
 #include "server/request.h"
+#include "server/request_head.h"
 
 namespace moebius {
 namespace {
@@ -22,6 +23,12 @@ RequestLimits test_limits() {
 std::string repeated(const std::string& text, int times) {
   std::string out;
   for (int i = 0; i < times; ++i) out += text;
+  return out;
+}
+
+std::string numbered_keys(int count) {
+  std::string out = "\"0\": 0";
+  for (int i = 1; i < count; ++i) out += ", \"" + std::to_string(i) + "\": 0";
   return out;
 }
 
@@ -113,6 +120,11 @@ TEST(Schema, RefusesWithStatusParamAndCode) {
       {R"("logit_bias": {"1": 101})", 400, "logit_bias", ""},
       {R"("logit_bias": {"1": "1"})", 400, "logit_bias", ""},
       {R"("logit_bias": [1])", 400, "logit_bias", ""},
+      {R"("logit_bias": {)" + numbered_keys(1025) + "}", 400, "logit_bias", ""},
+      {R"("cache_salt": ")" + std::string(257, 'a') + "\"", 400, "cache_salt", ""},
+      {R"("cache_salt": 1)", 400, "cache_salt", ""},
+      {R"("priority": 17)", 400, "priority", ""},
+      {R"("priority": -17)", 400, "priority", ""},
       {R"("logprobs": 3)", 400, "logprobs", ""},
       {R"("top_logprobs": 3)", 400, "top_logprobs", ""},
       {R"("logprobs": true, "top_logprobs": 21)", 400, "top_logprobs", ""},
@@ -320,16 +332,46 @@ TEST(Errors, HaveAllFourKeys) {
 }
 
 TEST(Access, ComparesKeys) {
-  const ApiKeys keys({"first", "second"});
+  KeyRing keys({"first", "second"}, {"root"}, 2);
   EXPECT_TRUE(keys.required());
-  EXPECT_TRUE(keys.accepts("first"));
-  EXPECT_TRUE(keys.accepts("second"));
-  for (const char* wrong : {"", "firs", "first ", "firstsecond", "First"}) EXPECT_FALSE(keys.accepts(wrong));
-  EXPECT_FALSE(ApiKeys().required());
+  for (const char* right : {"first", "second", "root"}) EXPECT_TRUE(keys.find(right).known) << right;
+  for (const char* wrong : {"", "firs", "first ", "firstsecond", "First"})
+    EXPECT_FALSE(keys.find(wrong).known) << wrong;
+  EXPECT_TRUE(keys.find("root").admin);
+  EXPECT_FALSE(keys.find("first").admin);
+  const KeyRing none({}, {}, 2);
+  EXPECT_FALSE(none.required());
+  EXPECT_TRUE(none.find("").known);
+  EXPECT_FALSE(none.find("").admin);
   EXPECT_EQ(bearer_token("Bearer abc"), "abc");
   EXPECT_EQ(bearer_token("bearer   abc "), "abc");
   for (const char* wrong : {"", "Bearer", "Bearer ", "Basic abc", "Bearerabc"})
     EXPECT_EQ(bearer_token(wrong), "");
+}
+
+TEST(Access, KeepsKeysApart) {
+  KeyRing keys({"first", "second"}, {}, 2);
+  const KeyHolder first = keys.find("first"), second = keys.find("second");
+  EXPECT_FALSE(first.space.empty());
+  EXPECT_NE(first.space, second.space);
+  EXPECT_EQ(first.space, keys.find("first").space);
+  EXPECT_EQ(first.space.find("first"), std::string::npos);
+  const KeyRing alone({"first"}, {}, 2);
+  EXPECT_EQ(alone.find("first").space, "") << "one key shares with nobody";
+
+  auto one = keys.enter(first), two = keys.enter(first);
+  EXPECT_TRUE(two);
+  EXPECT_FALSE(keys.enter(first)) << "it has two already";
+  EXPECT_TRUE(keys.enter(second));
+  one.reset();
+  EXPECT_TRUE(keys.enter(first));
+
+  keys.exchange({"third"}, {});
+  EXPECT_FALSE(keys.find("first").known);
+  EXPECT_TRUE(keys.find("third").known);
+  KeyRing open({}, {}, 1);
+  const auto place = open.enter(open.find(""));
+  EXPECT_TRUE(open.enter(open.find(""))) << "without keys nobody is told from another";
 }
 
 TEST(Access, KnowsLoopback) {
@@ -395,6 +437,9 @@ TEST(Connection, ChecksTheHead) {
       {"POST /v1 HTTP/2.0\r\n" + host + length + "\r\n", 400},
       {"POST http://localhost/v1 HTTP/1.1\r\n" + host + length + "\r\n", 400},
       {"POST /a b HTTP/1.1\r\n" + host + length + "\r\n", 400},
+      {line + "Host: a b\r\n" + length + "\r\n", 400},
+      {line + "Host: localhost, evil.example\r\n" + length + "\r\n", 400},
+      {"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400},
       {"P@ST / HTTP/1.1\r\n" + host + length + "\r\n", 400},
       {"GET /" + std::string(3000, 'a') + " HTTP/1.1\r\n" + host + "\r\n", 414},
       {line + host + length + "X-A: " + std::string(9000, 'a') + "\r\n\r\n", 431},
@@ -402,6 +447,28 @@ TEST(Connection, ChecksTheHead) {
       {line + host + length + repeated("X-A: " + std::string(7000, 'a') + "\r\n", 5) + "\r\n", 431},
   };
   for (const auto& [head, expected] : refused) EXPECT_EQ(status(head), expected) << head.substr(0, 120);
+}
+
+// Whatever parts a body comes in, the verdict is the same.
+TEST(ChunkGuard, TakesWellFormedChunksOnly) {
+  const auto takes = [](const std::string& body) {
+    ChunkGuard whole;
+    const bool verdict = whole.take(body);
+    for (size_t cut = 0; cut <= body.size(); ++cut) {
+      ChunkGuard parts;
+      EXPECT_EQ(parts.take(body.substr(0, cut)) && parts.take(body.substr(cut)), verdict) << body << cut;
+    }
+    return verdict;
+  };
+  for (const char* good :
+       {"", "2\r\n{}\r\n0\r\n\r\n", "A\r\n0123456789\r\n0\r\n\r\n", "00000002\r\n{}\r\n000\r\n\r\n",
+        "1\r\n\n\r\n1\r\n\r\r\n0\r\n\r\n", "0\r\n\r\nGET / HTTP/1.1\r\n", "ff\r\nnot all yet"})
+    EXPECT_TRUE(takes(good)) << good;
+  for (const char* bad :
+       {"2\n{}\r\n", "2\r{}\r\n", "0x2\r\n{}\r\n", "+2\r\n{}\r\n", "-2\r\n", " 2\r\n{}\r\n", "2 \r\n{}\r\n",
+        "\r\n", "g\r\n", "2;a=b\r\n{}\r\n", "2\r\n{}0\r\n\r\n", "2\r\n{}\n0\r\n\r\n", "0\r\nX-A: b\r\n\r\n",
+        "0\r\n\n", "000000002\r\n{}\r\n", "FFFFFFFFFFFFFFFF\r\n"})
+    EXPECT_FALSE(takes(bad)) << bad;
 }
 
 GenerationEvent piece(int choice, const std::string& text, int32_t id) {

@@ -18,7 +18,7 @@ std::optional<ApiError> read(Service& service, Exchange& e, bool count_only, Mes
   if (auto error = parse_message_request(e.body, service.limits, count_only, asked)) return error;
   if (auto error = service.adapters.choose(asked)) return error;
   if (!asked.skipped_tools.empty()) note_skipped_tools(service, e, asked.skipped_tools);
-  return encode_chat(service.engine, service.scheduler, asked, ids);
+  return encode_chat(service.engine, service.scheduler, e.client, asked, ids);
 }
 
 void create(Service& service, Exchange& e) {
@@ -32,7 +32,7 @@ void create(Service& service, Exchange& e) {
   MessageAnswerOptions options = {random_id("msg_"), asked.served.name, asked.stream, std::ssize(ids)};
   Submission submission = {asked, {std::move(ids)}, std::move(how), "messages"};
   std::shared_ptr<Running> running;
-  error = Running::submit(service, e.route, std::move(submission),
+  error = Running::submit(service, e, std::move(submission),
                           std::make_unique<MessageAnswer>(std::move(options)), running);
   if (error) return service.refuse(e, *error);
   Running::respond(e, std::move(running), asked.stream);

@@ -89,7 +89,7 @@ void embed(Service& service, Exchange& e) {
   if (error) return service.refuse(e, *error);
   auto answer = std::make_unique<EmbeddingAnswer>(asked.served.name, inputs.size(), asked.base64);
   std::shared_ptr<Running> running;
-  error = Running::submit(service, e.route, {asked, std::move(inputs), {}, "input", /*embed=*/true},
+  error = Running::submit(service, e, {asked, std::move(inputs), {}, "input", /*embed=*/true},
                           std::move(answer), running);
   if (error) return service.refuse(e, *error);
   Running::respond(e, std::move(running), /*stream=*/false);

@@ -29,7 +29,7 @@ void respond(Service& service, Exchange& e, const SamplingRequest& asked,
   Submission submission = {asked, std::move(prompts), std::move(how),
                            api == Api::kChat ? "messages" : "prompt"};
   std::shared_ptr<Running> running;
-  if (auto error = Running::submit(service, e.route, std::move(submission), std::move(answer), running))
+  if (auto error = Running::submit(service, e, std::move(submission), std::move(answer), running))
     return service.refuse(e, *error);
   Running::respond(e, std::move(running), asked.stream);
 }
@@ -41,7 +41,7 @@ void chat(Service& service, Exchange& e) {
   std::optional<ApiError> error = parse_chat_request(e.body, service.limits, asked);
   if (!error) error = service.adapters.choose(asked);
   if (!error) error = service.constraints.find(asked.constraint, asked.tools, how.constraint);
-  if (!error) error = encode_chat(service.engine, service.scheduler, asked, ids);
+  if (!error) error = encode_chat(service.engine, service.scheduler, e.client, asked, ids);
   if (error) return service.refuse(e, *error);
   how.form = answer_form(service.engine, asked);
   respond(service, e, asked, {std::move(ids)}, std::move(how), Api::kChat);

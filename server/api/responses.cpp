@@ -40,7 +40,7 @@ std::optional<ApiError> ResponsesApi::read(Exchange& e, bool count_only, Respons
   if (auto error = parse_response_request(e.body, service_.limits, history, count_only, asked)) return error;
   if (auto error = service_.adapters.choose(asked)) return error;
   if (!asked.skipped_tools.empty()) note_skipped_tools(service_, e, asked.skipped_tools);
-  return encode_chat(service_.engine, service_.scheduler, asked, ids);
+  return encode_chat(service_.engine, service_.scheduler, e.client, asked, ids);
 }
 
 void ResponsesApi::create(Exchange& e) {
@@ -58,8 +58,8 @@ void ResponsesApi::create(Exchange& e) {
   auto answer = std::make_unique<ResponseAnswer>(std::move(options), token_bytes_of(service_.engine));
   const Json first = answer->json();
   std::shared_ptr<Running> running;
-  error = Running::submit(service_, e.route, {asked, {std::move(ids)}, std::move(how), "input"},
-                          std::move(answer), running);
+  error = Running::submit(service_, e, {asked, {std::move(ids)}, std::move(how), "input"}, std::move(answer),
+                          running);
   if (error) return service_.refuse(e, *error);
   if (asked.store) {
     running->when_ended([this, input = asked.input, keep = asked.background](const AnswerWriter& writer,
