@@ -158,6 +158,7 @@ class Terminal {
   }
 
   const std::string& seen() const { return seen_; }
+  void send_signal(int signal) const { kill(pid_, signal); }
 
  private:
   bool more() {

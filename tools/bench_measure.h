@@ -32,7 +32,7 @@ struct BenchRow {
   double bytes = 0;                          // of weights and caches, a run; of experts those really chosen
   OpTotals ops;                              // of all runs
   double resident_GB = 0;                    // at its end
-  std::vector<Limits> limits;  // before the first run, between runs and after the last
+  std::vector<Limits> limits;                // before the first run, between runs and after the last
 };
 
 // Rows in order: prefills, then decoding by depth and batch. Tokens are random and differ from sequence to

@@ -22,7 +22,7 @@ std::function<bool(int64_t, int64_t)> loading_bar() {
 }  // namespace
 
 void add_cache_type(CLI::App& app, CacheType& type) {
-  add_choice<CacheType>(app, "--cache-type", type,
+  add_choice<CacheType>(app, "--cache-type,--kv-cache-dtype", type,
                         {{"auto", CacheType::kAuto},
                          {"f32", CacheType::kF32},
                          {"bf16", CacheType::kBF16},
@@ -31,11 +31,11 @@ void add_cache_type(CLI::App& app, CacheType& type) {
 }
 
 void add_engine_options(CLI::App& app, EngineOptions& options) {
-  app.add_option("-m,--model", options.model,
+  app.add_option("-m,--model,--hf-repo", options.model,
                  "checkpoint folder, or a Hugging Face id already in the cache (default: the shipped model)");
   app.add_option("--adapter", options.adapter,
                  "folder of a PEFT LoRA adapter, as `moebius finetune` writes, to add to the weights");
-  app.add_option("-c,--ctx-size", options.context,
+  app.add_option("-c,--ctx-size,--max-model-len", options.context,
                  "tokens a conversation can hold (default: the model's limit, at most 16384)")
       ->check(CLI::NonNegativeNumber);
   app.add_option("-t,--threads", options.threads, "CPU threads (default: one per physical core)")
@@ -77,12 +77,15 @@ void add_engine_options(CLI::App& app, EngineOptions& options) {
          "leave out experts whose share of a token's expert weights is below this: faster, less exact "
          "(default 0: none)")
       ->check(CLI::Range(0.0, 0.99));
-  app.add_flag("!--no-overlap", options.overlap,
-               "the host computes its experts while the device waits (slow; for comparison)");
+  app.add_flag(
+      "--overlap,!--no-overlap", options.overlap,
+      "whether the device goes on while the host computes its experts (default on; off is slower, for "
+      "comparison)");
   app.add_option(
       "--trace", options.trace,
       "write what the device's streams and the CPU did to this file at the end, for chrome://tracing");
-  app.add_option("--prefill-chunk", options.prefill_chunk, "prompt tokens per forward pass (default 512)")
+  app.add_option("--prefill-chunk,--ubatch-size", options.prefill_chunk,
+                 "prompt tokens per forward pass (default 512)")
       ->check(CLI::Range(1, 65536));
   app.add_flag("--exact-activations", options.exact_activations,
                "int4 and int8 weights on unrounded activations (slow; for comparison)");

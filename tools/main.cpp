@@ -1,9 +1,13 @@
 // moebius: one program, one subcommand a task. See README.md.
+#include <algorithm>
 #include <csignal>
 
-#include "tools/command.h"
+#include <fmt/format.h>
 
-int main(int argc, char** argv) {
+#include "tools/command.h"
+#include "tools/settings.h"
+
+int main(int argc, char** argv, char** environment) {
   using namespace moebius;
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe or connection is an error to report, not a reason to die
   CLI::App app("moebius: run, serve and examine Mixture-of-Experts language models on this machine");
@@ -30,8 +34,17 @@ int main(int argc, char** argv) {
   add_bench(app, run);
   add_doctor(app, run);
 
+  std::vector<std::string> variables, from;
+  for (char** entry = environment; *entry != nullptr; ++entry) variables.emplace_back(*entry);
+  Result<std::vector<std::string>> arguments = complete_arguments({argv + 1, argv + argc}, variables, from);
+  if (!arguments.ok()) {
+    fail(arguments.status());
+    return 2;
+  }
+  for (const std::string& line : from) fmt::print(stderr, "{}\n", line);
+  std::reverse(arguments->begin(), arguments->end());  // as the parser takes them
   try {
-    app.parse(argc, argv);
+    app.parse(*arguments);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }

@@ -17,22 +17,12 @@
 #include <spdlog/sinks/stdout_color_sinks.h>
 
 #include "server/access.h"
-#include "server/server.h"
 #include "tools/command.h"
-#include "tools/serve_files.h"
-#include "tools/size_text.h"
+#include "tools/serve_options.h"
 
 namespace moebius {
 
 namespace {
-
-struct ServeOptions {
-  EngineOptions engine;
-  ServerOptions server;
-  std::string key_file;
-  std::vector<std::string> adapters;
-  double timeout_s = 3600, ping_s = 10, drain_s = 30;
-};
 
 // Every connection is one: shells start programs with 1024, and let them have more.
 void allow_open_files() {
@@ -165,55 +155,8 @@ int serve(ServeOptions& options) {
 
 void add_serve(CLI::App& app, Run& run) {
   auto options = std::make_shared<ServeOptions>();
-  ServerOptions& server = options->server;
-  CLI::App* command = app.add_subcommand("serve", "OpenAI-compatible HTTP API");
-  add_engine_options(*command, options->engine);
-  command->add_option("--host", server.host, "address to listen at (default 127.0.0.1, this machine only)");
-  command->add_option("--port", server.port, "port to listen at (default 8080; 0: any free one)")
-      ->check(CLI::Range(0, 65535));
-  command->add_option("--alias,--served-model-name", server.models,
-                      "name of the model for clients, repeatable (default: its folder or id)");
-  command->add_option("--lora,--lora-modules", options->adapters,
-                      "NAME=FOLDER of a PEFT LoRA adapter to offer as a model of that name beside the model "
-                      "itself, repeatable");
-  command
-      ->add_option("--adapter-dir", server.adapter_dir,
-                   "folder under which clients may name adapters to load and unload (default: they may not)")
-      ->check(CLI::ExistingDirectory);
-  add_size(*command, "--adapter-memory", options->engine.adapter_memory,
-           "of the device, such as 256MiB, kept free for adapters that requests choose (default 0)");
-  command->add_option("--api-key", server.api_keys, "key that clients must send, repeatable")
-      ->check([](const std::string& key) { return key.empty() ? "a key cannot be empty" : ""; });
-  command->add_option("--api-key-file", options->key_file, "file of keys, one per line, # for comments");
-  command->add_flag("--allow-no-key", server.allow_no_key, "listen beyond this machine without any key");
-  command->add_option("--allow-host", server.allowed_hosts,
-                      "further Host name to answer to when listening on loopback, repeatable");
-  options->engine.sessions = 4;
-  command->add_option("--parallel", options->engine.sessions, "answers that are computed at once (default 4)")
-      ->check(CLI::Range(1, 256));
-  command
-      ->add_option(
-          "--cache-tokens", options->engine.cache_tokens,
-          "tokens that the cache of all answers, and of conversations that may go on, holds together "
-          "(default: --ctx-size for each of --parallel)")
-      ->check(CLI::Range(int64_t{64}, int64_t{1} << 40));
-  command->add_option("--prefix-dir", server.prefix_dir,
-                      "folder where prefixes that give way to others are kept, also for the next start "
-                      "(default: they are forgotten)");
-  add_size(*command, "--prefix-disk", server.prefix_bytes, "that the folder may take (default 10GiB)");
-  command->add_option("--max-queue", server.queue, "requests that may wait (default 64)")
-      ->check(CLI::Range(1, 4096));
-  command
-      ->add_option("--timeout", options->timeout_s,
-                   "seconds an answer may take, waiting included (default 3600)")
-      ->check(CLI::Range(1.0, 1e6));
-  command->add_option("--sse-ping-interval", options->ping_s, "seconds of silence on a stream (default 10)")
-      ->check(CLI::Range(0.1, 1e6));
-  command
-      ->add_option("--drain-timeout", options->drain_s,
-                   "seconds that running answers get after SIGTERM (default 30)")
-      ->check(CLI::Range(0.0, 1e6));
-  add_files_options(*command, server.tuning);
+  CLI::App* command = app.add_subcommand("serve", "HTTP APIs of OpenAI and Anthropic, and a page");
+  add_serve_options(*command, *options);
   command->callback([options, &run] { run = [options] { return serve(*options); }; });
 }
 

@@ -1,0 +1,167 @@
+// `moebius serve` as a process: where its settings come from, and what signals do.
+#include <gtest/gtest.h>
+
+#include "server/http_library.h"
+#include "server/json_input.h"
+#include "tests/tools_process.h"
+
+namespace moebius {
+namespace {
+
+using process::Args;
+using process::Environment;
+using process::Finished;
+using process::run;
+using process::Scratch;
+
+constexpr const char* kTiny = "tests/golden/models/deepseek_v3_tiny";
+
+// A server on a free port.
+class Serving {
+ public:
+  explicit Serving(Args args, Environment environment = {})
+      : terminal_(whole(std::move(args)), plain(environment)) {
+    said_ = terminal_.expect("listening at ");
+    const std::string address = terminal_.expect("/v1");
+    port_ = std::atoi(address.substr(address.rfind(':') + 1).c_str());
+  }
+  ~Serving() {
+    if (!ended_) end();
+  }
+  int end(int signal = SIGTERM) {
+    ended_ = true;
+    terminal_.send_signal(signal);
+    return terminal_.end();
+  }
+  httplib::Client client() const { return httplib::Client("127.0.0.1", port_); }
+  const std::string& said() const { return said_; }  // before it listened
+  process::Terminal& terminal() { return terminal_; }
+  int port() const { return port_; }
+
+ private:
+  static Args whole(Args args) {
+    args.insert(args.begin(), {"serve", "--port", "0", "--threads", "1"});
+    return args;
+  }
+  static Environment plain(Environment environment) {
+    environment.emplace("NO_COLOR", "1");
+    environment.emplace("MOEBIUS_MODEL", kTiny);
+    return environment;
+  }
+
+  process::Terminal terminal_;
+  std::string said_;
+  int port_ = 0;
+  bool ended_ = false;
+};
+
+void expect_said(const Serving& serving, const std::string& text) {
+  EXPECT_NE(serving.said().find(text), std::string::npos) << text << " is not in\n" << serving.said();
+}
+
+TEST(Settings, ComeFromTheEnvironment) {
+  Serving serving({"--parallel", "3"}, {{"MOEBIUS_PARALLEL", "7"},
+                                        {"MOEBIUS_CTX_SIZE", "256"},
+                                        {"LLAMA_ARG_CTX_SIZE", "128"},
+                                        {"LLAMA_ARG_ALIAS", "one,two"},
+                                        {"LLAMA_ARG_TIMEOUT", "77"},
+                                        {"MOEBIUS_ALLOW_NO_KEY", "Enabled"},
+                                        {"MOEBIUS_EXACT_ACTIVATIONS", "off"},
+                                        {"MOEBIUS_NO_OVERLAP", "1"},
+                                        {"MOEBIUS_MAX_QUEUE", ""},
+                                        {"LLAMA_API_KEY", "k1,k2"}});
+  expect_said(serving, "context 256 tokens, cache 768 tokens, 3 answers at once, 64 requests may wait, 77 s");
+  expect_said(serving, "model name: one, two");
+  expect_said(serving, "API keys: 2 accepted");
+  expect_said(serving, "--ctx-size from MOEBIUS_CTX_SIZE");
+  expect_said(serving, "--timeout from LLAMA_ARG_TIMEOUT");
+  EXPECT_EQ(serving.said().find("k1"), std::string::npos) << "keys are not shown";
+  EXPECT_EQ(serving.client().Get("/v1/models", {{"Authorization", "Bearer k2"}})->status, 200);
+  EXPECT_EQ(serving.client().Get("/v1/models", {{"Authorization", "Bearer k3"}})->status, 401);
+  EXPECT_EQ(serving.end(), 0);
+}
+
+TEST(Settings, OfTheEnvironmentAreCheckedAsOfTheCommandLine) {
+  const auto fails = [](const Environment& environment, const std::string& message) {
+    const Finished finished = run({"serve", "-m", kTiny}, "", environment);
+    EXPECT_EQ(finished.code, 2) << finished.err;
+    EXPECT_NE(finished.err.find(message), std::string::npos) << finished.err;
+  };
+  fails({{"MOEBIUS_PORT", "99999"}}, "MOEBIUS_PORT");
+  fails({{"LLAMA_ARG_N_PARALLEL", "many"}}, "LLAMA_ARG_N_PARALLEL");
+  fails({{"MOEBIUS_ALLOW_NO_KEY", "maybe"}},
+        "MOEBIUS_ALLOW_NO_KEY: --allow-no-key: `maybe` is neither true nor false");
+}
+
+TEST(Settings, KnowOtherServersNames) {
+  Serving serving({"-np", "2", "--max-model-len", "200", "-ub", "32", "--kv-cache-dtype", "f32"});
+  expect_said(serving, "context 200 tokens, cache 400 tokens, 2 answers at once");
+  EXPECT_EQ(run({"serve", "-np", "0"}).code, 2);
+}
+
+TEST(Settings, ComeFromAPreset) {
+  const Scratch scratch;
+  const std::string file = scratch.write("preset.ini", std::string(R"(; what all share
+version = 1
+[*]
+parallel = 5
+max-queue = 9
+api-key = everyone
+allow-no-key = false
+[small]
+# by its short name, by the environment's, and by llama-server's
+c = 300
+MOEBIUS_MAX_QUEUE = 8
+LLAMA_ARG_TIMEOUT = 66
+api-key = a
+api-key = b
+model = )") + kTiny + "\n[other]\nmodel = /nowhere\n");
+  {
+    Serving serving({"--preset", file, "-m", "small"},
+                    {{"MOEBIUS_MODEL", "/elsewhere"}, {"MOEBIUS_TIMEOUT", "55"}});
+    expect_said(serving,
+                "context 300 tokens, cache 1500 tokens, 5 answers at once, 8 requests may wait, 55 s");
+    expect_said(serving, "API keys: 2 accepted");
+    expect_said(serving, "--max-queue from " + file + ":11");
+    EXPECT_EQ(serving.client().Get("/v1/models", {{"Authorization", "Bearer b"}})->status, 200);
+    EXPECT_EQ(serving.client().Get("/v1/models", {{"Authorization", "Bearer everyone"}})->status, 401);
+  }
+  Serving nobodys({"--preset", file, "-m", kTiny, "--parallel", "2"});
+  expect_said(nobodys, "2 answers at once, 9 requests may wait");
+  const Finished several = run({"serve", "--preset", file});
+  EXPECT_EQ(several.code, 2);
+  EXPECT_NE(several.err.find("choose one with -m: small, other"), std::string::npos) << several.err;
+}
+
+TEST(Settings, NameTheLineOfAMistake) {
+  const Scratch scratch;
+  const std::string begin = "version = 1\n[*]\nport = 0\n";
+  const std::vector<std::pair<std::string, std::string>> mistakes = {
+      {begin + "prot = 1\n", ":4: unknown key `prot`"},
+      {begin + "[m]\nport = 0\nn-gpu-layers = 3\n", ":6: unknown key `n-gpu-layers`"},
+      {begin + "port = 1\n", ":4: `port` is set twice in [*]"},
+      {begin + "parallel = lots\n", ":4: --parallel"},
+      {begin + "overlap = perhaps\n", ":4: --overlap: `perhaps` is neither true nor false"},
+      {begin + "preset = other.ini\n", ":4: unknown key `preset`"},
+      {begin + "--parallel = 3\n", ":4: unknown key `--parallel`"},
+      {begin + "[*]\n", ":4: section [*] stands there twice"},
+      {begin + "[]\n", ":4: a section is written [NAME]"},
+      {begin + "[m\n", ":4: a section is written [NAME]"},
+      {begin + "parallel\n", ":4: expected KEY = VALUE"},
+      {"version = 2\n", ":1: version 2 is not known here"},
+      {"port = 1\n", ":1: `port` stands before any section"},
+      {"[*]\nport = 1\n", ": has no `version = 1`"},
+      {"", ": has no `version = 1`"},
+  };
+  for (const auto& [text, message] : mistakes) {
+    const std::string file = scratch.write("preset.ini", text);
+    const Finished finished = run({"serve", "--preset", file, "-m", kTiny});
+    EXPECT_EQ(finished.code, 2) << text << finished.err;
+    EXPECT_NE(finished.err.find(file + message), std::string::npos) << text << finished.err;
+    EXPECT_EQ(std::count(finished.err.begin(), finished.err.end(), '\n'), 1) << finished.err;
+  }
+  EXPECT_EQ(run({"serve", "--preset", scratch.file("none.ini")}).code, 2);
+}
+
+}  // namespace
+}  // namespace moebius
