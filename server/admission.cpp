@@ -21,6 +21,7 @@ Admission::Admission(Service& service, const Router& router)
     : service_(service),
       router_(router),
       keys_(service.options.api_keys, service.options.admin_keys, places_of_one(service)),
+      cors_(service.options.cors_origins),
       loopback_(is_loopback(service.options.host)) {}
 
 void Admission::install(HttpServer& http) {
@@ -51,6 +52,8 @@ bool Admission::admit(const Request& request, Response& response) const {
   const std::string id = random_id("req_");
   response.set_header("x-request-id", id);  // as OpenAI's and Anthropic's clients look for it
   response.set_header("request-id", id);
+  if (const bool asks_only = cors_.answer(request, response); asks_only && host_is_ours(request))
+    return false;
   std::optional<ApiError> error = check_access(request, match.route);
   if (!error && match.allowed.empty()) error = unknown_route();
   if (!error && match.route == nullptr) {
@@ -65,18 +68,22 @@ bool Admission::admit(const Request& request, Response& response) const {
   return false;
 }
 
+bool Admission::host_is_ours(const Request& request) const {
+  return !loopback_ || host_allowed(request.get_header_value("Host"), service_.options.allowed_hosts);
+}
+
+bool Admission::origin_is_ours(const Request& request) const {
+  return !loopback_ || !request.has_header("Origin") || cors_.allows(request) ||
+         origin_allowed(request.get_header_value("Origin"), service_.options.allowed_hosts);
+}
+
 std::optional<ApiError> Admission::check_access(const Request& request, const Route* route) const {
-  if (loopback_) {
-    const std::vector<std::string>& more = service_.options.allowed_hosts;
-    if (!host_allowed(request.get_header_value("Host"), more)) {
-      return forbidden("this server answers to localhost only; start it with --allow-host for another name",
-                       "host_not_allowed");
-    }
-    if (request.has_header("Origin") && !origin_allowed(request.get_header_value("Origin"), more)) {
-      return forbidden("pages of other sites may not use this server; start it with --allow-host for one",
-                       "origin_not_allowed");
-    }
-  }
+  if (!host_is_ours(request))
+    return forbidden("this server answers to localhost only; start it with --allow-host for another name",
+                     "host_not_allowed");
+  if (!origin_is_ours(request))
+    return forbidden("pages of other sites may not use this server; start it with --cors-origin for one",
+                     "origin_not_allowed");
   if (route != nullptr && route->open) return {};
   const KeyHolder holder = holder_of(request);
   if (!holder.known) return unauthorized();

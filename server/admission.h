@@ -1,6 +1,7 @@
 // Admission: what is looked at before a handler runs, and before a body is read.
 #pragma once
 
+#include "server/cors.h"
 #include "server/http_server.h"
 #include "server/key_ring.h"
 #include "server/service.h"
@@ -20,6 +21,8 @@ class Admission {
 
  private:
   std::optional<ApiError> check_access(const httplib::Request& request, const Route* route) const;
+  bool host_is_ours(const httplib::Request& request) const;
+  bool origin_is_ours(const httplib::Request& request) const;
   KeyHolder holder_of(const httplib::Request& request) const;
   bool admit(const httplib::Request& request, httplib::Response& response) const;
   void dispatch(const httplib::Request& request, httplib::Response& response,
@@ -29,6 +32,7 @@ class Admission {
   Service& service_;
   const Router& router_;
   KeyRing keys_;
+  const Cors cors_;
   const bool loopback_;
 };
 

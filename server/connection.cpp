@@ -12,8 +12,11 @@
 
 namespace moebius {
 
-Connection::Connection(socket_t socket, const ConnectionLimits& limits)
-    : channel_(socket), limits_(limits), deadline_(Clock::now() + limits.head_time), wants_(POLLIN) {}
+Connection::Connection(socket_t socket, const ConnectionLimits& limits, std::shared_ptr<SSL_CTX> tls)
+    : channel_(socket, std::move(tls)),
+      limits_(limits),
+      deadline_(Clock::now() + limits.head_time),
+      wants_(POLLIN) {}
 
 Connection::Progress Connection::advance() { return hung_up_ ? read_away() : take_head(); }
 
@@ -109,7 +112,9 @@ ssize_t Connection::receive(char* data, size_t size) {
   }
 }
 
-bool Connection::is_readable() const { return used_ < buffer_.size() || wait(POLLIN, deadline_); }
+bool Connection::is_readable() const {
+  return used_ < buffer_.size() || channel_.pending() || wait(POLLIN, deadline_);
+}
 
 bool Connection::is_writable() const { return wait(POLLOUT, Clock::time_point::max()) && alive(); }
 

@@ -17,8 +17,8 @@ namespace moebius {
 
 class Connection : public httplib::Stream {
  public:
-  // Takes the socket and closes it at the end.
-  Connection(socket_t socket, const ConnectionLimits& limits);
+  // Takes the socket and closes it at the end. tls: nullptr for plain bytes.
+  Connection(socket_t socket, const ConnectionLimits& limits, std::shared_ptr<SSL_CTX> tls = nullptr);
 
   using Clock = std::chrono::steady_clock;
   enum class Progress : uint8_t {

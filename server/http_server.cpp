@@ -40,8 +40,8 @@ class HttpServer::Threads : public httplib::TaskQueue {
   WaitingRoom& room_;
 };
 
-HttpServer::HttpServer(const ConnectionLimits& limits, size_t threads)
-    : limits_(limits), room_(limits.connections, [this](std::unique_ptr<Connection> connection) {
+HttpServer::HttpServer(const ConnectionLimits& limits, size_t threads, const Tls* tls)
+    : limits_(limits), tls_(tls), room_(limits.connections, [this](std::unique_ptr<Connection> connection) {
         // std::function wants what can be copied.
         auto shared = std::make_shared<std::unique_ptr<Connection>>(std::move(connection));
         threads_->serve([this, shared] { serve(std::move(*shared)); });
@@ -61,7 +61,7 @@ HttpServer::HttpServer(const ConnectionLimits& limits, size_t threads)
 }
 
 bool HttpServer::process_and_close_socket(socket_t socket) {
-  room_.add(std::make_unique<Connection>(socket, limits_));
+  room_.add(std::make_unique<Connection>(socket, limits_, tls_ ? tls_->current() : nullptr));
   return true;
 }
 

@@ -2,13 +2,15 @@
 // would surprise a user put right.
 #pragma once
 
+#include "server/tls.h"
 #include "server/waiting_room.h"
 
 namespace moebius {
 
 class HttpServer : public httplib::Server {
  public:
-  HttpServer(const ConnectionLimits& limits, size_t threads);
+  // tls: for its connections, or nullptr; outlives this.
+  HttpServer(const ConnectionLimits& limits, size_t threads, const Tls* tls);
 
   // After a bind: lets a thousand connections wait to be accepted, where the library lets five.
   void widen_backlog();
@@ -21,6 +23,7 @@ class HttpServer : public httplib::Server {
   void serve(std::unique_ptr<Connection> connection);
 
   const ConnectionLimits limits_;
+  const Tls* const tls_;
   std::mutex mutex_;
   std::set<socket_t> open_;
   Threads* threads_ = nullptr;  // the library's, while it listens

@@ -53,6 +53,10 @@ class Router {
   void post(std::string pattern, std::function<void(Exchange&)> handler) {
     add({"POST", std::move(pattern), std::move(handler), true});
   }
+  // Of a route that takes a JSON object, too.
+  void post_admin(std::string pattern, std::function<void(Exchange&)> handler) {
+    add({"POST", std::move(pattern), std::move(handler), true, false, true});
+  }
   void add(Route route) { routes_.push_back(std::move(route)); }
 
   struct Match {

@@ -1,9 +1,10 @@
 #include "server/running.h"
 
-#include <fmt/format.h>
+#include <cmath>
 
 #include "server/encode.h"
 #include "server/http_server.h"
+#include "server/log_line.h"
 
 namespace moebius {
 
@@ -22,6 +23,7 @@ Running::Running(Service& service, const Exchange& exchange, std::shared_ptr<Tic
     : service_(service),
       route_(exchange.route),
       place_(exchange.client.place),
+      request_id_(exchange.response.get_header_value("x-request-id")),
       ticket_(std::move(ticket)),
       writer_(std::move(writer)),
       constrained_(constrained),
@@ -176,9 +178,16 @@ void Running::end(const ApiError* error) {
   has_ended_ = true;
   const Usage& usage = writer_->usage();
   const double seconds = std::chrono::duration<double>(Clock::now() - begun_).count();
-  service_.log.info("{} {} prompt {} cached {} (miss: {}) answer {} {} {:.2f} s", route_.pattern,
-                    error ? error->status : 200, usage.prompt, usage.cached, cache_miss_text(usage.miss),
-                    usage.completion, error ? error->code.value_or("-") : writer_->finish_reason(), seconds);
+  service_.log.info(log_line({{"route", route_.pattern},
+                              {"status", error ? error->status : 200},
+                              {"prompt_tokens", usage.prompt},
+                              {"cached_tokens", usage.cached},
+                              {"cache_miss", cache_miss_text(usage.miss)},
+                              {"answer_tokens", usage.completion},
+                              {"finish", error ? error->code.value_or("-") : writer_->finish_reason()},
+                              {"seconds", std::round(seconds * 1000) / 1000},
+                              {"id", request_id_}},
+                             service_.options.log_json));
   service_.metrics.ended(usage, error ? error->code.value_or("-") : writer_->finish_reason(),
                          error != nullptr, seconds);
   if (ended_) ended_(*writer_, error);

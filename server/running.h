@@ -59,6 +59,7 @@ class Running {
   Service& service_;
   const Route& route_;
   const std::shared_ptr<void> place_;  // of the client
+  const std::string request_id_;
   const std::shared_ptr<Ticket> ticket_;
   const std::unique_ptr<AnswerWriter> writer_;
   const bool constrained_;

@@ -31,6 +31,16 @@ ConnectionLimits connection_limits(const ServerOptions& options) {
   return limits;
 }
 
+Status check_keys(const ServerOptions& options, const std::vector<std::string>& api_keys,
+                  const std::vector<std::string>& admin_keys) {
+  if (is_loopback(options.host) || options.allow_no_key || !api_keys.empty() || !admin_keys.empty())
+    return {};
+  return invalid(
+      fmt::format("--host {} is reachable from other machines: give --api-key or --api-key-file, or "
+                  "--allow-no-key to let everyone in",
+                  options.host));
+}
+
 std::string bracketed(const std::string& host) {
   return host.find(':') == std::string::npos || host.starts_with('[') ? host : "[" + host + "]";
 }
@@ -38,7 +48,8 @@ std::string bracketed(const std::string& host) {
 }  // namespace
 
 struct Server::Impl {
-  Impl(Engine& engine, ServerOptions options, spdlog::logger& log, std::unique_ptr<PrefixStore> prefixes);
+  Impl(Engine& engine, ServerOptions options, spdlog::logger& log, std::unique_ptr<PrefixStore> prefixes,
+       std::unique_ptr<Tls> tls);
   Status open_tuning();
   void add_routes();
   void drain_when_asked();
@@ -47,16 +58,18 @@ struct Server::Impl {
   std::unique_ptr<FineTuning> tuning;  // or null
   Router router;
   Admission admission;
+  const std::unique_ptr<Tls> tls;  // or null
   HttpServer http;
   int port = -1;
   std::atomic<bool> finished = false;
 };
 
 Server::Impl::Impl(Engine& engine, ServerOptions options, spdlog::logger& log,
-                   std::unique_ptr<PrefixStore> prefixes)
+                   std::unique_ptr<PrefixStore> prefixes, std::unique_ptr<Tls> t)
     : service(engine, std::move(options), log, std::move(prefixes)),
       admission(service, router),
-      http(connection_limits(service.options), thread_count(engine, service.options)) {
+      tls(std::move(t)),
+      http(connection_limits(service.options), thread_count(engine, service.options), tls.get()) {
   admission.install(http);
 }
 
@@ -111,18 +124,18 @@ Server::~Server() = default;
 Result<std::unique_ptr<Server>> Server::create(Engine& engine, ServerOptions options, spdlog::logger& log) {
   MOEBIUS_CHECK(!options.models.empty() && options.queue >= 0);
   if (!engine.has_tokenizer()) return invalid("the model has no tokenizer files; a server needs them");
-  if (!is_loopback(options.host) && options.api_keys.empty() && options.admin_keys.empty() &&
-      !options.allow_no_key) {
-    return invalid(
-        fmt::format("--host {} is reachable from other machines: give --api-key or --api-key-file, or "
-                    "--allow-no-key to let everyone in",
-                    options.host));
+  MOEBIUS_TRY(check_keys(options, options.api_keys, options.admin_keys));
+  if (options.ssl_cert_file.empty() != options.ssl_key_file.empty())
+    return invalid("TLS needs both --ssl-cert-file and --ssl-key-file");
+  std::unique_ptr<Tls> tls;
+  if (!options.ssl_cert_file.empty()) {
+    MOEBIUS_ASSIGN(tls, Tls::open(options.ssl_cert_file, options.ssl_key_file));
   }
   std::unique_ptr<PrefixStore> prefixes;
   if (!options.prefix_dir.empty()) {
     MOEBIUS_ASSIGN(prefixes, PrefixStore::open(options.prefix_dir, options.prefix_bytes));
   }
-  auto impl = std::make_unique<Impl>(engine, std::move(options), log, std::move(prefixes));
+  auto impl = std::make_unique<Impl>(engine, std::move(options), log, std::move(prefixes), std::move(tls));
   for (const ServerOptions::NamedFolder& a : impl->service.options.adapters)
     MOEBIUS_TRY(impl->service.adapters.load(a.name, a.folder));
   MOEBIUS_TRY(impl->open_tuning());
@@ -154,6 +167,13 @@ Status Server::run() {
   impl_->finished = true;
   drainer.join();
   if (!served && !impl_->service.draining) return io_error("the listening socket failed");
+  return {};
+}
+
+Status Server::reload(const std::vector<std::string>& api_keys, const std::vector<std::string>& admin_keys) {
+  MOEBIUS_TRY(check_keys(impl_->service.options, api_keys, admin_keys));
+  if (impl_->tls) MOEBIUS_TRY(impl_->tls->reload());
+  impl_->admission.exchange_keys(api_keys, admin_keys);
   return {};
 }
 

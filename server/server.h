@@ -26,8 +26,11 @@ struct ServerOptions {
   std::vector<std::string> api_keys;    // none: everyone may ask
   std::vector<std::string> admin_keys;  // for everything, and alone for the routes of administration
   int64_t per_key = 0;  // requests of one key at once; 0: all there is room for, half where keys are several
-  bool allow_no_key = false;               // listen beyond loopback without a key
-  std::vector<std::string> allowed_hosts;  // more Host names to answer to on loopback, such as a proxy's
+  bool allow_no_key = false;                // listen beyond loopback without a key
+  std::string ssl_cert_file, ssl_key_file;  // PEM; both or neither
+  std::vector<std::string> cors_origins;    // of pages that may ask, as is_origin() has them
+  bool log_json = false;                    // requests are logged as JSON objects, see server/log_line.h
+  std::vector<std::string> allowed_hosts;   // more Host names to answer to on loopback, such as a proxy's
   struct NamedFolder {
     std::string name, folder;
   };
@@ -56,6 +59,9 @@ class Server {
   int port() const;  // after bind()
   Status run();      // blocks
   void drain();      // new requests get 503 from now on; returns at once
+  // From any thread: from now on these keys are in force, and the certificate that the files hold now. Where
+  // it fails all stays as it was: kInvalid without a key beyond loopback, and what Tls::reload() says.
+  Status reload(const std::vector<std::string>& api_keys, const std::vector<std::string>& admin_keys);
 
  private:
   struct Impl;

@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include "server/http_server.h"
+#include "server/log_line.h"
 
 namespace moebius {
 
@@ -36,7 +37,11 @@ Service::~Service() {
 
 void Service::refuse(const httplib::Request& request, httplib::Response& response, std::string_view route,
                      const ApiError& error) const {
-  log.info("{} {} {}", route, error.status, error.code.value_or(error.param.value_or("-")));
+  log.info(log_line({{"route", route},
+                     {"status", error.status},
+                     {"error", error.code.value_or(error.param.value_or(error.type))},
+                     {"id", response.get_header_value("x-request-id")}},
+                    options.log_json));
   send_error(response, error, error_style(request));
 }
 

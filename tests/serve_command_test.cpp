@@ -1,8 +1,14 @@
 // `moebius serve` as a process: where its settings come from, and what signals do.
 #include <gtest/gtest.h>
 
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <sstream>
+
 #include "server/http_library.h"
 #include "server/json_input.h"
+#include "tests/certificates.h"
 #include "tests/tools_process.h"
 
 namespace moebius {
@@ -161,6 +167,102 @@ TEST(Settings, NameTheLineOfAMistake) {
     EXPECT_EQ(std::count(finished.err.begin(), finished.err.end(), '\n'), 1) << finished.err;
   }
   EXPECT_EQ(run({"serve", "--preset", scratch.file("none.ini")}).code, 2);
+}
+
+// A socket as systemd has one, and what it is told.
+class Manager {
+ public:
+  explicit Manager(const std::string& path) : socket_(::socket(AF_UNIX, SOCK_DGRAM, 0)) {
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    std::copy(path.begin(), path.end(), address.sun_path);
+    EXPECT_EQ(bind(socket_, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  }
+  ~Manager() { ::close(socket_); }
+  std::string told() const {
+    char text[256];
+    const ssize_t got = recv(socket_, text, sizeof text, MSG_DONTWAIT);
+    return got > 0 ? std::string(text, static_cast<size_t>(got)) : "";
+  }
+
+ private:
+  int socket_;
+};
+
+TEST(Signals, TellTheServiceManager) {
+  const Scratch scratch;
+  const Manager manager(scratch.file("notify"));
+  {
+    Serving serving({}, {{"NOTIFY_SOCKET", scratch.file("notify")}});
+    EXPECT_EQ(serving.client().Get("/ready")->status, 200);
+    EXPECT_EQ(manager.told(), "READY=1");
+    EXPECT_EQ(manager.told(), "");
+    EXPECT_EQ(serving.end(), 0);
+    EXPECT_EQ(manager.told(), "STOPPING=1");
+  }
+  const Finished failed =
+      run({"serve", "-m", scratch.file("none")}, "", {{"NOTIFY_SOCKET", scratch.file("notify")}});
+  EXPECT_EQ(failed.code, 1);
+  EXPECT_EQ(manager.told(), "") << "nothing is ready";
+}
+
+TEST(Signals, ReloadKeysAndCertificates) {
+  const Scratch scratch;
+  const std::string keys = scratch.write("keys", "k1\n");
+  const std::string certificate = scratch.file("cert.pem"), key = scratch.file("key.pem");
+  write_certificate("first", certificate, key);
+  Serving serving({"--api-key-file", keys, "--ssl-cert-file", certificate, "--ssl-key-file", key});
+  const auto status = [&](const char* with) {
+    httplib::SSLClient client("127.0.0.1", serving.port());
+    client.enable_server_certificate_verification(false);
+    const httplib::Result result =
+        client.Get("/v1/models", {{"Authorization", std::string("Bearer ") + with}});
+    return result ? result->status : 0;
+  };
+  EXPECT_EQ(status("k1"), 200);
+  EXPECT_EQ(status("k2"), 401);
+  EXPECT_EQ(subject_at(serving.port()), "first");
+  scratch.write("keys", "k2\n");
+  write_certificate("second", certificate, key);
+  serving.terminal().send_signal(SIGHUP);
+  serving.terminal().expect("read again; 1 keys accepted");
+  EXPECT_EQ(status("k1"), 401);
+  EXPECT_EQ(status("k2"), 200);
+  EXPECT_EQ(subject_at(serving.port()), "second");
+  scratch.write("keys", "\n");
+  serving.terminal().send_signal(SIGHUP);
+  serving.terminal().expect("stay as they were");
+  EXPECT_EQ(status("k2"), 200);
+  EXPECT_EQ(serving.end(), 0);
+}
+
+TEST(Log, IsJsonWithoutPrompts) {
+  Serving serving({"--log-json"});
+  const std::string prompt = "a secret of the user";
+  const httplib::Result answer = serving.client().Post(
+      "/v1/completions", ApiError::to_text({{"prompt", prompt}, {"max_tokens", 2}, {"ignore_eos", true}}),
+      "application/json");
+  ASSERT_EQ(answer->status, 200);
+  EXPECT_EQ(serving.client().Get("/v1/nothing?q=secret")->status, 404);
+  EXPECT_EQ(serving.end(), 0);
+  std::vector<Json> lines;
+  std::stringstream said(serving.terminal().seen());
+  for (std::string line; std::getline(said, line);) {
+    if (!line.starts_with('{')) continue;
+    lines.push_back(Json::parse(line, nullptr, false));
+    ASSERT_TRUE(lines.back().is_object()) << line;
+    EXPECT_EQ(lines.back()["time"].get<std::string>().size(), std::string("2026-01-02T03:04:05.678Z").size())
+        << line;
+  }
+  ASSERT_EQ(lines.size(), 3u) << serving.terminal().seen();
+  EXPECT_EQ(lines[0]["level"], "info");
+  EXPECT_EQ(lines[0]["route"], "/v1/completions");
+  EXPECT_EQ(lines[0]["status"], 200);
+  EXPECT_EQ(lines[0]["answer_tokens"], 2);
+  EXPECT_EQ(lines[0]["id"], answer->get_header_value("x-request-id"));
+  EXPECT_EQ(lines[1]["error"], "unknown_url");
+  EXPECT_TRUE(lines[2].contains("message"));
+  EXPECT_EQ(serving.terminal().seen().find("secret"), std::string::npos);
 }
 
 }  // namespace

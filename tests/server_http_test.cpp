@@ -1,6 +1,7 @@
 // The server over a socket: whole requests to a tiny model.
 #include <gtest/gtest.h>
 
+#include "server/cors.h"
 #include "tests/device_models.h"
 #include "tests/raw_request.h"
 #include "tests/test_server.h"
@@ -271,6 +272,90 @@ TEST(EndToEnd, WantsAKey) {
   }
   EXPECT_EQ(client.Get("/v1/models", Headers{{"Authorization", "Bearer k3"}})->status, 401);
   EXPECT_EQ(client.Get("/v1/models", Headers{{"Authorization", "Bearer k2"}})->status, 200);
+}
+
+TEST(EndToEnd, AdministrationWantsAKeyOfItsOwn) {
+  const std::string path = "/v1/load_lora_adapter", body = R"({"lora_name": "a", "lora_path": "b"})";
+  const auto code = [&](const TestServer& server, const char* key) {
+    return error_code(server.client().Post(path, Headers{{"Authorization", std::string("Bearer ") + key}},
+                                           body, "application/json"));
+  };
+  ServerOptions options;
+  options.api_keys = {"k"};
+  {
+    const TestServer server(options);
+    EXPECT_EQ(code(server, "k"), "admin_key_needed") << "there is none: nobody may";
+  }
+  options.admin_keys = {"root"};
+  TestServer server(options);
+  EXPECT_EQ(code(server, "k"), "admin_key_needed");
+  EXPECT_EQ(code(server, "x"), "invalid_api_key");
+  EXPECT_EQ(code(server, "root"), "no_adapter_dir");
+  const auto models = [&](const char* key) {
+    return server.client()
+        .Get("/v1/models", Headers{{"Authorization", std::string("Bearer ") + key}})
+        ->status;
+  };
+  EXPECT_EQ(models("root"), 200);
+  EXPECT_TRUE(server.server().reload({"k2"}, {"root"}).ok());
+  EXPECT_EQ(models("k"), 401);
+  EXPECT_EQ(models("k2"), 200);
+  const TestServer alone;
+  EXPECT_EQ(code(alone, "any"), "no_adapter_dir") << "this machine's user, where there are no keys";
+}
+
+TEST(EndToEnd, LetsPagesOfNamedOriginsAsk) {
+  const std::string page = "https://chat.example:8443";
+  const Headers asks = {{"Origin", page},
+                        {"Access-Control-Request-Method", "POST"},
+                        {"Access-Control-Request-Headers", "authorization,content-type"}};
+  const auto with = [](Headers headers, const char* origin) {
+    headers.erase("Origin");
+    headers.emplace("Origin", origin);
+    return headers;
+  };
+  ServerOptions options;
+  options.api_keys = {"k"};
+  {
+    const TestServer off(options);
+    const httplib::Result refused = off.client().Options("/v1/models", asks);
+    EXPECT_EQ(refused->status, 403);
+    for (const auto& [name, value] : refused->headers)
+      EXPECT_FALSE(name.starts_with("Access-Control")) << name;
+  }
+  options.cors_origins = {"http://other.example", page};
+  const TestServer server(options);
+  const httplib::Result may = server.client().Options("/v1/chat/completions", asks);
+  EXPECT_EQ(may->status, 204);
+  EXPECT_EQ(may->get_header_value("Access-Control-Allow-Origin"), page);
+  EXPECT_EQ(may->get_header_value("Access-Control-Allow-Headers"), "Authorization, *");
+  EXPECT_EQ(may->get_header_value("Vary"), "Origin");
+  EXPECT_FALSE(may->has_header("Access-Control-Allow-Credentials"));
+  const Headers get = {{"Origin", page}, {"Authorization", "Bearer k"}};
+  const httplib::Result models = server.client().Get("/v1/models", get);
+  EXPECT_EQ(models->status, 200);
+  EXPECT_EQ(models->get_header_value("Access-Control-Allow-Origin"), page);
+  EXPECT_EQ(server.client().Get("/v1/models", Headers{{"Origin", page}})->status, 401)
+      << "a key is wanted all the same";
+  for (const char* origin :
+       {"https://chat.example", "https://chat.example:8443.evil.example", "HTTPS://chat.example:8443",
+        "http://chat.example:8443", "null", "https://evil.example", "https://chat.example:8443/"}) {
+    for (const httplib::Result& other : {server.client().Options("/v1/models", with(asks, origin)),
+                                         server.client().Get("/v1/models", with(get, origin))}) {
+      EXPECT_EQ(other->status, 403) << origin;
+      EXPECT_FALSE(other->has_header("Access-Control-Allow-Origin")) << origin;
+    }
+  }
+  EXPECT_EQ(server.client()
+                .Get("/v1/models",
+                     Headers{{"Origin", page}, {"Authorization", "Bearer k"}, {"Host", "evil.example"}})
+                ->status,
+            403);
+  for (const char* good : {"http://a", "https://a.b:1", "http://[::1]:80"})
+    EXPECT_TRUE(is_origin(good)) << good;
+  for (const char* bad : {"", "*", "null", "a.b", "ftp://a", "http://", "http://a/", "http://a?b", "http://A",
+                          "http://a b", "http://u@a"})
+    EXPECT_FALSE(is_origin(bad)) << bad;
 }
 
 TEST(EndToEnd, AKeyHasSoManyRequestsAtOnce) {

@@ -55,6 +55,7 @@ class TestServer {
   ~TestServer() { EXPECT_TRUE(stop().ok()); }
 
   void drain() { server_->drain(); }
+  Server& server() { return *server_; }
   Status stop() {
     drain();
     if (thread_.joinable()) thread_.join();

@@ -2,15 +2,10 @@
 #include <sys/resource.h>
 
 #include <algorithm>
-#include <csignal>
 #include <cstdlib>
-#include <ctime>
 
-#include <atomic>
 #include <filesystem>
-#include <functional>
 #include <mutex>
-#include <thread>
 
 #include <fmt/format.h>
 #include <spdlog/logger.h>
@@ -18,50 +13,28 @@
 
 #include "server/access.h"
 #include "tools/command.h"
+#include "tools/json_log.h"
+#include "tools/notify.h"
 #include "tools/serve_options.h"
+#include "tools/signal_watcher.h"
 
 namespace moebius {
 
 namespace {
 
-// Every connection is one: shells start programs with 1024, and let them have more.
-void allow_open_files() {
-  constexpr rlim_t kEnough = 16384;
+// Every connection is a file: shells start programs with 1024, and let them have more. How many connections
+// there can be beside files of other kinds.
+int64_t allow_open_files() {
+  constexpr rlim_t kEnough = 16384, kOthers = 256;
   rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= kEnough) return;
-  limit.rlim_cur = std::min(kEnough, limit.rlim_max);
-  setrlimit(RLIMIT_NOFILE, &limit);  // else there is room for fewer
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 1024;
+  if (limit.rlim_cur < kEnough) {
+    limit.rlim_cur = std::min(kEnough, limit.rlim_max);
+    setrlimit(RLIMIT_NOFILE, &limit);
+    getrlimit(RLIMIT_NOFILE, &limit);
+  }
+  return static_cast<int64_t>(std::max(limit.rlim_cur, 2 * kOthers) - kOthers);
 }
-
-// Receives SIGINT and SIGTERM on a thread of its own, so that no handler and no global is needed. Made before
-// other threads, which inherit the blocked signals.
-class SignalWatcher {
- public:
-  explicit SignalWatcher(std::function<void(int count)> on_signal) : on_signal_(std::move(on_signal)) {
-    sigemptyset(&signals_);
-    sigaddset(&signals_, SIGINT);
-    sigaddset(&signals_, SIGTERM);
-    pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
-    thread_ = std::thread([this] { loop(); });
-  }
-  ~SignalWatcher() {
-    stop_ = true;
-    thread_.join();
-  }
-
- private:
-  void loop() {
-    const timespec wait = {0, 50'000'000};
-    for (int count = 0; !stop_;) {
-      if (sigtimedwait(&signals_, nullptr, &wait) > 0) on_signal_(++count);
-    }
-  }
-
-  std::function<void(int)> on_signal_;
-  sigset_t signals_;
-  std::atomic<bool> stop_ = false;
-  std::thread thread_;
-};
 
 // The name clients call the model by: its Hugging Face id where it lies in that cache, else its folder's.
 std::string model_name(const std::string& folder) {
@@ -102,52 +75,91 @@ void print_settings(const Engine& engine, const Server& server, const ServerOpti
              options.queue, options.timeout.count() / 1000);
   fmt::print(stderr, "API keys: {}\n",
              options.api_keys.empty() ? "none needed" : fmt::format("{} accepted", options.api_keys.size()));
-  fmt::print(stderr, "listening at http://{}{}{}:{}/v1\n", ipv6 ? "[" : "", options.host, ipv6 ? "]" : "",
-             server.port());
+  fmt::print(stderr, "listening at {}://{}{}{}:{}/v1\n", options.ssl_cert_file.empty() ? "http" : "https",
+             ipv6 ? "[" : "", options.host, ipv6 ? "]" : "", server.port());
 }
 
-int serve(ServeOptions& options) {
-  std::mutex mutex;
-  Server* running = nullptr;
-  const SignalWatcher watcher([&](int count) {
-    std::lock_guard lock(mutex);
-    if (count > 1) std::_Exit(130);
-    if (running == nullptr) std::_Exit(0);  // nothing is being served yet
-    fmt::print(stderr, "shutting down once the running answers are finished; again to stop at once\n");
-    running->drain();
-  });
+// The keys of the command line and of the file.
+Result<std::vector<std::string>> all_keys(const ServeOptions& options) {
+  std::vector<std::string> keys = options.server.api_keys;
+  if (options.key_file.empty()) return keys;
+  Result<std::vector<std::string>> more = read_key_file(options.key_file);
+  if (more.ok()) keys.insert(keys.end(), more->begin(), more->end());
+  return more.ok() ? Result<std::vector<std::string>>(std::move(keys)) : more.status();
+}
 
-  if (!options.key_file.empty()) {
-    Result<std::vector<std::string>> keys = read_key_file(options.key_file);
-    if (!keys.ok()) return fail(keys.status());
-    for (std::string& key : *keys) options.server.api_keys.push_back(std::move(key));
-  }
-  for (const std::string& text : options.adapters) options.server.adapters.push_back(named_folder(text));
-  allow_open_files();
-  Result<std::unique_ptr<Engine>> engine = Engine::open(remembering_experts(options.engine));
-  if (!engine.ok()) return fail(engine.status());
-  if (options.server.models.empty()) options.server.models = {model_name((*engine)->options().model)};
-  options.server.timeout = milliseconds_of(options.timeout_s);
-  options.server.ping = milliseconds_of(options.ping_s);
-  options.server.drain = milliseconds_of(options.drain_s);
-  options.server.version = MOEBIUS_VERSION;
-
+std::unique_ptr<spdlog::logger> make_log(bool json) {
   auto sink = std::make_shared<spdlog::sinks::stderr_color_sink_mt>(
       no_color() ? spdlog::color_mode::never : spdlog::color_mode::automatic);
-  spdlog::logger log("moebius", sink);
-  log.set_pattern("%Y-%m-%d %H:%M:%S.%e %^%l%$ %v");
-  log.flush_on(spdlog::level::info);
-  Result<std::unique_ptr<Server>> server = Server::create(**engine, options.server, log);
+  auto log = std::make_unique<spdlog::logger>("moebius", sink);
+  log->set_pattern("%Y-%m-%d %H:%M:%S.%e %^%l%$ %v");
+  if (json) log->set_formatter(std::make_unique<JsonLog>());
+  log->flush_on(spdlog::level::info);
+  return log;
+}
+
+// The server that runs, for signals, which come at any time.
+class Current {
+ public:
+  Current(const ServeOptions& options, spdlog::logger& log) : options_(options), log_(log) {}
+
+  void set(Server* server) {
+    std::lock_guard lock(mutex_);
+    server_ = server;
+    if (server != nullptr) notify_manager(options_.notify_socket, "READY=1");
+  }
+  void stop(int count) {
+    std::lock_guard lock(mutex_);
+    if (count > 1) std::_Exit(130);
+    if (server_ == nullptr) std::_Exit(0);  // nothing is being served yet
+    notify_manager(options_.notify_socket, "STOPPING=1");
+    log_.info("shutting down once the running answers are finished; again to stop at once");
+    server_->drain();
+  }
+  void reload() {
+    std::lock_guard lock(mutex_);
+    if (server_ == nullptr) return;
+    const Result<std::vector<std::string>> keys = all_keys(options_);
+    const Status status = keys.ok() ? server_->reload(*keys, options_.server.admin_keys) : keys.status();
+    if (status.ok())
+      log_.info("keys and certificate were read again; {} keys accepted", keys->size());
+    else
+      log_.error("keys and certificate stay as they were: {}", status.message());
+  }
+
+ private:
+  const ServeOptions& options_;
+  spdlog::logger& log_;
+  std::mutex mutex_;
+  Server* server_ = nullptr;
+};
+
+int serve(ServeOptions& options) {
+  const std::unique_ptr<spdlog::logger> log = make_log(options.server.log_json);
+  Current current(options, *log);
+  const SignalWatcher watcher([&](int count) { current.stop(count); }, [&] { current.reload(); });
+
+  Result<std::vector<std::string>> keys = all_keys(options);
+  if (!keys.ok()) return fail(keys.status());
+  for (const std::string& text : options.adapters) options.server.adapters.push_back(named_folder(text));
+  options.server.connections = std::min(options.server.connections, allow_open_files());
+  Result<std::unique_ptr<Engine>> engine = Engine::open(remembering_experts(options.engine));
+  if (!engine.ok()) return fail(engine.status());
+  ServerOptions serving = options.server;
+  if (serving.models.empty()) serving.models = {model_name((*engine)->options().model)};
+  serving.timeout = milliseconds_of(options.timeout_s);
+  serving.ping = milliseconds_of(options.ping_s);
+  serving.drain = milliseconds_of(options.drain_s);
+  serving.version = MOEBIUS_VERSION;
+  serving.api_keys = std::move(*keys);
+
+  Result<std::unique_ptr<Server>> server = Server::create(**engine, serving, *log);
   if (!server.ok()) return fail(server.status());
   if (const Status bound = (*server)->bind(); !bound.ok()) return fail(bound);
-  print_settings(**engine, **server, options.server);
-  {
-    std::lock_guard lock(mutex);
-    running = server->get();
-  }
+  print_settings(**engine, **server, serving);
+  current.set(server->get());
   const Status served = (*server)->run();
-  std::lock_guard lock(mutex);
-  running = nullptr;
+  current.set(nullptr);
   return served.ok() ? 0 : fail(served);
 }
 

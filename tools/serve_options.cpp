@@ -1,5 +1,6 @@
 #include "tools/serve_options.h"
 
+#include "server/cors.h"
 #include "tools/serve_files.h"
 #include "tools/size_text.h"
 
@@ -24,6 +25,31 @@ void add_access_options(CLI::App& command, ServeOptions& options) {
   command.add_flag("--allow-no-key", server.allow_no_key, "listen beyond this machine without any key");
   command.add_option("--allow-host", server.allowed_hosts,
                      "further Host name to answer to when listening on loopback, repeatable");
+}
+
+void add_operation_options(CLI::App& command, ServeOptions& options) {
+  ServerOptions& server = options.server;
+  command.add_option(
+      "--ssl-cert-file,--ssl-certfile", server.ssl_cert_file,
+      "certificate, and those it rests on, in PEM: then HTTPS alone is spoken; read again at SIGHUP, as "
+      "--api-key-file is");
+  command.add_option("--ssl-key-file,--ssl-keyfile", server.ssl_key_file,
+                     "the certificate's private key in PEM");
+  command
+      .add_option(
+          "--cors-origin", server.cors_origins,
+          "origin of pages that may use the server from a browser, such as https://chat.example, repeatable "
+          "(default: none)")
+      ->check([](const std::string& origin) {
+        return is_origin(origin) ? ""
+                                 : "an origin is http://HOST or https://HOST, with its port if it has one";
+      });
+  command.add_flag("--log-json,--log-jsonl", server.log_json,
+                   "log lines as JSON objects; prompts are never logged");
+  command
+      .add_option("--notify-socket", options.notify_socket,
+                  "socket to tell when the model is ready, as systemd gives it in $NOTIFY_SOCKET")
+      ->envname("NOTIFY_SOCKET");
 }
 
 void add_adapter_options(CLI::App& command, ServeOptions& options) {
@@ -94,6 +120,7 @@ void add_serve_options(CLI::App& command, ServeOptions& options) {
   add_access_options(command, options);
   add_capacity_options(command, options);
   add_files_options(command, options.server.tuning);
+  add_operation_options(command, options);
 }
 
 }  // namespace moebius

@@ -11,7 +11,8 @@ struct ServeOptions {
   ServerOptions server;
   std::string key_file;
   std::vector<std::string> adapters;  // "NAME=FOLDER"
-  std::string preset;  // read before the options are, see tools/settings.h
+  std::string notify_socket;          // of the service manager; "": none
+  std::string preset;                 // read before the options are, see tools/settings.h
   double timeout_s = 3600, ping_s = 10, drain_s = 30;
 };
 

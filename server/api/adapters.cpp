@@ -71,8 +71,9 @@ void act(Service& service, Exchange& e, Action action, const char* done) {
 }  // namespace
 
 void add_adapter_routes(Router& router, Service& service) {
-  router.post("/v1/load_lora_adapter", [&service](Exchange& e) { act(service, e, load, "added"); });
-  router.post("/v1/unload_lora_adapter", [&service](Exchange& e) { act(service, e, unload, "removed"); });
+  router.post_admin("/v1/load_lora_adapter", [&service](Exchange& e) { act(service, e, load, "added"); });
+  router.post_admin("/v1/unload_lora_adapter",
+                    [&service](Exchange& e) { act(service, e, unload, "removed"); });
   router.get("/v1/lora_adapters", [&service](Exchange& e) {
     Json all = Json::array();
     for (const OfferedAdapter& a : service.adapters.list()) all.push_back(adapter_json(a));
