@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 #include <openssl/ec.h>
 #include <openssl/pem.h>
+#include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 
 namespace moebius {

@@ -51,13 +51,14 @@ inline std::string read_file(const std::string& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-// In a child process: becomes the program.
-[[noreturn]] inline void become(const Args& args, const Environment& environment) {
+// In a child process: becomes the program, or another one.
+[[noreturn]] inline void become(const Args& args, const Environment& environment,
+                                const std::string& program = MOEBIUS_BINARY) {
   for (const auto& [name, value] : environment) setenv(name.c_str(), value.c_str(), 1);
-  std::vector<char*> argv = {const_cast<char*>(MOEBIUS_BINARY)};
+  std::vector<char*> argv = {const_cast<char*>(program.c_str())};
   for (const std::string& arg : args) argv.push_back(const_cast<char*>(arg.c_str()));
   argv.push_back(nullptr);
-  execv(MOEBIUS_BINARY, argv.data());
+  execvp(program.c_str(), argv.data());
   _exit(126);
 }
 
@@ -72,14 +73,15 @@ inline int wait_for(pid_t pid) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-inline Finished run(const Args& args, const std::string& input = "", const Environment& environment = {}) {
+inline Finished run(const Args& args, const std::string& input = "", const Environment& environment = {},
+                    const std::string& program = MOEBIUS_BINARY) {
   int in[2], out[2], err[2];
   if (pipe(in) != 0 || pipe(out) != 0 || pipe(err) != 0) return {};
   const pid_t pid = fork();
   if (pid == 0) {
     dup2(in[0], 0), dup2(out[1], 1), dup2(err[1], 2);
     for (int* ends : {in, out, err}) close(ends[0]), close(ends[1]);
-    become(args, environment);
+    become(args, environment, program);
   }
   close(in[0]), close(out[1]), close(err[1]);
   std::signal(SIGPIPE, SIG_IGN);
