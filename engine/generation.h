@@ -61,9 +61,13 @@ class Ticket {
   std::optional<GenerationEvent> next(std::chrono::milliseconds wait);
   void cancel() { cancelled_ = true; }
   bool cancelled() const { return cancelled_; }
-  // Of all prompts together: tokens that are in the cache by now, and in all.
+  // Of all prompts together: tokens that are in the cache by now, or as many as the share of a streamed pass
+  // that is done, and in all.
   int64_t prompt_tokens_done() const { return prompt_done_; }
   int64_t prompt_tokens() const { return prompt_tokens_; }
+  int64_t prompt_tokens_cached() const { return prompt_cached_; }  // of those done, found there
+  // When the first prompt was begun; the epoch of the clock: it waits.
+  std::chrono::steady_clock::time_point begun() const { return begun_; }
 
  private:
   friend class Scheduler;
@@ -71,7 +75,8 @@ class Ticket {
 
   const Generation generation_;
   int64_t prompt_tokens_ = 0;
-  std::atomic<int64_t> prompt_done_ = 0;
+  std::atomic<int64_t> prompt_done_ = 0, prompt_cached_ = 0;
+  std::atomic<std::chrono::steady_clock::time_point> begun_ = {};
   std::atomic<bool> cancelled_ = false;
   std::mutex mutex_;
   std::condition_variable changed_;

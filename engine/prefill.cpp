@@ -101,7 +101,9 @@ void StreamedPrefill::begin(const Model& model, const KvCache& cache, const Page
 
 double StreamedPrefill::part_done() const {
   const double slices = static_cast<double>(pass_->slices), layers = static_cast<double>(config_.layers);
-  return (static_cast<double>(pass_->layer + 1) + static_cast<double>(pass_->slice) / slices) / (layers + 1);
+  const double of_layer =
+      pass_->routed ? 1 : static_cast<double>(pass_->slice) / slices;  // its experts are next
+  return (static_cast<double>(pass_->layer + 1) + of_layer) / (layers + 1);
 }
 
 Status StreamedPrefill::step() {

@@ -45,6 +45,7 @@ struct ScheduledPrompt {
   bool looked_up = false, ready = false;
   bool found = false;  // in memory; what is on disk may follow
   int64_t reused = 0;
+  int64_t pass_done = 0;  // tokens that a streamed pass on its way was said to have done
   CacheMiss miss = CacheMiss::kNone;
   int64_t ended = 0;          // answers
   std::vector<double> sum{};  // of hidden states, for an embedding

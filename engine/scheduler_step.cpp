@@ -32,6 +32,8 @@ bool Scheduler::Impl::can_stream(const ScheduledPrompt& prompt) const {
 // Takes over what memory has of a prompt, then what the disk has, some pages a step. An embedding is made of
 // the hidden states of all tokens, which neither has.
 void Scheduler::Impl::look_up(ScheduledPrompt& prompt) {
+  Ticket& ticket = *prompt.request.ticket;
+  if (ticket.begun() == SchedulerClock::time_point()) ticket.begun_ = prompt.begun;
   if (prompt.request.asked.embed) {
     prompt.looked_up = true;
     return;
@@ -47,7 +49,8 @@ void Scheduler::Impl::look_up(ScheduledPrompt& prompt) {
   prompt.looked_up = !store || !read_from_disk(prompt);
   if (!prompt.looked_up) return;
   prompt.reused = std::ssize(prompt.session->tokens());
-  prompt.request.ticket->prompt_done_ += prompt.reused;
+  ticket.prompt_cached_ += prompt.reused;
+  ticket.prompt_done_ += prompt.reused;
   prompt_tokens += std::ssize(prompt.ids), reused_tokens += prompt.reused;
 }
 
@@ -142,9 +145,12 @@ void Scheduler::Impl::slice(ScheduledPrompt& prompt) {
     streaming = nullptr;
     return fail(prompt.request, passed.status());
   }
+  // Of a pass that goes on, as much as its share of the work.
+  const auto share = static_cast<double>(std::ssize(parts.prefill->ids())) * parts.prefill->part_done();
+  const int64_t done = *passed ? std::ssize(timeline.tokens) - before : static_cast<int64_t>(share);
+  prompt.request.ticket->prompt_done_ += done - std::exchange(prompt.pass_done, *passed ? 0 : done);
   if (!*passed) return;
   streaming = nullptr;
-  prompt.request.ticket->prompt_done_ += std::ssize(timeline.tokens) - before;
   if (prompt.rest() == 0) prompt_ready(prompt);
 }
 

@@ -60,8 +60,7 @@ bool Admission::admit(const Request& request, Response& response) const {
     error = wrong_method(match.allowed);
     response.set_header("Allow", match.allowed);
   }
-  if (!error && service_.draining && request.method == "POST")
-    error = unavailable("the server is shutting down", "shutting_down");
+  if (!error && service_.draining && request.method == "POST") error = shutting_down();
   if (!error) return true;
   if (error->status == 401) response.set_header("WWW-Authenticate", "Bearer");
   service_.refuse(request, response, match.route ? match.route->pattern : "unknown route", *error);
@@ -108,7 +107,7 @@ void Admission::dispatch(const Request& request, Response& response, const httpl
   if (request.method == "POST") {
     const KeyHolder holder = holder_of(request);
     exchange.client = {holder.space, keys_.enter(holder)};
-    if (!exchange.client.place) return service_.refuse(exchange, key_busy());
+    if (!exchange.client.place) return service_.refuse(exchange, key_busy(service_.pace.seconds_to_next()));
   }
   if (exchange.route.body) {
     std::optional<ApiError> error = read_body(*reader, exchange.body);

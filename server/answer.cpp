@@ -66,6 +66,17 @@ std::string Answer::add(const GenerationEvent& event) {
   return {};
 }
 
+// In llama.cpp's form.
+std::string Answer::progress(const PromptProgress& progress) {
+  const Json delta = options_.api == Api::kChat ? Json::object() : Json();
+  Json json = chunk(0, delta, "", nullptr, nullptr);
+  json["prompt_progress"] = {{"total", progress.total},
+                             {"cache", progress.cached},
+                             {"processed", progress.processed},
+                             {"time_ms", static_cast<int64_t>(progress.ms)}};
+  return sse_event(json);
+}
+
 std::string Answer::add_piece(const GenerationEvent& event) {
   Choice& choice = choices_[event.choice];
   std::string out;

@@ -24,6 +24,7 @@ class Answer : public AnswerWriter {
  public:
   Answer(AnswerOptions options, TokenBytes token_bytes);
 
+  std::string progress(const PromptProgress& progress) override;
   std::string add(const GenerationEvent& event) override;
   Json json() const override;
 

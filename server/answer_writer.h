@@ -21,6 +21,11 @@ std::string sse_event(std::string_view name, const Json& json);
 inline constexpr const char* kSseDone = "data: [DONE]\n\n";
 inline constexpr const char* kSsePing = ": ping\n\n";
 
+struct PromptProgress {
+  int64_t total = 0, cached = 0, processed = 0;  // tokens; processed are those that were in the cache, too
+  double ms = 0;                                 // since the prompt was begun
+};
+
 class AnswerWriter {
  public:
   virtual ~AnswerWriter() = default;
@@ -29,6 +34,8 @@ class AnswerWriter {
   // event where an answer failed.
   virtual std::string begin() { return {}; }
   virtual std::string silence() { return kSsePing; }
+  // Before the first piece, of a request that wants to know how far its prompt is.
+  virtual std::string progress(const PromptProgress&) { return {}; }
   virtual std::string failed(const ApiError& error) { return sse_event(error.json()); }
 
   // Takes a kPiece, kChoiceDone or kDone. Of a stream, returns the events to send now, "" for none.

@@ -85,25 +85,29 @@ ApiError too_large(int64_t limit_bytes) {
           "request_too_large"};
 }
 
-ApiError queue_full(int64_t limit) {
-  return {429,
-          "rate_limit_error",
-          fmt::format("{} requests are waiting already; try again later", limit),
-          {},
-          "rate_limit_exceeded"};
+ApiError queue_full(int64_t limit, int retry_s) {
+  return {
+      429,    "rate_limit_error",    fmt::format("{} requests are waiting already; try again later", limit),
+      {},     "rate_limit_exceeded", Json::object(),
+      retry_s};
 }
 
-ApiError key_busy() {
+ApiError key_busy(int retry_s) {
   return {429,
           "rate_limit_error",
           "as many requests as this key may have at once are on their way; try again later",
           {},
-          "rate_limit_exceeded"};
+          "rate_limit_exceeded",
+          Json::object(),
+          retry_s};
 }
 
-ApiError unavailable(std::string message, std::string code) {
-  return {503, "unavailable", std::move(message), {}, std::move(code)};
+ApiError unavailable(std::string message, std::string code, int retry_s) {
+  return {503, "unavailable", std::move(message), {}, std::move(code), Json::object(), retry_s};
 }
+
+// Whatever answers at this address next needs a moment to start.
+ApiError shutting_down() { return unavailable("the server is shutting down", "shutting_down", 5); }
 
 ApiError internal_error() {
   return {500, "server_error", "the server failed to answer; its log says why", {}, "internal_error"};

@@ -22,6 +22,7 @@ struct ApiError {
   std::string type, message;
   std::optional<std::string> param, code;
   Json extra = Json::object();  // further keys of the error object
+  int retry_s = 0;              // after so many seconds it is worth asking again; 0: it is not said
 
   Json json(ErrorStyle style = ErrorStyle::kOpenAi) const;
   std::string body(ErrorStyle style = ErrorStyle::kOpenAi) const { return to_text(json(style)); }
@@ -40,9 +41,10 @@ ApiError unknown_route();
 ApiError wrong_method(const std::string& allowed);
 ApiError model_not_found(const std::string& served);
 ApiError too_large(int64_t limit_bytes);
-ApiError queue_full(int64_t limit);
-ApiError key_busy();
-ApiError unavailable(std::string message, std::string code);
+ApiError queue_full(int64_t limit, int retry_s);
+ApiError key_busy(int retry_s);
+ApiError unavailable(std::string message, std::string code, int retry_s);
+ApiError shutting_down();
 ApiError internal_error();
 // param: the field that holds the prompt
 ApiError context_exceeded(int64_t prompt_tokens, int64_t context, std::string param);

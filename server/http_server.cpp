@@ -101,7 +101,7 @@ void send_json(httplib::Response& response, int status, const Json& json) {
 }
 
 void send_error(httplib::Response& response, const ApiError& error, ErrorStyle style) {
-  if (error.status == 429 || error.status == 503) response.set_header("Retry-After", "1");
+  if (error.retry_s > 0) response.set_header("Retry-After", std::to_string(error.retry_s));
   send_json(response, error.status, error.json(style));
 }
 

@@ -1,5 +1,7 @@
 #include "server/metrics.h"
 
+#include <algorithm>
+
 #include <prometheus/counter.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
@@ -56,6 +58,23 @@ std::vector<prometheus::MetricFamily> expert_families(const std::vector<LayerUse
   return {slots, host, moves, bytes};
 }
 
+// What llama.cpp calls what vLLM calls otherwise.
+void add_llama_names(std::vector<prometheus::MetricFamily>& families) {
+  constexpr std::pair<const char*, const char*> kNames[] = {
+      {"vllm:prompt_tokens_total", "llamacpp:prompt_tokens_total"},
+      {"vllm:generation_tokens_total", "llamacpp:tokens_predicted_total"},
+      {"vllm:num_requests_running", "llamacpp:requests_processing"},
+      {"vllm:num_requests_waiting", "llamacpp:requests_deferred"},
+      {"vllm:kv_cache_usage_perc", "llamacpp:kv_cache_usage_ratio"}};
+  for (const auto& [ours, theirs] : kNames) {
+    const auto found = std::ranges::find(families, std::string_view(ours), &prometheus::MetricFamily::name);
+    prometheus::MetricFamily same = *found;
+    same.name = theirs;
+    for (prometheus::ClientMetric& metric : same.metric) metric.label.clear();  // as there
+    families.push_back(std::move(same));
+  }
+}
+
 }  // namespace
 
 struct Metrics::Parts {
@@ -70,6 +89,9 @@ struct Metrics::Parts {
         hits(counter("vllm:prefix_cache_hits_total", "Tokens found in the cache.")),
         running(gauge("vllm:num_requests_running", "Requests being computed.")),
         waiting(gauge("vllm:num_requests_waiting", "Requests in the queue.")),
+        kv_usage(gauge("vllm:kv_cache_usage_perc",
+                       "Share of the cache that what is computed holds or may come to need; 1 is all.")),
+        queued(histogram("vllm:request_queue_time_seconds", "From a request until its prompt is begun.")),
         first(histogram("vllm:time_to_first_token_seconds", "From a request to its first token.")),
         between(histogram("vllm:inter_token_latency_seconds", "Between two tokens of an answer.")),
         whole(histogram("vllm:e2e_request_latency_seconds", "From a request to its end.")) {
@@ -93,8 +115,8 @@ struct Metrics::Parts {
   prometheus::Registry registry;
   Family<Counter>&requests, &finished, &failed;
   Counter &prompt, &answer, &queries, &hits;
-  Gauge &running, &waiting;
-  Histogram &first, &between, &whole;
+  Gauge &running, &waiting, &kv_usage;
+  Histogram &queued, &first, &between, &whole;
 };
 
 Metrics::Metrics(std::string model, std::string version) : parts_(std::make_unique<Parts>(model, version)) {}
@@ -106,6 +128,7 @@ void Metrics::count_request(std::string_view method, std::string_view route, int
   parts_->requests.Add(labels).Increment();
 }
 
+void Metrics::begun(double seconds) { parts_->queued.Observe(seconds); }
 void Metrics::first_token(double seconds) { parts_->first.Observe(seconds); }
 void Metrics::next_token(double seconds) { parts_->between.Observe(seconds); }
 
@@ -120,10 +143,13 @@ void Metrics::ended(const Usage& usage, const std::string& finish, bool failed, 
   parts_->whole.Observe(seconds);
 }
 
-std::string Metrics::text(int64_t running, int64_t waiting, const std::vector<LayerUse>& experts) const {
-  parts_->running.Set(static_cast<double>(running));
-  parts_->waiting.Set(static_cast<double>(waiting));
+std::string Metrics::text(const SchedulerStats& now, const std::vector<LayerUse>& experts) const {
+  parts_->running.Set(static_cast<double>(now.running));
+  parts_->waiting.Set(static_cast<double>(now.waiting));
+  const auto pages = static_cast<double>(std::max<int64_t>(now.pages, 1));
+  parts_->kv_usage.Set(static_cast<double>(now.pages_committed) / pages);
   std::vector<prometheus::MetricFamily> families = parts_->registry.Collect();
+  add_llama_names(families);
   for (prometheus::MetricFamily& family : expert_families(experts)) families.push_back(std::move(family));
   return prometheus::TextSerializer().Serialize(families);
 }

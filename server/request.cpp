@@ -165,6 +165,7 @@ void read_sampling(Fields& in, const RequestLimits& limits, SamplingRequest& req
 
 void read_stream(Fields& in, SamplingRequest& request) {
   in.boolean("stream", request.stream);
+  in.boolean("return_progress", request.progress);
   const Json* options = in.object("stream_options");
   if (options == nullptr) return;
   if (!request.stream) return in.fail("stream_options", "is allowed only when `stream` is true");
@@ -204,7 +205,6 @@ const std::vector<Foreign>& foreign_fields() {
                                                     {"continue_final_message", false},
                                                     {"add_generation_prompt", true},
                                                     {"smoothing_factor", 0},
-                                                    {"return_progress", false},
                                                     {"logits_processors", Json::array()},
                                                     {"id_slot", -1}};
   return *all;

@@ -55,6 +55,7 @@ struct SamplingRequest {
   std::string cache_salt;  // requests of another one share nothing that was computed
   int priority = 0;        // the higher goes first
   bool stream = false, include_usage = false;
+  bool progress = false;  // of the prompt, on a stream
   ConstraintRequest constraint;
 };
 

@@ -19,7 +19,7 @@ ApiError client_gone() { return {499, "client_gone", "the client went away", {},
 }  // namespace
 
 Running::Running(Service& service, const Exchange& exchange, std::shared_ptr<Ticket> ticket,
-                 std::unique_ptr<AnswerWriter> writer, bool constrained)
+                 std::unique_ptr<AnswerWriter> writer, bool constrained, bool reports_progress)
     : service_(service),
       route_(exchange.route),
       place_(exchange.client.place),
@@ -27,11 +27,14 @@ Running::Running(Service& service, const Exchange& exchange, std::shared_ptr<Tic
       ticket_(std::move(ticket)),
       writer_(std::move(writer)),
       constrained_(constrained),
+      reports_progress_(reports_progress),
       deadline_(begun_ + service.options.timeout) {
   ++service_.active;
+  service_.slots.enter(*this);
 }
 
 Running::~Running() {
+  service_.slots.leave(*this);
   ticket_->cancel();
   if (!has_ended_) {
     const ApiError gone = client_gone();
@@ -42,7 +45,7 @@ Running::~Running() {
 
 std::optional<ApiError> Running::submit(Service& service, const Exchange& exchange, Submission submission,
                                         std::unique_ptr<AnswerWriter> writer, std::shared_ptr<Running>& out) {
-  if (service.draining) return unavailable("the server is shutting down", "shutting_down");
+  if (service.draining) return shutting_down();
   const int64_t context = service.engine.options().context;
   for (const std::vector<int32_t>& prompt : submission.prompts) {
     const auto tokens = static_cast<int64_t>(prompt.size());
@@ -72,8 +75,9 @@ std::optional<ApiError> Running::submit(Service& service, const Exchange& exchan
   Result<std::shared_ptr<Ticket>> submitted = service.scheduler.submit(std::move(generation));
   if (!submitted.ok()) return bad_request(submitted.status().message(), {}, "request_too_large");
   std::shared_ptr<Ticket> ticket = *submitted;
-  if (!ticket) return queue_full(service.options.queue);
-  out.reset(new Running(service, exchange, std::move(ticket), std::move(writer), constrained));
+  if (!ticket) return queue_full(service.options.queue, service.pace.seconds_to_next());
+  out.reset(
+      new Running(service, exchange, std::move(ticket), std::move(writer), constrained, asked.progress));
   return {};
 }
 
@@ -124,6 +128,31 @@ void Running::respond_whole(const Exchange& exchange) {
   end(&gone);
 }
 
+// What there is to say of the prompt; nothing once the first token has come and all of it was said.
+std::string Running::progress() {
+  if (!reports_progress_ || ticket_->begun() == Clock::time_point()) return {};
+  PromptProgress now = {ticket_->prompt_tokens(), ticket_->prompt_tokens_cached(),
+                        ticket_->prompt_tokens_done(),
+                        std::chrono::duration<double, std::milli>(Clock::now() - ticket_->begun()).count()};
+  if (now.processed == told_) return {};
+  told_ = now.processed;
+  return writer_->progress(now);
+}
+
+Json Running::slot_json() const {
+  const int64_t context = service_.engine.options().context;
+  return {{"id", 0},
+          {"id_task", request_id_},
+          {"is_processing", ticket_->begun() != Clock::time_point()},
+          {"route", route_.pattern},
+          {"n_ctx", context},
+          {"n_prompt_tokens", ticket_->prompt_tokens()},
+          {"n_prompt_tokens_cache", ticket_->prompt_tokens_cached()},
+          {"n_prompt_tokens_processed", ticket_->prompt_tokens_done()},
+          {"n_decoded", tokens_.load()},
+          {"seconds", std::chrono::duration<double>(Clock::now() - begun_).count()}};
+}
+
 // Writes the whole stream; false where the client went away.
 bool Running::stream(const std::function<bool()>& client_there, httplib::DataSink& sink) {
   auto last_write = Clock::now();
@@ -135,7 +164,7 @@ bool Running::stream(const std::function<bool()>& client_there, httplib::DataSin
   bool going = send(writer_->begin());
   while (going && client_there()) {
     const Step next = step(kPoll);
-    going = send(next.text);
+    going = send(progress()) && send(next.text);
     if (going && (next.done || next.error)) {
       sink.done();
       return true;
@@ -149,26 +178,30 @@ bool Running::stream(const std::function<bool()>& client_there, httplib::DataSin
 
 // What to tell the client of an answer that failed; an ok status means that its time is up.
 ApiError Running::failure(const Status& status) const {
-  if (status.ok()) return unavailable("the answer took longer than the server's --timeout", "timeout");
+  if (status.ok()) return unavailable("the answer took longer than the server's --timeout", "timeout", 1);
   if (status.code() == Code::kCancelled && cancelled_)
     return {499, "client_gone", "the answer was cancelled", {}, kCancelledCode};
-  if (status.code() == Code::kCancelled) return unavailable("the server is shutting down", "shutting_down");
+  if (status.code() == Code::kCancelled) return shutting_down();
   if (constrained_ && status.code() == Code::kInvalid)
     return bad_request("the answer cannot go on: " + status.message(), {}, "unsupported_constraint");
   service_.log.error("{}: {}", route_.pattern, status.message());
   if (status.code() == Code::kNoMemory)
-    return unavailable("not enough memory for this request", "out_of_memory");
+    return unavailable("not enough memory for this request", "out_of_memory", 1);
   return internal_error();
 }
 
 void Running::measure(const GenerationEvent& event) {
   if (event.kind != GenerationEvent::Kind::kPiece || event.id < 0) return;
   ++service_.generated;
+  ++tokens_;
   const auto now = Clock::now();
   const auto seconds = [&](Clock::time_point since) {
     return std::chrono::duration<double>(now - since).count();
   };
-  if (last_token_.empty()) service_.metrics.first_token(seconds(begun_));
+  if (last_token_.empty()) {
+    service_.metrics.first_token(seconds(begun_));
+    service_.metrics.begun(std::chrono::duration<double>(ticket_->begun() - begun_).count());
+  }
   const auto [last, first] = last_token_.try_emplace(event.choice, now);
   if (!first) service_.metrics.next_token(seconds(std::exchange(last->second, now)));
 }
@@ -176,6 +209,7 @@ void Running::measure(const GenerationEvent& event) {
 void Running::end(const ApiError* error) {
   if (has_ended_) return;
   has_ended_ = true;
+  service_.pace.ended();
   const Usage& usage = writer_->usage();
   const double seconds = std::chrono::duration<double>(Clock::now() - begun_).count();
   service_.log.info(log_line({{"route", route_.pattern},

@@ -43,15 +43,17 @@ class Running {
     std::optional<ApiError> error;
   };
   Step step(std::chrono::milliseconds wait);
+  Json slot_json() const;  // for Slots
   // Somebody asked for it: the answer ends with the error `cancelled`. From any thread.
   void cancel();
 
  private:
   using Clock = std::chrono::steady_clock;
   Running(Service& service, const Exchange& exchange, std::shared_ptr<Ticket> ticket,
-          std::unique_ptr<AnswerWriter> writer, bool constrained);
+          std::unique_ptr<AnswerWriter> writer, bool constrained, bool reports_progress);
   void respond_whole(const Exchange& exchange);
   bool stream(const std::function<bool()>& client_there, httplib::DataSink& sink);
+  std::string progress();
   ApiError failure(const Status& status) const;
   void measure(const GenerationEvent& event);
   void end(const ApiError* error);
@@ -62,10 +64,12 @@ class Running {
   const std::string request_id_;
   const std::shared_ptr<Ticket> ticket_;
   const std::unique_ptr<AnswerWriter> writer_;
-  const bool constrained_;
+  const bool constrained_, reports_progress_;
   const Clock::time_point begun_ = Clock::now(), deadline_;
   std::function<void(const AnswerWriter&, const ApiError* error)> ended_;
   std::map<int, Clock::time_point> last_token_;  // of each choice
+  std::atomic<int64_t> tokens_ = 0;
+  int64_t told_ = -1;  // how far the prompt was said to be
   std::atomic<bool> cancelled_ = false;
   bool has_ended_ = false;
 };

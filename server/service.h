@@ -13,10 +13,12 @@
 #include "server/adapters.h"
 #include "server/constraints.h"
 #include "server/metrics.h"
+#include "server/pace.h"
 #include "server/random_id.h"
 #include "server/request.h"
 #include "server/router.h"
 #include "server/server.h"
+#include "server/slots.h"
 
 namespace moebius {
 
@@ -31,6 +33,8 @@ struct Service {
   RequestLimits limits;
   const int64_t created = std::time(nullptr);
   Metrics metrics;
+  Pace pace;
+  Slots slots;
   Constraints constraints;
   Adapters adapters;
   Scheduler scheduler;

@@ -69,11 +69,16 @@ TEST(Metrics, AreWrittenForPrometheus) {
   metrics.ended(usage, "timeout", true, 9);
   LayerUse use;
   use.device_slots = 6, use.host_slots = 2, use.skipped_slots = 1, use.moved_bytes = 77;
-  const std::string text = metrics.text(2, 5, {LayerUse(), use});
+  SchedulerStats now;
+  now.running = 2, now.waiting = 5, now.pages = 8, now.pages_committed = 2;
+  const std::string text = metrics.text(now, {LayerUse(), use});
   EXPECT_EQ(
       sample(text, R"(moebius_http_requests_total{method="GET",route="/v1/models/{id*}",status="404"})"), 1);
   EXPECT_EQ(sample(text, R"(vllm:num_requests_running{model_name="m"})"), 2) << text;
   EXPECT_EQ(sample(text, R"(vllm:num_requests_waiting{model_name="m"})"), 5);
+  EXPECT_EQ(sample(text, R"(vllm:kv_cache_usage_perc{model_name="m"})"), 0.25);
+  EXPECT_EQ(sample(text, "llamacpp:kv_cache_usage_ratio"), 0.25);
+  EXPECT_EQ(sample(text, "llamacpp:requests_deferred"), 5);
   EXPECT_EQ(sample(text, R"(vllm:prompt_tokens_total{model_name="m"})"), 20);
   EXPECT_EQ(sample(text, R"(vllm:generation_tokens_total{model_name="m"})"), 6);
   EXPECT_EQ(sample(text, R"(vllm:prefix_cache_hits_total{model_name="m"})"), 8);

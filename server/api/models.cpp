@@ -1,4 +1,4 @@
-// GET /health, /ready, /version, /metrics, /v1/models, /v1/models/{id} and /v1/experts.
+// GET /health, /ready, /version, /metrics, /slots, /v1/models, /v1/models/{id} and /v1/experts.
 #include <algorithm>
 
 #include <fmt/chrono.h>
@@ -82,14 +82,15 @@ Json shelved_json(const Service& service, const ShelvedAdapter& adapter) {
 void add_model_routes(Router& router, Service& service) {
   const auto health = [&service](Exchange& e) {
     if (service.draining) {
-      return service.refuse(e, unavailable("the server is shutting down", "shutting_down"));
+      return service.refuse(e, shutting_down());
     }
     e.answer({{"status", "ok"}});
   };
   // Whether more requests should come here: for load balancers, which have no key.
   const auto ready = [&service](Exchange& e) {
-    if (service.draining || service.scheduler.stats().waiting >= service.options.queue)
-      return service.refuse(e, unavailable("not now", "not_ready"));
+    if (service.draining) return service.refuse(e, shutting_down());
+    if (service.scheduler.stats().waiting >= service.options.queue)
+      return service.refuse(e, unavailable("not now", "not_ready", service.pace.seconds_to_next()));
     e.answer({{"status", "ready"}});
   };
   for (Route open : {Route{"GET", "/health", health}, Route{"GET", "/ready", ready}}) {
@@ -98,9 +99,14 @@ void add_model_routes(Router& router, Service& service) {
   }
   router.get("/metrics", [&service](Exchange& e) {
     const SchedulerStats now = service.scheduler.stats();
-    e.response.set_content(service.metrics.text(now.running, now.waiting, service.engine.expert_use()),
+    e.response.set_content(service.metrics.text(now, service.engine.expert_use()),
                            "text/plain; version=0.0.4; charset=utf-8");
   });
+  Route slots = {"GET", "/slots", [&service](Exchange& e) {
+                   e.answer(service.slots.json(service.engine.options().sessions));
+                 }};
+  slots.admin = true;
+  router.add(std::move(slots));
   router.get("/version", [&service](Exchange& e) { e.answer({{"version", service.options.version}}); });
   router.get("/v1/models", [&service](Exchange& e) {
     Json all = Json::array({model_json(service, service.options.models.front(), service.created)});

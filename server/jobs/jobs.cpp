@@ -20,6 +20,7 @@ using Clock = std::chrono::steady_clock;
 constexpr milliseconds kPoll{100};       // between two looks at a running job
 constexpr milliseconds kPatience{5000};  // that a client waits for what it asked for
 constexpr std::chrono::seconds kSaveEvery{10};
+constexpr int kRetryJobs_s = 60;  // a run takes minutes
 
 int64_t now_us() {
   using namespace std::chrono;
@@ -144,7 +145,7 @@ std::optional<ApiError> Jobs::create(JobRequest request, Job& out) {
   const std::lock_guard lock(mutex_);
   const auto unfinished =
       std::count_if(jobs_.begin(), jobs_.end(), [](const Job& job) { return !has_ended(job.status); });
-  if (unfinished >= options_.unfinished) return queue_full(options_.unfinished);
+  if (unfinished >= options_.unfinished) return queue_full(options_.unfinished, kRetryJobs_s);
   Job job;
   job.id = random_id("ftjob-");
   job.request = std::move(request);
