@@ -83,6 +83,22 @@ TEST(JsonSchema, AgreesWithJsonschema) {
   }
 }
 
+// Every text of a small world, with the verdict of jsonschema.
+TEST(JsonSchema, CountsAsJsonschemaDoes) {
+  const Schema cases = Schema::parse(std::ifstream("tests/golden/constraints/counted.json"));
+  ASSERT_GE(cases.size(), 15u);
+  for (const Schema& golden : cases) {
+    const std::string shown = golden["schema"].dump();
+    Reader reader = schema_reader(golden["schema"]);
+    ASSERT_TRUE(reader.status().ok()) << shown << reader.status().message();
+    EXPECT_FALSE(golden["valid"].empty() || golden["invalid"].empty()) << shown;
+    for (const Schema& text : golden["valid"])
+      EXPECT_TRUE(reader.accepts(text.get<std::string>())) << text << shown;
+    for (const Schema& text : golden["invalid"])
+      EXPECT_FALSE(reader.accepts(text.get<std::string>())) << text << shown;
+  }
+}
+
 TEST(Regex, AgreesWithPython) {
   const Schema cases = Schema::parse(std::ifstream("tests/golden/constraints/regexes.json"));
   ASSERT_GT(cases.size(), 30u);
@@ -209,7 +225,25 @@ TEST(JsonSchema, RefusesByNameAndPlace) {
       {R"({"type": "number", "multipleOf": 0.5})", "`multipleOf`"},
       {R"({"type": "integer", "multipleOf": 0})", "`multipleOf`"},
       {R"({"type": "integer", "multipleOf": 3, "minimum": 1})", "`multipleOf`"},
+      {R"({"type": "array", "uniqueItems": true, "items": {"enum": [1, 2, 3, 4, 5, 6, 7, 8, 9]}})",
+       "`uniqueItems`"},
+      {R"({"type": "array", "uniqueItems": 1, "items": {"enum": [1]}})", "`uniqueItems`"},
       {R"({"patternProperties": {"a": {}}})", "`patternProperties`"},
+      {R"({"patternProperties": {"a": {}, "b": {}}, "additionalProperties": false})", "`patternProperties`"},
+      {R"({"patternProperties": {"a": {}}, "properties": {"a": {}}, "additionalProperties": false})",
+       "`patternProperties`"},
+      {R"({"patternProperties": {"a": {}}, "required": ["a"], "additionalProperties": false})",
+       "`patternProperties`"},
+      {R"({"patternProperties": [], "additionalProperties": false})", "`patternProperties`"},
+      {R"({"allOf": [{"patternProperties": {"a": {}}}, {"additionalProperties": false}]})",
+       "`additionalProperties`"},
+      {R"({"type": "object", "minProperties": 2})", "`minProperties`"},
+      {R"({"type": "object", "properties": {"a": {}}, "additionalProperties": true, "minProperties": 2})",
+       "`minProperties`"},
+      {R"({"type": "object", "minProperties": -1})", "`minProperties`"},
+      {R"({"type": "object", "properties": {"a": {}}, "minProperties": 2})", "contradicts"},
+      {R"({"type": "object", "properties": {"a": {}, "b": {}}, "required": ["a", "b"], "maxProperties": 1})",
+       "contradicts"},
       {R"({"type": "string", "format": "iri"})", "`iri`"},
       {R"j({"type": "string", "pattern": "(?=a)"})j", "look-around"},
       {R"j({"type": "string", "pattern": "^(a|bc)+$", "maxLength": 5})j", "lengths"},

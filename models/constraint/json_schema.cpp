@@ -1,6 +1,7 @@
 #include "models/constraint/json_schema.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include <fmt/format.h>
@@ -38,15 +39,11 @@ constexpr const char* kRefused[] = {"not",
                                     "contains",
                                     "minContains",
                                     "maxContains",
-                                    "patternProperties",
                                     "propertyNames",
-                                    "maxProperties",
                                     "$dynamicRef",
-                                    "minProperties",
                                     "$recursiveRef",
                                     "unevaluatedProperties",
                                     "unevaluatedItems",
-                                    "uniqueItems",
                                     "additionalItems"};
 
 constexpr const char* kKept[] = {"type",
@@ -71,7 +68,11 @@ constexpr const char* kKept[] = {"type",
                                  "maximum",
                                  "multipleOf",
                                  "exclusiveMinimum",
-                                 "exclusiveMaximum"};
+                                 "exclusiveMaximum",
+                                 "minProperties",
+                                 "maxProperties",
+                                 "patternProperties",
+                                 "uniqueItems"};
 
 bool restricts(std::string_view key) {
   const auto is_key = [&](const char* name) { return key == name; };
@@ -79,7 +80,7 @@ bool restricts(std::string_view key) {
          std::any_of(std::begin(kRefused), std::end(kRefused), is_key);
 }
 
-// A refused keyword with a value that restricts nothing.
+// A keyword with a value that restricts nothing.
 bool is_vacuous(std::string_view key, const Schema& value) {
   if (value.is_null()) return true;
   if (key == "uniqueItems") return value == false;
@@ -351,6 +352,10 @@ NumberRange SchemaCompiler::range(const Schema& s, const Place& place) {
 
 ExprId SchemaCompiler::array(const Schema& s, const Place& place) {
   const int64_t min = count(s, "minItems", 0, place), max = count(s, "maxItems", kNoMaximum, place);
+  if (s.contains("uniqueItems") && !is_vacuous("uniqueItems", s["uniqueItems"])) {
+    if (s["uniqueItems"] != true) wrong(place, "`uniqueItems` is true or false");
+    if (max == kNoMaximum || max > 1) return unique_list(s, min, max, place);
+  }
   std::vector<ExprId> first;
   if (s.contains("prefixItems")) {
     if (!s["prefixItems"].is_array()) wrong(place, "`prefixItems` is a list of schemas");
@@ -371,6 +376,63 @@ ExprId SchemaCompiler::array(const Schema& s, const Place& place) {
     tail = max != kNoMaximum && i >= max ? g_.empty() : i >= min ? g_.optional(here) : here;
   }
   return g_.sequence({g_.literal("["), t_.space(), tail, t_.space(), g_.literal("]")});
+}
+
+// Lists of values that are given one by one: what may follow depends on which of them are written.
+ExprId SchemaCompiler::unique_list(const Schema& s, int64_t min, int64_t max, const Place& place) {
+  constexpr size_t kMost = 8;
+  const Schema items = s.contains("items") ? s["items"] : Schema::object();
+  std::vector<Schema> distinct;
+  for (const Schema& value : finite_values(items).value_or(std::vector<Schema>())) {
+    if (std::find(distinct.begin(), distinct.end(), value) == distinct.end()) distinct.push_back(value);
+  }
+  if (distinct.empty() || distinct.size() > kMost || s.contains("prefixItems")) {
+    refuse(place, fmt::format("`uniqueItems`, unless `items` is an `enum` of at most {} values", kMost));
+    return 0;
+  }
+  std::vector<ExprId> texts;
+  for (const Schema& value : distinct) {
+    Schema only = items;
+    only.erase("enum");
+    only["const"] = value;
+    texts.push_back(schema(only, place.at("items")));
+  }
+  const size_t sets = size_t{1} << texts.size();
+  std::vector<ExprId> rest(sets);  // [written]: what may follow
+  for (size_t written = sets; written-- > 0;) {
+    const auto n = static_cast<int64_t>(std::popcount(written));
+    std::vector<ExprId> ways;
+    if (n >= min) ways.push_back(n == 0 ? g_.empty() : t_.space());
+    for (size_t i = 0; i < texts.size() && (max == kNoMaximum || n < max); ++i) {
+      if (const size_t bit = size_t{1} << i; (written & bit) == 0)
+        ways.push_back(n == 0 ? g_.sequence({texts[i], rest[written | bit]})
+                              : g_.sequence({t_.comma(), texts[i], rest[written | bit]}));
+    }
+    rest[written] = g_.call(g_.add_rule(g_.choice(std::move(ways))));
+  }
+  return g_.sequence({g_.literal("["), t_.space(), rest[0], g_.literal("]")});
+}
+
+// A member whose name the one pattern finds; other names are of nobody else.
+ExprId SchemaCompiler::pattern_member(const Schema& s, const Place& place) {
+  const Schema& patterns = s["patternProperties"];
+  if (!patterns.is_object()) {
+    wrong(place, "`patternProperties` is an object of schemas");
+    return 0;
+  }
+  const bool named = s.contains("properties") && !s["properties"].empty();
+  const bool required = s.contains("required") && !s["required"].empty();
+  if (patterns.size() != 1 || named || required || s.value("additionalProperties", Schema()) != false) {
+    refuse(place,
+           "`patternProperties`, unless it is one pattern with `additionalProperties: false`, no "
+           "`properties` and "
+           "nothing required");
+    return 0;
+  }
+  const auto one = patterns.begin();
+  const Place at = place.at("patternProperties");
+  const ExprId name = pattern(one.key(), 0, kNoMaximum, at);
+  return t_.member(name, schema(one.value(), at.at(one.key())));
 }
 
 bool SchemaCompiler::read_members(const Schema& s, const Place& place, std::vector<Member>& out,
@@ -400,6 +462,10 @@ bool SchemaCompiler::read_members(const Schema& s, const Place& place, std::vect
   for (const Schema& name : required) {
     if (is_required.erase(name.get<std::string>()) > 0)
       add(name.get<std::string>(), additional, true, place.at("additionalProperties"));
+  }
+  if (s.contains("patternProperties") && !is_vacuous("patternProperties", s["patternProperties"])) {
+    more = pattern_member(s, place);
+    return g_.status().ok();
   }
   more = additional == false ? g_.never()
                              : t_.member(names.empty() ? t_.string() : t_.key_other_than(names),
@@ -437,10 +503,49 @@ ExprId SchemaCompiler::members(const std::vector<Member>& all, ExprId more) {
   return g_.choice(std::move(ways));
 }
 
+// The same where the number of members is bounded: what may follow depends on how many are written.
+ExprId SchemaCompiler::counted_members(const std::vector<Member>& all, ExprId more, int64_t min,
+                                       int64_t max) {
+  const bool may_have_more = g_.expr(more).kind != Grammar::Kind::kNever;
+  const auto within = [&](int64_t n) { return max == kNoMaximum || n <= max; };
+  // [written]: what may follow the members so far; first after the last of them
+  std::vector<ExprId> rest(all.size() + 1);
+  for (int64_t n = 0; n <= std::ssize(all); ++n) {
+    const ExprId end = n == 0 ? g_.empty() : t_.space();
+    ExprId& here = rest[static_cast<size_t>(n)] = n >= min && within(n) ? end : g_.never();
+    if (!may_have_more || !within(n + 1)) continue;
+    const int64_t least = std::max<int64_t>(min - n, 1), most = max == kNoMaximum ? kNoMaximum : max - n;
+    const ExprId next = g_.sequence({t_.comma(), more});
+    const ExprId some =
+        n > 0 ? g_.repeat(next, least, most)
+              : g_.sequence({more, g_.repeat(next, least - 1, most == kNoMaximum ? kNoMaximum : most - 1)});
+    here = g_.choice({here, g_.sequence({some, t_.space()})});
+  }
+  for (size_t i = all.size(); i-- > 0;) {
+    for (size_t n = 0; n <= i; ++n) {  // upwards: n + 1 is still of the members after this one
+      const ExprId text = n == 0 ? all[i].text : g_.sequence({t_.comma(), all[i].text});
+      std::vector<ExprId> ways = {g_.sequence({text, rest[n + 1]})};
+      if (!all[i].required) ways.push_back(rest[n]);
+      rest[n] = g_.call(g_.add_rule(g_.choice(std::move(ways))));
+    }
+  }
+  return rest[0];
+}
+
 ExprId SchemaCompiler::object(const Schema& s, const Place& place) {
+  const int64_t min = count(s, "minProperties", 0, place), max = count(s, "maxProperties", kNoMaximum, place);
   std::vector<Member> all;
   ExprId more = 0;
   if (!read_members(s, place, all, more)) return 0;
+  const auto required = std::count_if(all.begin(), all.end(), [](const Member& m) { return m.required; });
+  if (min > required || max != kNoMaximum) {
+    // Names that are not given one by one may come twice, and then count once.
+    if (min > std::max<int64_t>(required, 1) && g_.expr(more).kind != Grammar::Kind::kNever) {
+      refuse(place, "`minProperties`, unless `additionalProperties` is false or so many are required");
+      return 0;
+    }
+    return g_.sequence({g_.literal("{"), t_.space(), counted_members(all, more, min, max), g_.literal("}")});
+  }
   return g_.sequence({g_.literal("{"), t_.space(), members(all, more), g_.literal("}")});
 }
 

@@ -8,9 +8,10 @@
 // Done: type (also a list), enum, const, anyOf, oneOf of alternatives that exclude each other by type, value
 // or a required constant, allOf where the parts do not meet, $ref within the document (recursion too),
 // properties, required, additionalProperties, items, prefixItems, minItems, maxItems, minLength, maxLength,
-// pattern (see regex.h), format (date-time, date, time, duration, email, hostname, ipv4, ipv6, uuid, uri),
-// minimum, maximum and their exclusive forms. Other keywords that restrict are refused by name and place,
-// others are ignored.
+// minProperties and maxProperties (the first not where names are free), uniqueItems of at most 8 values that
+// are given one by one, patternProperties of one pattern that alone gives names, pattern (see regex.h),
+// format (date-time, date, time, duration, email, hostname, ipv4, ipv6, uuid, uri), minimum, maximum and
+// their exclusive forms. Other keywords that restrict are refused by name and place, others are ignored.
 #pragma once
 
 #include <nlohmann/json.hpp>

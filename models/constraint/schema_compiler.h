@@ -36,6 +36,7 @@ class SchemaCompiler {
   ExprId pattern(const std::string& regex, int64_t min, int64_t max, const Place& place);
   ExprId object(const Schema& s, const Place& place);
   ExprId array(const Schema& s, const Place& place);
+  ExprId unique_list(const Schema& s, int64_t min, int64_t max, const Place& place);
   ExprId number(const Schema& s, bool whole, const Place& place);
   NumberRange range(const Schema& s, const Place& place);
 
@@ -44,7 +45,9 @@ class SchemaCompiler {
     bool required = false;
   };
   bool read_members(const Schema& s, const Place& place, std::vector<Member>& members, ExprId& more);
+  ExprId pattern_member(const Schema& s, const Place& place);
   ExprId members(const std::vector<Member>& all, ExprId more);  // more: never() for none
+  ExprId counted_members(const std::vector<Member>& all, ExprId more, int64_t min, int64_t max);
 
   bool refuse_keywords(const Schema& s, const Place& place);
   const Schema* resolve(const Schema& s, const Place& place);  // follows $ref; null: it failed

@@ -128,9 +128,11 @@ Schema SchemaCompiler::merged(const Schema& a, const Schema& b, const Place& pla
   Schema out = without(a, "");
   const Schema other = without(b, "");
   // What an object may hold beyond its properties depends on the properties beside it.
-  const bool closes = (a.contains("additionalProperties") && b.contains("properties")) ||
-                      (b.contains("additionalProperties") && a.contains("properties"));
-  if (closes)
+  const auto closes = [](const Schema& one, const Schema& another) {
+    return one.contains("additionalProperties") &&
+           (another.contains("properties") || another.contains("patternProperties"));
+  };
+  if (closes(a, b) || closes(b, a))
     refuse(place, "`additionalProperties` in one and `properties` in another of schemas that hold together");
   for (const auto& [key, value] : other.items()) {
     if (!out.contains(key) || out[key] == value) {
