@@ -102,7 +102,6 @@ void Scheduler::Impl::report_stats() {
   last_stats.running = std::ranges::count_if(requests, [](const auto& r) { return r.begun(); });
   last_stats.pages = parts.cache.pages(), last_stats.pages_free = parts.cache.free_pages();
   last_stats.pages_cached = prefixes.nodes(), last_stats.pages_committed = committed;
-  last_stats.prompt_tokens = prompt_tokens, last_stats.reused_tokens = reused_tokens;
   last_stats.disk_tokens = disk_tokens;
 }
 

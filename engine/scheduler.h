@@ -41,8 +41,7 @@ struct SchedulerStats {
   int64_t running = 0, waiting = 0;                     // requests begun; requests in the queue
   int64_t pages = 0, pages_free = 0, pages_cached = 0;  // of the attention cache
   int64_t pages_committed = 0;                          // that what is begun holds or may come to need
-  int64_t prompt_tokens = 0, reused_tokens = 0;         // of prompts begun; found in the cache or on disk
-  int64_t disk_tokens = 0;                              // of the reused ones, read from disk
+  int64_t disk_tokens = 0;                              // of prompts, read from disk since the start
   PrefixStore::Stats disk;
 };
 

@@ -139,8 +139,8 @@ struct Scheduler::Impl {
   std::vector<Live> live;                       // all that is submitted and not over
   std::deque<std::shared_ptr<Ticket>> arrived;  // of these, not seen by the thread that steps
   bool busy = false, stopping = false;
-  SchedulerStats last_stats;                                      // after the last step
-  int64_t prompt_tokens = 0, reused_tokens = 0, disk_tokens = 0;  // as SchedulerStats'
+  SchedulerStats last_stats;  // after the last step
+  int64_t disk_tokens = 0;    // as SchedulerStats'
 };
 
 }  // namespace moebius

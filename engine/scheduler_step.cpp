@@ -51,7 +51,6 @@ void Scheduler::Impl::look_up(ScheduledPrompt& prompt) {
   prompt.reused = std::ssize(prompt.session->tokens());
   ticket.prompt_cached_ += prompt.reused;
   ticket.prompt_done_ += prompt.reused;
-  prompt_tokens += std::ssize(prompt.ids), reused_tokens += prompt.reused;
 }
 
 // The pages that follow those of the timeline, as far as the store has them. True: there may be more.

@@ -58,6 +58,32 @@ std::vector<prometheus::MetricFamily> expert_families(const std::vector<LayerUse
   return {slots, host, moves, bytes};
 }
 
+// Of prefixes on disk; nothing where there are none.
+std::vector<prometheus::MetricFamily> disk_families(const SchedulerStats& now) {
+  const PrefixStore::Stats& disk = now.disk;
+  if (disk.pages + disk.written + disk.read + disk.broken + disk.dropped == 0) return {};
+  auto bytes = family_of("moebius_prefix_disk_bytes", "Bytes of the files of prefixes.");
+  bytes.type = prometheus::MetricType::Gauge;
+  prometheus::ClientMetric held;
+  held.gauge.value = static_cast<double>(disk.bytes);
+  bytes.metric.push_back(held);
+  auto pages = family_of("moebius_prefix_disk_pages_total", "Pages of prefixes, by what became of them.");
+  for (const auto& [what, count] : {std::pair{"written", disk.written},
+                                    {"read", disk.read},
+                                    {"broken", disk.broken},
+                                    {"dropped", disk.dropped}}) {
+    prometheus::ClientMetric metric;
+    metric.label.push_back({"what", what});
+    metric.counter.value = static_cast<double>(count);
+    pages.metric.push_back(std::move(metric));
+  }
+  auto tokens = family_of("moebius_prefix_disk_tokens_total", "Tokens of prompts that were read from disk.");
+  prometheus::ClientMetric read;
+  read.counter.value = static_cast<double>(now.disk_tokens);
+  tokens.metric.push_back(read);
+  return {bytes, pages, tokens};
+}
+
 // What llama.cpp calls what vLLM calls otherwise.
 void add_llama_names(std::vector<prometheus::MetricFamily>& families) {
   constexpr std::pair<const char*, const char*> kNames[] = {
@@ -151,6 +177,7 @@ std::string Metrics::text(const SchedulerStats& now, const std::vector<LayerUse>
   std::vector<prometheus::MetricFamily> families = parts_->registry.Collect();
   add_llama_names(families);
   for (prometheus::MetricFamily& family : expert_families(experts)) families.push_back(std::move(family));
+  for (prometheus::MetricFamily& family : disk_families(now)) families.push_back(std::move(family));
   return prometheus::TextSerializer().Serialize(families);
 }
 

@@ -11,6 +11,7 @@
 #include "engine/replay.h"
 #include "models/file_io.h"
 #include "tests/scheduler_runs.h"
+#include "tests/test_server.h"
 #include "tests/tools_process.h"
 
 namespace moebius {
@@ -239,6 +240,25 @@ TEST_P(Conversations, GoOnAfterARestart) {
     EXPECT_EQ(more.stats.reused_tokens, (std::ssize(next) - 1) / kPageTokens * kPageTokens);
     EXPECT_GE(more.stats.reused_tokens, kPageTokens);
   }
+}
+
+TEST_F(Store, ServesPromptsOfBeforeAfterARestartAndCountsThem) {
+  ServerOptions options;
+  options.prefix_dir = folder();
+  const Json request = {{"prompt", counted(200)}, {"max_tokens", 4}, {"temperature", 0}};
+  Json first;
+  {
+    const TestServer server(options);
+    first = server.ask("/v1/completions", request);
+    EXPECT_EQ(server.client().Get("/metrics")->body.find("moebius_prefix_disk"), std::string::npos);
+  }
+  const TestServer server(options);
+  const Json again = server.ask("/v1/completions", request);
+  EXPECT_EQ(again["choices"], first["choices"]);
+  EXPECT_EQ(again["usage"]["prompt_tokens_details"]["cached_tokens"], 3 * kPageTokens);
+  const std::string metrics = server.client().Get("/metrics")->body;
+  EXPECT_NE(metrics.find("moebius_prefix_disk_tokens_total 192"), std::string::npos) << metrics;
+  EXPECT_NE(metrics.find("moebius_prefix_disk_pages_total{what=\"read\"} 3"), std::string::npos);
 }
 
 TEST(Replay, TakesNothingThatIsCutShort) {
