@@ -68,9 +68,15 @@ void experts_backward(const Mirror& b) {
   be.zero(b.bw.dlogits);
   be.router_backward({b.bw.logits, b.ws.expert_chosen, b.bw.dweights, c.scoring, c.n_experts, c.normalize,
                       static_cast<float>(c.scale), b.bw.dlogits});
-  if (b.bw.balance > 0)
+  const BalanceLoss& balance = b.bw.balance;
+  if (balance.sequence > 0)
     be.balance_backward(
-        {b.bw.logits, b.ws.expert_chosen, b.bw.starts, c.scoring, b.bw.balance, b.bw.dlogits});
+        {b.bw.logits, b.ws.expert_chosen, b.bw.starts, c.scoring, balance.sequence, b.bw.dlogits});
+  if (balance.group > 0 && c.zero_experts > 0) {
+    const int64_t all[] = {0, b.ws.h.shape[0]};
+    be.balance_backward({b.bw.logits, b.ws.expert_chosen, all, c.scoring, balance.group, b.bw.dlogits,
+                         c.n_experts, balance.zero_weight});
+  }
   b.linear(b.w.router, b.g.router, b.ws.h, b.bw.dlogits, b.bw.dh);
 }
 

@@ -14,6 +14,13 @@ using Gradients = Weights;
 using LayerGradients = LayerWeights;
 Tensor gradient_of(const Matrix& gradient);  // [rows, cols], or empty
 
+// A loss that balances routing, see BalanceBackwardArgs.
+struct BalanceLoss {
+  float sequence = 0;     // alpha of the loss of single experts, of one sequence; 0: none
+  float group = 0;        // alpha of the group loss of the whole batch, of a model with zero experts; 0: none
+  float zero_weight = 0;  // of the group loss
+};
+
 // What the backward pass of a layer needs beside the forward's workspace; sizes as there.
 struct BackwardWorkspace {
   Tensor dx;       // [n, hidden], of the residual stream
@@ -29,7 +36,7 @@ struct BackwardWorkspace {
   Tensor dweights;                  // [n, top_k]
   Tensor logits, dlogits;           // [n, rows of the router]
   Tensor highest;                   // [heads], see AttentionBackwardArgs; empty: not wanted
-  float balance = 0;                // alpha of the sequence-level balance loss of one sequence
+  BalanceLoss balance;              // of the batch
   std::span<const int64_t> starts;  // of the sequences: rows [starts[i], starts[i + 1])
 };
 BackwardWorkspace lay_out_backward(const ModelConfig& config, int64_t n, Arena& arena);

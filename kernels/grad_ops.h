@@ -73,6 +73,10 @@ struct RouterBackwardArgs {
 // Of the sequence-level balance loss (DeepSeek-V3, arXiv 2412.19437), which for each sequence of T tokens is
 //   alpha * sum over e of f_e P_e,  f_e = E / (k T) * (slots of the sequence that chose e),
 //   P_e = mean over its tokens of s_e / (sum of s),  s = scoring(logits), E = rows of the gate.
+// With zero_weight w > 0 of the group loss of ZEDA (arXiv 2605.18643), which balances the N real experts
+// against the Z zero experts and nothing within either group:
+//   alpha * (N + w Z) / k * (f_N P_N / N + f_Z P_Z / (w Z)),  f_g = slots that chose the group / T,
+//   P_g = sum of P_e over the group; it is least where w Z / (N + w Z) of the slots are zero experts'.
 // The gradient goes through P alone. Sequences as in attention_backward.
 struct BalanceBackwardArgs {
   Tensor logits;                    // [n, rows of the gate]
@@ -80,7 +84,9 @@ struct BalanceBackwardArgs {
   std::span<const int64_t> starts;  // ascending from 0 to n
   Scoring scoring = Scoring::kSoftmax;
   float alpha = 0;
-  Tensor dlogits;  // [n, rows of the gate], +=
+  Tensor dlogits;         // [n, rows of the gate], +=
+  int64_t n_experts = 0;  // of the group loss: rows from here on are zero experts
+  float zero_weight = 0;  // w of the group loss; 0: the loss of single experts
 };
 
 // Gradients of one expert's matrices, each float32 and shaped as its weight, or empty (frozen).

@@ -110,6 +110,7 @@ void check(const BalanceBackwardArgs& a) {
   MOEBIUS_NEED(is_f32(a.logits, {n, rows}) && is_f32(a.dlogits, {n, rows}));
   MOEBIUS_NEED(a.ids.shape[1] >= 1 && are_ids(a.ids, {n, a.ids.shape[1]}, 0, rows));
   MOEBIUS_NEED(are_starts(a.starts, n));
+  MOEBIUS_NEED(a.zero_weight == 0 || (a.zero_weight > 0 && a.n_experts > 0 && a.n_experts < rows));
 }
 
 void check(const ExpertFfnBackwardArgs& a) {

@@ -398,7 +398,20 @@ TEST(RouterBackward, IsTheDerivative) {
 
 // ---- balance loss ----
 
-// The loss as the paper writes it, in double.
+// ZEDA's group loss of one sequence from its shares by row, f = slots / T.
+double group_loss(const BalanceBackwardArgs& args, const std::vector<double>& f,
+                  const std::vector<double>& p) {
+  const double real = static_cast<double>(args.n_experts), k = static_cast<double>(args.ids.shape[1]);
+  const double zero = static_cast<double>(args.zero_weight) * (static_cast<double>(f.size()) - real);
+  const auto sum = [&](const std::vector<double>& v, bool zeros) {
+    const auto middle = v.begin() + args.n_experts;
+    return zeros ? std::accumulate(middle, v.end(), 0.0) : std::accumulate(v.begin(), middle, 0.0);
+  };
+  return static_cast<double>(args.alpha) * (real + zero) / k *
+         (sum(f, false) * sum(p, false) / real + sum(f, true) * sum(p, true) / zero);
+}
+
+// The loss as the papers write it, in double.
 double balance_loss(const BalanceBackwardArgs& args) {
   const int64_t rows = args.logits.shape[1], k = args.ids.shape[1];
   double loss = 0;
@@ -416,6 +429,11 @@ double balance_loss(const BalanceBackwardArgs& args) {
       for (int64_t s_at = 0; s_at < k; ++s_at)
         f[args.ids.i32()[t * k + s_at]] += static_cast<double>(rows) / static_cast<double>(k * tokens);
     }
+    if (args.zero_weight > 0 && tokens > 0) {
+      for (double& share : f) share *= static_cast<double>(k) / static_cast<double>(rows);
+      loss += group_loss(args, f, p);
+      continue;
+    }
     for (int64_t e = 0; e < rows; ++e) loss += static_cast<double>(args.alpha) * f[e] * p[e];
   }
   return loss;
@@ -424,7 +442,9 @@ double balance_loss(const BalanceBackwardArgs& args) {
 TEST(BalanceBackward, IsTheDerivative) {
   const std::vector<int64_t> starts{0, 3, 3, 8, 9};
   constexpr int64_t kTokens = 9, kRows = 5, kChosen = 2;
-  for (const Scoring scoring : {Scoring::kSoftmax, Scoring::kSigmoid}) {
+  for (const auto& [scoring, zero_weight] :
+       {std::pair(Scoring::kSoftmax, 0.0f), std::pair(Scoring::kSigmoid, 0.0f),
+        std::pair(Scoring::kSoftmax, 2.0f), std::pair(Scoring::kSigmoid, 0.5f)}) {
     Arena arena;
     const Field logits = field(arena, {kTokens, kRows}, 1), dlogits = field(arena, {kTokens, kRows}, 3);
     std::vector<int32_t> chosen;
@@ -433,10 +453,12 @@ TEST(BalanceBackward, IsTheDerivative) {
       chosen.push_back(first), chosen.push_back((first + 1 + static_cast<int32_t>(i) % 3) % kRows);
     }
     const BalanceBackwardArgs args{
-        logits.view, ids_tensor(arena, chosen, {kTokens, kChosen}), starts, scoring, 0.5f, dlogits.view};
+        logits.view, ids_tensor(arena, chosen, {kTokens, kChosen}), starts, scoring, 0.5f, dlogits.view, 3,
+        zero_weight};
     const Loss loss{[&] { return balance_loss(args); }, gamma(kRows + 12), 0x1p-3};
     checked(ref::balance_backward, args);
-    expect_gradient(logits.view, dlogits, loss, fmt::format("sigmoid={}", scoring == Scoring::kSigmoid));
+    expect_gradient(logits.view, dlogits, loss,
+                    fmt::format("sigmoid={} w={}", scoring == Scoring::kSigmoid, zero_weight));
   }
 }
 

@@ -23,7 +23,7 @@ using Rows = std::vector<TrainingRow>;
 
 const std::string kHeader =
     "step,tokens,seconds,loss,lr,grad_norm,tokens_per_s,eval_loss,expert_load,max_logit,accuracy,eval_"
-    "accuracy\n";
+    "accuracy,zero_rate\n";
 // Of logs that were begun before accuracies were measured.
 const std::string kShortHeader =
     "step,tokens,seconds,loss,lr,grad_norm,tokens_per_s,eval_loss,expert_load,max_logit\n";
@@ -63,22 +63,23 @@ TEST_F(TrainingLogTest, WritesARowAtOnce) {
   const auto log = open(0);
   ASSERT_NE(log, nullptr);
   EXPECT_EQ(text(), kHeader);
-  TrainingRow all{1, 16384, 1.25, 9.0125, 0.0005, 12.5, 13107.2, 8.5, 1.75, 30, 0.5, 0.25};
+  TrainingRow all{1, 16384, 1.25, 9.0125, 0.0005, 12.5, 13107.2, 8.5, 1.75, 30, 0.5, 0.25, 0.75};
   ASSERT_TRUE(log->append(all).ok());
-  EXPECT_EQ(text(), kHeader + "1,16384,1.25,9.0125,0.0005,12.5,13107.2,8.5,1.75,30,0.5,0.25\n")
+  EXPECT_EQ(text(), kHeader + "1,16384,1.25,9.0125,0.0005,12.5,13107.2,8.5,1.75,30,0.5,0.25,0.75\n")
       << "while it is open";
   ASSERT_TRUE(log->append(row(2, 4.5)).ok());
-  EXPECT_EQ(
-      text(),
-      kHeader +
-          "1,16384,1.25,9.0125,0.0005,12.5,13107.2,8.5,1.75,30,0.5,0.25\n2,2000,0.5,4.5,0.001,,,,,,,\n");
+  EXPECT_EQ(text(), kHeader +
+                        "1,16384,1.25,9.0125,0.0005,12.5,13107.2,8.5,1.75,30,0.5,0.25,0.75\n2,2000,0.5,4.5,0."
+                        "001,,,,,,,,\n");
   EXPECT_EQ(log->rows().size(), 2u);
 }
 
 TEST_F(TrainingLogTest, ReadsWhatItWrote) {
   {
     const auto log = open(0);
-    ASSERT_TRUE(log->append({7, int64_t{1} << 40, 1e6, 0.125, 3e-5, 1e-9, 8192, kNotMeasured, 2, -1}).ok());
+    ASSERT_TRUE(log->append({7, int64_t{1} << 40, 1e6, 0.125, 3e-5, 1e-9, 8192, kNotMeasured, 2, -1,
+                             kNotMeasured, kNotMeasured, 0.25})
+                    .ok());
     ASSERT_TRUE(log->append(row(9, INFINITY, 2.5)).ok());
   }
   const auto rows = read_training_log(path_);
@@ -95,6 +96,7 @@ TEST_F(TrainingLogTest, ReadsWhatItWrote) {
   EXPECT_TRUE(std::isnan(first.eval_loss));
   EXPECT_EQ(first.expert_load, 2);
   EXPECT_EQ(first.max_logit, -1);
+  EXPECT_EQ(first.zero_rate, 0.25);
   EXPECT_EQ((*rows)[1].loss, INFINITY);
   EXPECT_EQ((*rows)[1].eval_loss, 2.5);
 }
@@ -150,7 +152,7 @@ TEST_F(TrainingLogTest, GoesOnWithALogOfFewerColumns) {
   write(kShortHeader + "1,1000,0.25,4.5,0.001,,,,,3\n");
   const auto log = open(1);
   ASSERT_NE(log, nullptr);
-  EXPECT_EQ(text(), kHeader + "1,1000,0.25,4.5,0.001,,,,,3,,\n");
+  EXPECT_EQ(text(), kHeader + "1,1000,0.25,4.5,0.001,,,,,3,,,\n");
 }
 
 TEST_F(TrainingLogTest, TornHeaderIsBegunAnew) {
@@ -169,11 +171,11 @@ TEST_F(TrainingLogTest, LeavesOtherFilesAlone) {
       {"step,tokens,loss\n1,2,3\n", "is not a training log"},
       {kHeader + "1,2,3\n", "line 2"},
       {kHeader + "1,2,3,4,5,6,7,8,9,10\n", "line 2"},
-      {kHeader + "1,2,3,4,5,6,7,8,9,10,11,12,13\n", "line 2"},
-      {kHeader + "1,2,3,4,5,6,7,8,9,10,11,12\nx,2,3,4,5,6,7,8,9,10,11,12\n", "line 3"},
-      {kHeader + "1,2,3,4x,5,6,7,8,9,10,11,12\n", "line 2"},
-      {kHeader + ",2,3,4,5,6,7,8,9,10,11,12\n", "line 2"},
-      {kHeader + "99999999999999999999,2,3,4,5,6,7,8,9,10,11,12\n", "line 2"},
+      {kHeader + "1,2,3,4,5,6,7,8,9,10,11,12,13,14\n", "line 2"},
+      {kHeader + "1,2,3,4,5,6,7,8,9,10,11,12,13\nx,2,3,4,5,6,7,8,9,10,11,12,13\n", "line 3"},
+      {kHeader + "1,2,3,4x,5,6,7,8,9,10,11,12,13\n", "line 2"},
+      {kHeader + ",2,3,4,5,6,7,8,9,10,11,12,13\n", "line 2"},
+      {kHeader + "99999999999999999999,2,3,4,5,6,7,8,9,10,11,12,13\n", "line 2"},
       {kShortHeader + "1,2,3,4,5,6,7,8,9,10,11\n", "line 2"},
       {kHeader + "\n", "line 2"}};
   for (const auto& [content, message] : others) {
@@ -355,13 +357,12 @@ TEST(LossPlot, OddRuns) {
   }
 }
 
-TEST_F(TrainingLogTest, PictureIsWrittenWhole) {
-  const Rows rows = {row(1, 3), row(2, 2, 2.5)};
-  path_ = scratch_ / "loss.svg";
-  write("old");
-  ASSERT_TRUE(write_loss_plot(path_, rows, "a run").ok());
-  EXPECT_EQ(text(), loss_plot(rows, "a run"));
-  EXPECT_EQ(write_loss_plot(scratch_ / "none/loss.svg", rows, "").code(), Code::kNotFound);
+TEST_F(TrainingLogTest, RatesOfZeroExpertsHaveAPictureOfTheirOwn) {
+  Rows rows = {row(1, 3), row(2, 2)};
+  rows[0].zero_rate = 0.25, rows[1].zero_rate = 0.5;
+  const std::string svg = zero_rate_plot(rows, "a run");
+  EXPECT_NE(svg.find("share of slots that are zero experts"), std::string::npos);
+  EXPECT_NE(svg, loss_plot(rows, "a run"));
 }
 
 }  // namespace

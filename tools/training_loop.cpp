@@ -123,6 +123,7 @@ class Loop {
     row.tokens_per_s = static_cast<double>(step.tokens) / step.seconds;
     if (step.expert_load > 0) row.expert_load = step.expert_load;
     row.max_logit = step.max_logit;
+    if (step.zero_rate > 0) row.zero_rate = step.zero_rate;
     return row;
   }
 
@@ -186,7 +187,12 @@ class Loop {
     return plot();
   }
 
-  Status plot() { return write_loss_plot(options_.out + "/loss.svg", log_->rows(), "moebius " + name_); }
+  Status plot() {
+    const std::string title = "moebius " + name_;
+    MOEBIUS_TRY(write_text_file(options_.out + "/loss.svg", loss_plot(log_->rows(), title)));
+    if (log_->rows().empty() || std::isnan(log_->rows().back().zero_rate)) return Status();
+    return write_text_file(options_.out + "/zero_rate.svg", zero_rate_plot(log_->rows(), title));
+  }
 
   const std::string name_;
   const TrainingLoopOptions& options_;

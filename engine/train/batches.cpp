@@ -41,6 +41,10 @@ Random stream(uint64_t seed, uint64_t number) { return Random(Random(seed).next(
 
 }  // namespace
 
+void shuffle_for_epoch(std::vector<int64_t>& values, uint64_t seed, int64_t epoch) {
+  shuffle(values, stream(seed, static_cast<uint64_t>(epoch)));
+}
+
 Result<Batches> Batches::create(const Dataset& dataset, std::span<const int64_t> examples,
                                 const BatchOptions& options) {
   constexpr int64_t kMaxRows = std::numeric_limits<int32_t>::max();
@@ -72,7 +76,7 @@ const std::vector<int64_t>& Batches::order_of(int64_t epoch) {
   if (!options_.shuffle) return examples_;
   if (order_epoch_ != epoch) {
     order_ = examples_;
-    shuffle(order_, stream(options_.seed, static_cast<uint64_t>(epoch)));
+    shuffle_for_epoch(order_, options_.seed, epoch);
     order_epoch_ = epoch;
   }
   return order_;

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -27,6 +28,9 @@ struct MicroBatch {
   std::vector<float> weights;    // [rows], 1 where there is a target, else 0
   std::vector<int64_t> starts;   // [examples + 1]: example i is rows [starts[i], starts[i + 1])
   int64_t counted = 0;           // rows with a target
+  // What the step reports in place of the sum of weighted losses, where that says nothing (weights that are
+  // advantages).
+  std::optional<double> reported;
 };
 
 struct BatchOptions {
@@ -37,7 +41,16 @@ struct BatchOptions {
   int64_t examples = 0;       // of a step, in as many micro-batches as they need; 0: what micro_batches hold
 };
 
-class Batches {
+// Where the steps of a run come from.
+class StepSource {
+ public:
+  virtual ~StepSource() = default;
+  // The micro-batches of the step from position on, which moves past them. The same for the same position and
+  // the same weights of the model.
+  virtual Result<std::vector<MicroBatch>> next(BatchPosition& position) = 0;
+};
+
+class Batches final : public StepSource {
  public:
   // examples: indices into the dataset, which must outlive this; those of one token are left out. kInvalid:
   // an example with more rows than max_rows, no example with a row, or options out of range.
@@ -47,7 +60,7 @@ class Batches {
   // The micro-batches of one step from position on, which moves past them. Each takes examples in order
   // until the next does not fit. A step ends with its epoch: its last micro-batch may then be small, and
   // there may be fewer of them. kInvalid: a position that no run has.
-  Result<std::vector<MicroBatch>> next(BatchPosition& position);
+  Result<std::vector<MicroBatch>> next(BatchPosition& position) override;
 
   // How many steps the first epochs take.
   int64_t steps(int64_t epochs);
@@ -68,6 +81,9 @@ class Batches {
   std::vector<int64_t> order_;  // of order_epoch_
   int64_t order_epoch_ = -1;
 };
+
+// The order of an epoch: the same for the same seed and epoch on any machine.
+void shuffle_for_epoch(std::vector<int64_t>& values, uint64_t seed, int64_t epoch);
 
 // Indices of a dataset of `size` examples in ascending order: `evaluation` of them drawn by the seed, at most
 // half, and the rest.

@@ -7,7 +7,6 @@
 
 #include <fmt/format.h>
 
-#include "models/file_io.h"
 #include "models/tokenizer_text.h"
 
 namespace moebius {
@@ -237,7 +236,7 @@ Points thinned_evaluations(const Points& points) {
   return out;
 }
 
-std::string frame(const Axes& axes) {
+std::string frame(const Axes& axes, std::string_view what) {
   std::string out;
   const auto losses = axes.logarithmic ? log_ticks(axes.low, axes.high) : even_ticks(axes.low, axes.high, 8);
   for (const double loss : losses) {
@@ -254,8 +253,8 @@ std::string frame(const Axes& axes) {
   const double middle = (kTop + kBottom) / 2;
   out += fmt::format(
       "<text transform=\"translate(18 {:.1f}) rotate(-90)\" class=\"note\" "
-      "text-anchor=\"middle\">loss{}</text>\n",
-      middle, axes.logarithmic ? " (logarithmic)" : "");
+      "text-anchor=\"middle\">{}{}</text>\n",
+      middle, what, axes.logarithmic ? " (logarithmic)" : "");
   return out;
 }
 
@@ -326,11 +325,8 @@ std::string curves(const Points& train, const Points& mean, const Points& evalua
   return out;
 }
 
-}  // namespace
-
-std::string loss_plot(std::span<const TrainingRow> rows, const std::string& title) {
-  const Points train = points_of(rows, &TrainingRow::loss);
-  const Points evaluations = points_of(rows, &TrainingRow::eval_loss);
+std::string picture(std::span<const TrainingRow> rows, const std::string& title, std::string_view what,
+                    const Points& train, const Points& evaluations) {
   const Points mean = smoothed(train);
   const std::string head = escaped(title), note = escaped(summary(rows));
   std::string out = fmt::format(
@@ -341,14 +337,22 @@ std::string loss_plot(std::span<const TrainingRow> rows, const std::string& titl
   out += text_at(kLeft, 34, "head", "start", head) + text_at(kLeft, 62, "note", "start", note);
   if (!train.empty() || !evaluations.empty()) {
     const Axes axes = axes_of(train, mean, evaluations);
-    out += legend(!train.empty(), !evaluations.empty()) + frame(axes) +
+    out += legend(!train.empty(), !evaluations.empty()) + frame(axes, what) +
            curves(train, mean, evaluations, axes) + last_values(mean, evaluations, axes);
   }
   return out + "</svg>\n";
 }
 
-Status write_loss_plot(const std::string& path, std::span<const TrainingRow> rows, const std::string& title) {
-  return write_text_file(path, loss_plot(rows, title));
+}  // namespace
+
+std::string loss_plot(std::span<const TrainingRow> rows, const std::string& title) {
+  return picture(rows, title, "loss", points_of(rows, &TrainingRow::loss),
+                 points_of(rows, &TrainingRow::eval_loss));
+}
+
+std::string zero_rate_plot(std::span<const TrainingRow> rows, const std::string& title) {
+  return picture(rows, title, "share of slots that are zero experts",
+                 points_of(rows, &TrainingRow::zero_rate), {});
 }
 
 }  // namespace moebius

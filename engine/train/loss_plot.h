@@ -1,5 +1,5 @@
-// The loss of a training run as a picture: SVG without scripts or fonts of its own, for a light or a dark
-// page, below 100 kB however long the run was.
+// The loss of a training run, or its rate of zero experts, as a picture: SVG without scripts or fonts of its
+// own, for a light or a dark page, below 100 kB however long the run was.
 #pragma once
 
 #include <span>
@@ -13,8 +13,7 @@ namespace moebius {
 // is logarithmic where they fall far. Values that are not finite, or above 1e30, are left out. No rows give a
 // picture that says so. title: any text.
 std::string loss_plot(std::span<const TrainingRow> rows, const std::string& title);
-
-// The same into a file, atomically.
-Status write_loss_plot(const std::string& path, std::span<const TrainingRow> rows, const std::string& title);
+// The same of the rate of zero experts, which has no evaluations.
+std::string zero_rate_plot(std::span<const TrainingRow> rows, const std::string& title);
 
 }  // namespace moebius

@@ -216,8 +216,19 @@ Result<double> TrainingPass::evaluate(const TrainBatch& batch) {
   return run_head(batch, 1.0f, nullptr);
 }
 
+Result<std::vector<float>> TrainingPass::losses(const TrainBatch& batch) {
+  TrainBatch whole = batch;
+  whole.weights = {};
+  MOEBIUS_TRY(evaluate(whole).status());
+  std::vector<float> losses(batch.ids.size(), 0.0f);
+  int64_t next = 0;
+  for (size_t i = 0; i < losses.size(); ++i)
+    if (batch.targets[i] >= 0) losses[i] = head_.loss.f32()[next++];
+  return losses;
+}
+
 Result<double> TrainingPass::accumulate(const TrainBatch& batch, float scale, const Gradients& gradients,
-                                        float balance) {
+                                        const BalanceLoss& balance) {
   MOEBIUS_TRY(begin(batch));
   bw_.balance = balance;
   run_forward();

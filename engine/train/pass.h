@@ -34,10 +34,15 @@ class TrainingPass {
   // The sum over rows of weight * -log p(target). kNoMemory as it arises; kInvalid when a loss is not finite.
   Result<double> evaluate(const TrainBatch& batch);
   // The same, and adds `scale` times its gradients to gradients (shaped as the model's weights) and to those
-  // of adapters; and the gradients of the sequence-level balance loss, of which a sequence has alpha
-  // `balance`.
+  // of adapters; and the gradients of a balance loss. Weights may be negative here: with advantages it is
+  // the gradient of a policy.
   Result<double> accumulate(const TrainBatch& batch, float scale, const Gradients& gradients,
-                            float balance = 0);
+                            const BalanceLoss& balance = {});
+  // -log p(target) of each row, 0 where there is none.
+  Result<std::vector<float>> losses(const TrainBatch& batch);
+  // The experts of the last batch's tokens in a layer, I32 [n, top_k], -1 where none was to compute; empty in
+  // a dense layer.
+  const Tensor& expert_ids(int64_t layer) const { return saved_[static_cast<size_t>(layer)].ids; }
 
   int64_t hits() const { return hits_; }  // of the last batch: rows whose target no id was likelier than
   // Of the batches since the last reset: how many tokens chose each row of a layer's router, empty for a

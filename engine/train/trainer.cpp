@@ -30,6 +30,10 @@ Status check_options(const TrainerOptions& o) {
   if (!(o.clip > 0)) return refuse(fmt::format("the largest norm of gradients, {}, must be above 0", o.clip));
   if (!(o.balance_loss >= 0) || !std::isfinite(o.balance_loss))
     return refuse("the balance loss must be at least 0");
+  if (!(o.group_balance >= 0) || !std::isfinite(o.group_balance))
+    return refuse("the group balance loss must be at least 0");
+  if (!(o.zero_weight > 0) || !std::isfinite(o.zero_weight))
+    return refuse("the weight of zero experts must be above 0");
   if (!(o.floor >= 0 && o.floor <= 1)) return refuse("the floor of the learning rate must be in 0 .. 1");
   if (!(o.decay_part >= 0 && o.decay_part <= 1)) return refuse("the part that decays must be in 0 .. 1");
   return Status();
@@ -54,6 +58,16 @@ double fullest_expert(const std::vector<std::vector<int64_t>>& layers) {
     most = std::max(most, fullest * static_cast<double>(load.size()) / sum);
   }
   return most;
+}
+
+double zero_rate(const std::vector<std::vector<int64_t>>& layers, int64_t experts) {
+  int64_t zero = 0, all = 0;
+  for (const std::vector<int64_t>& load : layers) {
+    if (load.empty()) continue;
+    all += std::accumulate(load.begin(), load.end(), int64_t{0});
+    zero += std::accumulate(load.begin() + experts, load.end(), int64_t{0});
+  }
+  return all == 0 ? 0 : static_cast<double>(zero) / static_cast<double>(all);
 }
 
 TrainBatch view_of(const MicroBatch& m) { return {m.ids, m.targets, m.weights, m.starts}; }
@@ -93,7 +107,7 @@ struct Trainer::Impl {
   const TrainerOptions options;
   const std::string settings;
   std::unique_ptr<TrainingPass> pass;
-  Batches batches;
+  std::unique_ptr<StepSource> source;
   ThreadPool pool;
   BatchPosition position = {};
   int64_t steps = 0;
@@ -116,9 +130,18 @@ Result<std::unique_ptr<Trainer>> Trainer::create(const Model& model, Trained& tr
   MOEBIUS_ASSIGN(Batches batches, Batches::create(*data.dataset, data.examples,
                                                   {options.seed, !options.in_order, options.micro_tokens,
                                                    options.accumulation, options.batch}));
+  return create(model, trained, std::make_unique<Batches>(std::move(batches)), options, threads,
+                std::move(settings));
+}
+
+Result<std::unique_ptr<Trainer>> Trainer::create(const Model& model, Trained& trained,
+                                                 std::unique_ptr<StepSource> steps,
+                                                 const TrainerOptions& options, int threads,
+                                                 std::string settings) {
+  MOEBIUS_TRY(check_options(options));
   MOEBIUS_ASSIGN(std::unique_ptr<TrainingPass> pass, TrainingPass::create(model, options.micro_tokens));
   auto impl = std::unique_ptr<Impl>(new Impl{model, trained, options, std::move(settings), std::move(pass),
-                                             std::move(batches), ThreadPool(threads)});
+                                             std::move(steps), ThreadPool(threads)});
   return std::unique_ptr<Trainer>(new Trainer(std::move(impl)));
 }
 
@@ -155,16 +178,22 @@ Result<double> Trainer::Impl::accumulate(std::span<const MicroBatch> micro, Step
   const double weight = static_cast<double>(std::max<int64_t>(1, report.target_tokens));
   trained.zero_gradients();
   pass->reset_statistics();
-  double loss = 0, sequences = 0;
-  for (const MicroBatch& m : micro) sequences += static_cast<double>(m.starts.size() - 1);
+  double loss = 0, sequences = 0, rows = 0;
   for (const MicroBatch& m : micro) {
+    sequences += static_cast<double>(m.starts.size() - 1);
+    rows += static_cast<double>(m.ids.size());
+  }
+  for (const MicroBatch& m : micro) {
+    const double part = static_cast<double>(m.ids.size()) / rows;
+    const BalanceLoss balance{static_cast<float>(options.balance_loss / sequences),
+                              static_cast<float>(options.group_balance * part),
+                              static_cast<float>(options.zero_weight)};
     const Result<double> sum =
-        pass->accumulate(view_of(m), static_cast<float>(1 / weight), trained.gradients(),
-                         static_cast<float>(options.balance_loss / sequences));
+        pass->accumulate(view_of(m), static_cast<float>(1 / weight), trained.gradients(), balance);
     if (!sum.ok() && sum.status().code() == Code::kInvalid)
       return invalid(describe_failure(steps + 1, sum.status()));
     if (!sum.ok()) return sum.status();
-    loss += *sum / weight;
+    loss += m.reported.value_or(*sum) / weight;
     report.accuracy += static_cast<double>(pass->hits()) / weight;
   }
   MOEBIUS_TRY(diverged(loss));
@@ -176,7 +205,7 @@ Result<StepReport> Trainer::step() {
   const auto start = std::chrono::steady_clock::now();
   BatchPosition position = t.position;
   StepReport report;
-  MOEBIUS_ASSIGN(const std::vector<MicroBatch> micro, t.batches.next(position));
+  MOEBIUS_ASSIGN(const std::vector<MicroBatch> micro, t.source->next(position));
   for (const MicroBatch& m : micro) report.tokens += std::ssize(m.ids), report.target_tokens += m.counted;
   MOEBIUS_ASSIGN(report.loss, t.accumulate(micro, report));
   const Result<double> norm = optim::clip_gradients(t.trained.named_gradients(), t.options.clip, {&t.pool});
@@ -190,6 +219,7 @@ Result<StepReport> Trainer::step() {
   report.step = ++t.steps;
   report.epoch = t.position.epoch;
   report.expert_load = fullest_expert(t.pass->load());
+  report.zero_rate = zero_rate(t.pass->load(), t.model.config.moe.n_experts);
   report.max_logit = static_cast<double>(std::ranges::max(t.pass->highest_logits()));
   t.position = position;
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -32,9 +32,11 @@ struct TrainerOptions {
   double floor = 0.1;       // of the peak, at the end
   double clip = 1.0;        // of the gradients' norm; infinite: measured only
   double balance_loss =
-      0;                  // alpha of the sequence-level balance loss (DeepSeek-V3: 1e-4), mean over sequences
-  bool in_order = false;  // take the examples as they are listed, in every epoch: for a curriculum
-  uint64_t seed = 0;      // of the order of the data
+      0;  // alpha of the sequence-level balance loss (DeepSeek-V3: 1e-4), mean over sequences
+  double group_balance = 0;  // alpha of the group loss of a model with zero experts (ZEDA: 0.1)
+  double zero_weight = 2;    // w of that loss
+  bool in_order = false;     // take the examples as they are listed, in every epoch: for a curriculum
+  uint64_t seed = 0;         // of the order of the data
 };
 
 double learning_rate(const TrainerOptions& options, int64_t step);  // step from 0
@@ -50,6 +52,7 @@ struct StepReport {
   int64_t epoch = 0;
   double expert_load = 0;  // of the fullest expert of any layer, over the mean: 1 is balanced; 0: no experts
   double max_logit = 0;    // the largest attention logit of any head
+  double zero_rate = 0;    // share of the slots that chose zero experts
 };
 
 struct EvalReport {
@@ -74,6 +77,11 @@ class Trainer {
   static Result<std::unique_ptr<Trainer>> create(const Model& model, Trained& trained,
                                                  const TrainingSet& data, const TrainerOptions& options,
                                                  int threads, std::string settings);
+  // The same with steps from elsewhere, in place of data, accumulation and the order of the data.
+  static Result<std::unique_ptr<Trainer>> create(const Model& model, Trained& trained,
+                                                 std::unique_ptr<StepSource> steps,
+                                                 const TrainerOptions& options, int threads,
+                                                 std::string settings);
   ~Trainer();
 
   // One step of the optimizer. kInvalid when a loss or a gradient is not finite, or the loss has exploded:

@@ -19,16 +19,16 @@ namespace {
 constexpr size_t kMaxLogBytes = size_t{1} << 30;
 constexpr std::string_view kHeader =
     "step,tokens,seconds,loss,lr,grad_norm,tokens_per_s,eval_loss,expert_load,max_logit,accuracy,eval_"
-    "accuracy";
+    "accuracy,zero_rate";
 constexpr size_t kCounts = 2;         // columns that are whole numbers, the first ones
 constexpr size_t kFirstColumns = 10;  // that every log has
 
-using Measures = std::array<double TrainingRow::*, 10>;
-constexpr Measures kMeasures = {&TrainingRow::seconds,      &TrainingRow::loss,
-                                &TrainingRow::lr,           &TrainingRow::grad_norm,
-                                &TrainingRow::tokens_per_s, &TrainingRow::eval_loss,
-                                &TrainingRow::expert_load,  &TrainingRow::max_logit,
-                                &TrainingRow::accuracy,     &TrainingRow::eval_accuracy};
+using Measures = std::array<double TrainingRow::*, 11>;
+constexpr Measures kMeasures = {
+    &TrainingRow::seconds,       &TrainingRow::loss,         &TrainingRow::lr,
+    &TrainingRow::grad_norm,     &TrainingRow::tokens_per_s, &TrainingRow::eval_loss,
+    &TrainingRow::expert_load,   &TrainingRow::max_logit,    &TrainingRow::accuracy,
+    &TrainingRow::eval_accuracy, &TrainingRow::zero_rate};
 
 std::string row_text(const TrainingRow& row) {
   std::string text = fmt::format("{},{}", row.step, row.tokens);

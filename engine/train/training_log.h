@@ -31,6 +31,7 @@ struct TrainingRow {
   double max_logit = kNotMeasured;    // largest attention logit of any head
   double accuracy = kNotMeasured;     // as loss: the part of the targets that was the likeliest token
   double eval_accuracy = kNotMeasured;
+  double zero_rate = kNotMeasured;    // share of expert slots that chose zero experts
 };
 
 class TrainingLog {
