@@ -26,7 +26,7 @@ std::string format_of(const ModelConfig& config, const Weights& weights) {
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
 
-const ModelConfig& Engine::config() const { return impl_->files->config(); }
+const ModelConfig& Engine::config() const { return impl_->model_config(); }
 const GenerationConfig& Engine::generation() const { return impl_->generation; }
 bool Engine::has_tokenizer() const { return impl_->tokenizer != nullptr; }
 const EngineOptions& Engine::options() const { return impl_->options; }
@@ -50,7 +50,7 @@ std::string Engine::describe() const {
   const Impl& e = *impl_;
   const double gib = static_cast<double>(e.files->checkpoint().total_bytes()) / (1 << 30);
   std::string text = fmt::format("{}: {} {}, {:.2f} GiB, context {}, cache {}, on {}", e.options.model,
-                                 config().model_type, format_of(config(), e.files->weights()), gib,
+                                 config().model_type, format_of(config(), e.base_weights()), gib,
                                  e.options.context, dtype_name(e.cache_type), e.backend().name());
   const ExpertStore* experts = e.on_device ? e.on_device->experts() : nullptr;
   if (experts)
@@ -101,7 +101,7 @@ Result<std::unique_ptr<Session>> Engine::new_session(std::shared_ptr<BatchAdapte
 Result<std::shared_ptr<BatchAdapter>> Engine::open_adapter(const std::string& dir) const {
   if (impl_->adapted)
     return invalid("adapters cannot be added to a model that has one already; start without --adapter");
-  return BatchAdapter::open(dir, config(), impl_->files->weights());
+  return BatchAdapter::open(dir, config(), impl_->base_weights());
 }
 
 Status Engine::append(std::span<Session* const> sessions, std::span<const int32_t> ids) {

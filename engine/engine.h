@@ -29,6 +29,7 @@
 namespace moebius {
 
 class BatchAdapter;  // engine/batch_adapter.h
+struct Weights;      // models/weights.h
 class Engine;
 
 class Session {
@@ -111,6 +112,11 @@ class Engine {
   // On another device in place of options.device, which makes a backend with so many bytes of memory.
   using MakeDevice = std::function<Result<std::unique_ptr<Backend>>(int64_t bytes)>;
   static Result<std::unique_ptr<Engine>> open(const EngineOptions& options, const MakeDevice& device);
+  // A model in memory on the host, which may change between steps (what was cached before is then of the old
+  // one): what options.model names gives tokenizer, template and defaults. Both must outlive the engine.
+  // options.adapter must be "".
+  static Result<std::unique_ptr<Engine>> open(const EngineOptions& options, const ModelConfig& config,
+                                              const Weights& weights);
   ~Engine();
 
   const ModelConfig& config() const;
@@ -164,6 +170,7 @@ class Engine {
  private:
   struct Impl;
   explicit Engine(std::unique_ptr<Impl> impl);
+  static Result<std::unique_ptr<Engine>> open(std::unique_ptr<Impl> impl, const MakeDevice& device);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -18,6 +18,8 @@ struct Engine::Impl {
   EngineOptions options;
   std::unique_ptr<TraceFile> trace;  // null unless asked for; outlives the backend
   std::unique_ptr<ModelFiles> files;
+  const ModelConfig* lent_config = nullptr;  // of a model in memory, in place of the files' own
+  const Weights* lent_weights = nullptr;
   std::unique_ptr<AdaptedWeights> adapted;  // null without an adapter
   OpMeter meter;
   std::unique_ptr<Backend> host, device;   // device: null on the host
@@ -38,7 +40,9 @@ struct Engine::Impl {
   std::string fingerprint;
   std::vector<std::string> notes;
 
-  const Weights& host_weights() const { return adapted ? adapted->weights() : files->weights(); }
+  const ModelConfig& model_config() const { return lent_config ? *lent_config : files->config(); }
+  const Weights& base_weights() const { return lent_weights ? *lent_weights : files->weights(); }
+  const Weights& host_weights() const { return adapted ? adapted->weights() : base_weights(); }
   Backend& backend() const { return device ? *device : *host; }
   HostOptions host_options() const {
     return {options.threads, options.exact_activations, options.isa, options.gemm};

@@ -62,12 +62,12 @@ Engine::Impl::~Impl() {
 }
 
 Status Engine::Impl::open_adapter() {
-  MOEBIUS_ASSIGN(Adapter adapter, read_adapter(options.adapter, files->config()));
+  MOEBIUS_ASSIGN(Adapter adapter, read_adapter(options.adapter, model_config()));
   notes.push_back(fmt::format("adapter {}: {}", options.adapter, describe_adapter(adapter)));
   notes.insert(notes.end(), adapter.notes.begin(), adapter.notes.end());
   fingerprint += ' ' + fingerprint_of(adapter);
-  MOEBIUS_ASSIGN(
-      adapted, AdaptedWeights::create(files->config(), files->weights(), std::move(adapter.factors), false));
+  MOEBIUS_ASSIGN(adapted,
+                 AdaptedWeights::create(model_config(), base_weights(), std::move(adapter.factors), false));
   return Status();
 }
 
@@ -82,15 +82,15 @@ Status Engine::Impl::open_meter() {
   };
   visitor.vector = [](const std::string&, int64_t, Tensor&) { return Status(); };
   Weights views = host_weights();
-  MOEBIUS_TRY(visit_weights(files->config(), views, visitor));
-  if (files->config().tied_head) meter.label(views.head.data, "head");
+  MOEBIUS_TRY(visit_weights(model_config(), views, visitor));
+  if (model_config().tied_head) meter.label(views.head.data, "head");
   return Status();
 }
 
 Status Engine::Impl::open_backend(const MakeDevice& make_device) {
   host = make_host_backend(host_options());
   if (options.meter && !make_device) MOEBIUS_TRY(open_meter());
-  const ModelConfig& config = files->config();
+  const ModelConfig& config = model_config();
   DeviceModel::Needs needs;
   needs.context = options.context;
   needs.adapters = make_device ? options.adapter_memory : 0;
@@ -108,7 +108,7 @@ Status Engine::Impl::open_backend(const MakeDevice& make_device) {
 }
 
 Status Engine::Impl::open_device(const MakeDevice& make_device, const DeviceModel::Needs& needs) {
-  const ModelConfig& config = files->config();
+  const ModelConfig& config = model_config();
   const int64_t least = DeviceModel::least_bytes(config, host_weights(), needs);
   if (options.device_memory == 0)
     options.device_memory = DeviceModel::bytes_for_all(config, host_weights(), needs);
@@ -134,7 +134,7 @@ Status Engine::Impl::open_device(const MakeDevice& make_device, const DeviceMode
 }
 
 Status Engine::Impl::open_sessions(const DeviceModel::Needs& needs) {
-  const ModelConfig& config = files->config();
+  const ModelConfig& config = model_config();
   MOEBIUS_ASSIGN(cache, KvCache::create(config, cache_type, options.cache_tokens, backend()));
   MOEBIUS_ASSIGN(workspace, WorkspaceMemory::create(config, needs.most_tokens, backend()));
   if (needs.second_tokens > 0) {
@@ -197,15 +197,28 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked) {
 
 Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked, const MakeDevice& device) {
   auto impl = std::make_unique<Impl>();
+  impl->options = asked;
+  return open(std::move(impl), device);
+}
+
+Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked, const ModelConfig& config,
+                                             const Weights& weights) {
+  MOEBIUS_CHECK(asked.adapter.empty());
+  auto impl = std::make_unique<Impl>();
+  impl->options = asked;
+  impl->lent_config = &config, impl->lent_weights = &weights;
+  return open(std::move(impl), MakeDevice());
+}
+
+Result<std::unique_ptr<Engine>> Engine::open(std::unique_ptr<Impl> impl, const MakeDevice& device) {
   EngineOptions& options = impl->options;
-  options = asked;
   if (options.model.empty()) {
     MOEBIUS_ASSIGN(options.model, default_model_dir());
   } else {
     MOEBIUS_ASSIGN(options.model, resolve_model_dir(options.model, hub_cache_dir()));
   }
   MOEBIUS_ASSIGN(impl->files, ModelFiles::open(options.model));
-  const ModelConfig& config = impl->files->config();
+  const ModelConfig& config = impl->model_config();
   if (options.context > config.context) {
     return invalid(fmt::format("--ctx-size {} is more than the model's limit of {} tokens", options.context,
                                config.context));
@@ -222,7 +235,7 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked, const M
   }
   MOEBIUS_ASSIGN(impl->prompt, PromptRenderer::open(options.model));
   if (impl->tokenizer) impl->markup = chat_markup(*impl->tokenizer, impl->prompt.source());
-  const bool float32 = impl->files->weights().layers.front().o.format == Format::kF32;
+  const bool float32 = impl->base_weights().layers.front().o.format == Format::kF32;
   impl->cache_type = cache_dtype(options.cache, float32);
   if (options.cache == CacheType::kInt8) MOEBIUS_TRY(takes_int8_cache(config, options.device));
   MOEBIUS_ASSIGN(const std::string config_text, read_text_file(options.model + "/config.json", 16 << 20));
