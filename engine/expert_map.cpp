@@ -15,31 +15,32 @@ bool on_disk(const ExpertWeights& expert) {
 }  // namespace
 
 ExpertMap::ExpertMap(const Weights& weights) {
-  for (const LayerWeights& layer : weights.layers) layers_.emplace_back(layer.experts.size());
+  for (const LayerWeights& layer : weights.layers)
+    layers_.emplace_back().experts.resize(layer.experts.size());
 }
 
 void ExpertMap::count(int64_t layer, const Tensor& ids) {
-  std::deque<Expert>& experts = layers_[static_cast<size_t>(layer)];
+  Layer& at = layers_[static_cast<size_t>(layer)];
   for (int64_t i = 0; i < ids.numel(); ++i) {
     const int32_t id = ids.i32()[i];
-    if (id < 0) continue;
-    std::atomic<int64_t>& chosen = experts[static_cast<size_t>(id)].chosen;
-    chosen.store(chosen.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    std::atomic<int64_t>& counter = id < 0 ? at.skipped : at.experts[static_cast<size_t>(id)].chosen;
+    counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   }
 }
 
 void ExpertMap::put(int64_t layer, int64_t expert, bool on_device) {
-  layers_[static_cast<size_t>(layer)][static_cast<size_t>(expert)].on_device = on_device;
+  layers_[static_cast<size_t>(layer)].experts[static_cast<size_t>(expert)].on_device = on_device;
 }
 
 std::vector<ExpertLayer> ExpertMap::read(const Weights& host) const {
   std::vector<ExpertLayer> out;
   for (size_t l = 0; l < layers_.size(); ++l) {
-    if (layers_[l].empty()) continue;
+    if (layers_[l].experts.empty()) continue;
     ExpertLayer layer;
     layer.layer = static_cast<int64_t>(l);
-    for (size_t e = 0; e < layers_[l].size(); ++e) {
-      const Expert& expert = layers_[l][e];
+    layer.skipped = layers_[l].skipped.load(std::memory_order_relaxed);
+    for (size_t e = 0; e < layers_[l].experts.size(); ++e) {
+      const Expert& expert = layers_[l].experts[e];
       layer.chosen.push_back(expert.chosen.load(std::memory_order_relaxed));
       layer.places.push_back(expert.on_device                     ? ExpertPlace::kDevice
                              : on_disk(host.layers[l].experts[e]) ? ExpertPlace::kDisk

@@ -28,7 +28,11 @@ class ExpertMap {
     std::atomic<int64_t> chosen = 0;
     std::atomic<bool> on_device = false;
   };
-  std::vector<std::deque<Expert>> layers_;
+  struct Layer {
+    std::deque<Expert> experts;
+    std::atomic<int64_t> skipped = 0;
+  };
+  std::deque<Layer> layers_;
 };
 
 }  // namespace moebius

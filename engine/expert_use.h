@@ -32,6 +32,7 @@ enum class ExpertPlace : uint8_t { kHost, kDevice, kDisk };  // kDisk: in no mem
 struct ExpertLayer {
   int64_t layer = 0;
   std::vector<int64_t> chosen;  // slots of tokens since the start
+  int64_t skipped = 0;          // slots that nobody had to compute: zero experts, and below --skip-threshold
   std::vector<ExpertPlace> places;
 };
 

@@ -25,6 +25,7 @@ struct AnswerHooks {
 
 struct Answer {
   GenerateStats stats;
+  double skipped = 0;    // share of expert slots that nobody had to compute, prompt included
   bool stopped = false;  // by a hook; what was said until then is kept, unless it is nothing
 };
 

@@ -67,6 +67,7 @@ void ChatView::end_answer(const Answer& answer) {
   std::string line =
       fmt::format("[prefill {} ({} tokens, {} reused), decode {} ({} tokens)", speed(read, stats.prefill_s),
                   read, stats.reused_tokens, speed(stats.answer_tokens, stats.decode_s), stats.answer_tokens);
+  if (answer.skipped > 0) line += fmt::format(", {:.0f} % of expert slots skipped", 100 * answer.skipped);
   if (answer.stopped) line += ", stopped";
   if (stats.finish == FinishReason::kLength) line += ", at the length limit";
   note(line + "]");
