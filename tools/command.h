@@ -33,6 +33,7 @@ void add_train(CLI::App& app, Run& run);
 void add_finetune(CLI::App& app, Run& run);
 void add_merge(CLI::App& app, Run& run);
 void add_tenp(CLI::App& app, Run& run);
+void add_zeda(CLI::App& app, Run& run);
 void add_quantize(CLI::App& app, Run& run);
 void add_bench(CLI::App& app, Run& run);
 void add_doctor(CLI::App& app, Run& run);

@@ -26,6 +26,7 @@ int main(int argc, char** argv, char** environment) {
   add_finetune(app, run);
   add_merge(app, run);
   add_tenp(app, run);
+  add_zeda(app, run);
   add_quantize(app, run);
   add_inspect(app, run);
   add_plan(app, run);

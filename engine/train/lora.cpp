@@ -196,6 +196,22 @@ std::vector<optim::StateEntry> LoraModel::entries() {
   return all;
 }
 
+Status LoraModel::start_from(const LoraModel& other) {
+  const auto& from = other.adapted_->matrices();
+  auto& to = adapted_->matrices();
+  const bool alike = std::ranges::equal(from, to, [](const AdaptedMatrix& a, const AdaptedMatrix& b) {
+    return a.factors.module == b.factors.module && a.factors.rank == b.factors.rank;
+  });
+  if (!alike) return invalid("an adapter on other matrices cannot be taken over");
+  for (size_t i = 0; i < to.size(); ++i) {
+    std::ranges::copy(from[i].factors.a,
+                      to[i].factors.a.begin());  // gradients and views point at this memory
+    std::ranges::copy(from[i].factors.b, to[i].factors.b.begin());
+  }
+  adapted_->merge_again();
+  return Status();
+}
+
 std::vector<AdapterFactors> LoraModel::factors() const {
   std::vector<AdapterFactors> all;
   for (const AdaptedMatrix& m : adapted_->matrices()) all.push_back(m.factors);

@@ -43,6 +43,10 @@ class LoraModel final : public Trained {
   std::vector<optim::StateEntry> entries() override;
   void refresh() override { adapted_->merge_again(); }
 
+  // Takes over the factors of another adapter on the same matrices; kInvalid: on others. The optimizer's
+  // state stays.
+  Status start_from(const LoraModel& other);
+
   std::vector<AdapterFactors> factors() const;
   int64_t parameters() const;
 

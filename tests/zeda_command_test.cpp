@@ -1,0 +1,142 @@
+// moebius zeda as a user meets it.
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "tests/tools_process.h"
+
+namespace moebius {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using process::Args;
+using process::Finished;
+using process::read_file;
+using process::run;
+using process::Scratch;
+
+std::string prompts(int count) {
+  std::string text;
+  for (int i = 0; i < count; ++i)
+    text += fmt::format(
+        R"({{"messages": [{{"role": "user", "content": "What is {} + {}?"}}, {{"role": "assistant", "content": "?"}}]}})"
+        "\n",
+        i + 2, 3 * i);
+  return text;
+}
+
+Args adapt(const std::string& model, const std::string& data, const std::string& out, const Args& more = {}) {
+  Args args = {"zeda",
+               "adapt",
+               "-m",
+               model,
+               "--data",
+               data,
+               "-o",
+               out,
+               "--answer-tokens",
+               "24",
+               "--eval-part",
+               "0.1",
+               "--sft-steps",
+               "2",
+               "--opd-steps",
+               "2",
+               "--opd-prompts",
+               "3",
+               "--save-every",
+               "1",
+               "-t",
+               "2"};
+  args.insert(args.end(), more.begin(), more.end());
+  return args;
+}
+
+TEST(ZedaCommand, InjectsAdaptsGoesOnAndReports) {
+  const Scratch scratch;
+  const std::string data = scratch.write("data.jsonl", prompts(20)), injected = scratch.file("injected");
+  const std::string out = scratch.file("out");
+  Finished done = run({"zeda", "inject", "-o", injected});
+  ASSERT_EQ(done.code, 0) << done.err;
+  EXPECT_NE(done.out.find("16 experts and 8 zero experts"), std::string::npos) << done.out;
+  done = run(adapt(injected, data, out));
+  ASSERT_EQ(done.code, 0) << done.err;
+  const std::string weights = read_file(out + "/model.safetensors");
+  EXPECT_NE(read_file(out + "/sft/log.csv").find("zero_rate"), std::string::npos);
+  EXPECT_NE(read_file(out + "/opd/zero_rate.svg").find("</svg>"), std::string::npos);
+
+  // Interrupted anywhere, a run goes on to the same bits.
+  fs::remove(out + "/opd/checkpoints/checkpoint-000002.safetensors");
+  fs::remove(out + "/model.safetensors");
+  EXPECT_EQ(run(adapt(injected, data, out)).code, 1);
+  done = run(adapt(injected, data, out, {"--resume"}));
+  ASSERT_EQ(done.code, 0) << done.err;
+  EXPECT_TRUE(read_file(out + "/model.safetensors") == weights);
+  fs::remove_all(out + "/opd");
+  fs::remove(out + "/sft/checkpoints/checkpoint-000002.safetensors");
+  done = run(adapt(injected, data, out, {"--resume"}));
+  ASSERT_EQ(done.code, 0) << done.err;
+  EXPECT_TRUE(read_file(out + "/model.safetensors") == weights);
+  done = run(adapt(injected, data, out, {"--resume", "--zero-rate", "0.4"}));
+  EXPECT_NE(done.err.find("zero weight"), std::string::npos) << done.err;
+
+  done = run({"zeda", "report", "-m", out, "--data", data, "--against", "models/pebble", "--repeats", "1",
+              "--json"});
+  ASSERT_EQ(done.code, 0) << done.err;
+  const json report = json::parse(done.out);
+  EXPECT_GT(report["zero_rate"], 0.05);
+  EXPECT_LT(report["zero_rate"], 0.95);
+  EXPECT_EQ(report["layers"].size(), 5u);
+  EXPECT_TRUE(report["kinds"].contains("prompt"));
+  EXPECT_GT(report["kl"], 0);
+  EXPECT_EQ(run({"chat", "-m", out, "-p", "What is 2 + 3?", "--temp", "0", "--max-tokens", "4"}).code, 0);
+  done = run(adapt(out, data, scratch.file("again")));
+  EXPECT_NE(done.err.find("adapted already"), std::string::npos) << done.err;
+  done = run({"zeda", "inject", "-m", out, "-o", scratch.file("twice")});
+  EXPECT_NE(done.err.find("zero experts a layer already"), std::string::npos) << done.err;
+}
+
+TEST(ZedaCommand, AdaptsRoutersAndAdapters) {
+  const Scratch scratch;
+  const std::string data = scratch.write("data.jsonl", prompts(8)), injected = scratch.file("injected");
+  const std::string out = scratch.file("out");
+  ASSERT_EQ(run({"zeda", "inject", "-o", injected}).code, 0);
+  Finished done = run(adapt(injected, data, out, {"--train", "lora", "--targets", "experts", "-r", "4"}));
+  ASSERT_EQ(done.code, 0) << done.err;
+  done = run({"zeda", "report", "-m", out, "--adapter", out + "/adapter", "--data", data, "--repeats", "1",
+              "--json"});
+  ASSERT_EQ(done.code, 0) << done.err;
+  EXPECT_GT(json::parse(done.out)["zero_rate"], 0.05);
+  done = run(adapt(injected, data, scratch.file("bad"), {"--train", "lora", "--targets", "router"}));
+  EXPECT_NE(done.err.find("routers are trained as they are"), std::string::npos) << done.err;
+}
+
+TEST(ZedaCommand, SaysWhatIsWrong) {
+  const Scratch scratch;
+  const std::string data = scratch.write("data.jsonl", prompts(2)), injected = scratch.file("injected");
+  ASSERT_EQ(run({"zeda", "inject", "-o", injected}).code, 0);
+  const std::string out = scratch.file("out");
+  struct Case {
+    Args args;
+    const char* says;
+  };
+  const Case cases[] = {
+      {adapt(injected, data, out, {"--zero-rate", "1"}), "--zero-rate is 1"},
+      {adapt(injected, data, out, {"--zero-rate", "0"}), "--zero-rate is 0"},
+      {adapt(injected, data, out, {"--balance", "-1"}), "--balance is -1"},
+      {adapt(injected, data, out, {"--temp", "0"}), "--temp is 0"},
+      {adapt(injected, data, out, {"--eval-part", "0.9"}), "--eval-part is 0.9"},
+      {adapt("models/pebble", data, out), "it has no zero experts"},
+      {adapt(injected, scratch.file("none.jsonl"), out), "none.jsonl"},
+      {{"zeda", "inject", "-o", injected}, "is not empty"},
+  };
+  for (const Case& c : cases) {
+    const Finished done = run(c.args);
+    EXPECT_EQ(done.code, 1) << c.says;
+    EXPECT_NE(done.err.find(c.says), std::string::npos) << done.err;
+  }
+  EXPECT_EQ(run({"zeda"}).code, 2);
+}
+
+}  // namespace
+}  // namespace moebius
