@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws bench/results/muon_against_adamw.csv, lora_rules.csv and tenp_pebble.csv as SVG beside them.
+"""Draws bench/results/muon_against_adamw.csv, lora_rules.csv, tenp_pebble.csv and zeda_pebble.csv as SVG beside them.
 
 pip install matplotlib==3.11.2
 
@@ -89,6 +89,29 @@ def tenp_pebble():
     save(figure, "tenp_pebble.svg")
 
 
+def zeda_pebble():
+    runs = rows("zeda_pebble.csv")
+    none = next(r for r in runs if r["method"] == "none")
+    names = {"zeda": "zeda: both stages", "sft": "zeda: stage one alone", "topk": "fewer experts a token",
+             "skip": "--skip-threshold"}
+    figure, (solved, divergence) = plt.subplots(1, 2, figsize=(9, 3.8))
+    for i, (method, label) in enumerate(names.items()):
+        mine = sorted([r for r in runs if r["method"] == method], key=lambda r: float(r["skipped"]))
+        points = mine if method == "sft" else [none] + mine
+        skipped = [100 * float(r["skipped"]) for r in points]
+        accuracy = [float(r["accuracy"]) for r in points]
+        bars = [[a - float(r["low"]) for a, r in zip(accuracy, points)],
+                [float(r["high"]) - a for a, r in zip(accuracy, points)]]
+        solved.errorbar(skipped, accuracy, bars, fmt="o-", color=f"C{i}", markersize=4, capsize=2, label=label)
+        divergence.plot([100 * float(r["skipped"]) for r in mine], [float(r["kl"]) for r in mine], "o-", color=f"C{i}",
+                        markersize=4)
+    solved.set(xlabel="expert slots skipped, %", ylabel="tasks solved, %", title="5,000 held-out tasks, 95 % intervals")
+    divergence.set(xlabel="expert slots skipped, %", title="divergence from pebble, nats", yscale="log")
+    solved.legend()
+    save(figure, "zeda_pebble.svg")
+
+
 muon_against_adamw()
 lora_rules()
 tenp_pebble()
+zeda_pebble()

@@ -14,47 +14,25 @@ Wilson's for a share, and for the difference of two models on the same tasks the
 import argparse
 import csv
 import json
-import math
 import os
 import statistics
-import subprocess
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-WORK = os.path.join(ROOT, "build", "tenp")
-PEBBLE = os.path.join(ROOT, "models", "pebble")
+from pebble_tasks import PEBBLE, ROOT, RUNS, Work, moebius, write
+
+WORK = Work("tenp")
+at = WORK.at
 RESULTS = os.path.join(ROOT, "bench", "results", "tenp_pebble.csv")
 KEEPS = [0.9, 0.8, 0.7, 0.6, 0.5]
 PRUNED = [(method, keep) for keep in KEEPS for method in ("tenp", "enp", "drop", "random")]
 PRUNED += [("usage", 0.6), ("gate", 0.6)]
 THRESHOLDS = [0.1, 0.15, 0.2, 0.25]
-RUNS = 9  # of a speed, by turns
-Z = 1.96
-
-
-def moebius(program, *arguments):
-    return subprocess.run([program, *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
-
-
-def at(name):
-    return os.path.join(WORK, name)
-
-
-def write(path, text):
-    with open(path + ".new", "w") as file:
-        file.write(text)
-    os.replace(path + ".new", path)
 
 
 def prepare(program):
-    os.makedirs(WORK, exist_ok=True)
-    if not os.path.exists(at("corpus/held_out.jsonl")):
-        moebius(program, "corpus", "-o", at("corpus"), "--seed", "7", "--train", "4000", "--held-out", "5000")
+    WORK.prepare(program)
     if not os.path.exists(at("scores.safetensors")):
         moebius(program, "tenp", "-m", PEBBLE, "--calibrate", at("corpus/train.jsonl"), "--scores",
                 at("scores.safetensors"))
-    if not os.path.exists(at("text.jsonl")):
-        with open(at("corpus/held_out.jsonl")) as file:
-            write(at("text.jsonl"), "".join(file.readlines()[:1000]))
 
 
 def name_of(method, value):
@@ -76,53 +54,18 @@ def evaluate(program, method, value):
         plan = moebius(program, "tenp", "-m", PEBBLE, "--scores", at("scores.safetensors"), "--method", method, "--keep",
                        str(value), "--multiple", "1", "-o", at(name), "--json")
         write(at(name + ".plan.json"), plan)
-    options = options_of(method, value)
-    if not os.path.exists(at(name + ".replies.jsonl")):
-        moebius(program, "eval", *options, "-t", "1", "--tasks", at("corpus/held_out.jsonl"), "--max-tokens", "300",
-                "--write-replies", at(name + ".replies.jsonl"))
-    if not os.path.exists(at(name + ".text.json")):
-        write(at(name + ".text.json"), moebius(program, "eval", *options, "-t", "1", "--data", at("text.jsonl"),
-                                               "--against", PEBBLE, "--json"))
-
-
-def verdicts(name):
-    with open(at(name + ".replies.jsonl")) as file:
-        return [json.loads(line)["right"] for line in file]
-
-
-def wilson(right, n):
-    p, z2 = right / n, Z * Z / n
-    middle, half = (p + z2 / 2) / (1 + z2), Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n)) / (1 + z2)
-    return middle - half, middle + half
-
-
-def difference(one, other):
-    """Mean and half of the interval of one - other, in points."""
-    d = [100 * (a - b) for a, b in zip(one, other)]
-    return statistics.fmean(d), Z * statistics.stdev(d) / math.sqrt(len(d))
+    WORK.evaluate(program, name, options_of(method, value))
 
 
 def row_of(method, value, speeds):
     name = name_of(method, value)
-    mine = verdicts(name)
-    low, high = wilson(sum(mine), len(mine))
-    text = None
-    if os.path.exists(at(name + ".text.json")):
-        with open(at(name + ".text.json")) as file:
-            text = json.load(file)
     kept = of_token = 1
-    if os.path.exists(at(name + ".plan.json")):
-        with open(at(name + ".plan.json")) as file:
-            plan = json.load(file)
+    plan = WORK.read(name + ".plan.json")
+    if plan:
         kept, of_token = plan["kept"], plan["of_token"]
-    row = {"method": method, "value": value, "kept": f"{kept:.4f}", "of a token": f"{of_token:.4f}", "tasks": len(mine),
-           "accuracy": f"{100 * sum(mine) / len(mine):.2f}", "low": f"{100 * low:.2f}", "high": f"{100 * high:.2f}"}
-    for column, other in (("lost", "none"), ("behind tenp", f"tenp-{value}")):
-        there = os.path.exists(at(other + ".replies.jsonl"))
-        mean, half = difference(verdicts(other), mine) if there else (0, 0)
-        row[column], row[column + " +-"] = (f"{mean:.2f}", f"{half:.2f}") if there else ("", "")
-    row |= {"perplexity": f"{text['perplexity']:.4f}" if text else "",
-            "kl": f"{text['against']['kl_mean']:.5f}" if text else "", "tok/s": speeds.get(name, "")}
+    row = {"method": method, "value": value, "kept": f"{kept:.4f}", "of a token": f"{of_token:.4f}"}
+    row |= WORK.accuracy(name) | WORK.behind("lost", name, "none") | WORK.behind("behind tenp", name, f"tenp-{value}")
+    row |= WORK.text(name) | {"tok/s": speeds.get(name, "")}
     return row
 
 
@@ -156,7 +99,7 @@ def main():
     elif os.path.exists(RESULTS):
         with open(RESULTS) as file:
             speeds = {name_of(r["method"], r["value"]): r["tok/s"] for r in csv.DictReader(file)}
-    done = [m for m in models if os.path.exists(at(name_of(*m) + ".replies.jsonl"))]
+    done = [m for m in models if WORK.done(name_of(*m))]
     rows = [row_of(method, value, speeds) for method, value in done]  # what is evaluated so far
     with open(RESULTS, "w", newline="") as file:
         out = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")

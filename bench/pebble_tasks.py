@@ -1,0 +1,94 @@
+"""What the comparisons of smaller and faster pebbles share: 5,000 held-out tasks fixed by seed 7 of `moebius corpus`,
+the verdicts on a model's greedy replies to them, perplexity and divergence on the first 1,000 tasks' answers, decode speeds
+by turns, and intervals of 95 %: Wilson's for a share, and for the difference of two models on the same tasks the normal one
+of the paired differences.
+"""
+
+import json
+import math
+import os
+import statistics
+import subprocess
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PEBBLE = os.path.join(ROOT, "models", "pebble")
+Z = 1.96
+RUNS = 9  # of a speed, by turns
+
+
+def moebius(program, *arguments):
+    return subprocess.run([program, *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def write(path, text):
+    with open(path + ".new", "w") as file:
+        file.write(text)
+    os.replace(path + ".new", path)
+
+
+class Work:
+    """A folder of what was computed so far, one name a model; started again, a comparison goes on."""
+
+    def __init__(self, name):
+        self.folder = os.path.join(ROOT, "build", name)
+
+    def at(self, name):
+        return os.path.join(self.folder, name)
+
+    def prepare(self, program):
+        os.makedirs(self.folder, exist_ok=True)
+        if not os.path.exists(self.at("corpus/held_out.jsonl")):
+            moebius(program, "corpus", "-o", self.at("corpus"), "--seed", "7", "--train", "4000", "--held-out", "5000")
+        if not os.path.exists(self.at("text.jsonl")):
+            with open(self.at("corpus/held_out.jsonl")) as file:
+                write(self.at("text.jsonl"), "".join(file.readlines()[:1000]))
+
+    def done(self, name):
+        return os.path.exists(self.at(name + ".replies.jsonl"))
+
+    def evaluate(self, program, name, options):
+        if not self.done(name):
+            moebius(program, "eval", *options, "-t", "1", "--tasks", self.at("corpus/held_out.jsonl"), "--max-tokens",
+                    "300", "--write-replies", self.at(name + ".replies.jsonl"))
+        if not os.path.exists(self.at(name + ".text.json")):
+            write(self.at(name + ".text.json"), moebius(program, "eval", *options, "-t", "1", "--data",
+                                                        self.at("text.jsonl"), "--against", PEBBLE, "--json"))
+
+    def verdicts(self, name):
+        with open(self.at(name + ".replies.jsonl")) as file:
+            return [json.loads(line)["right"] for line in file]
+
+    def read(self, file_name):
+        if not os.path.exists(self.at(file_name)):
+            return None
+        with open(self.at(file_name)) as file:
+            return json.load(file)
+
+    def accuracy(self, name):
+        mine = self.verdicts(name)
+        low, high = wilson(sum(mine), len(mine))
+        return {"tasks": len(mine), "accuracy": f"{100 * sum(mine) / len(mine):.2f}", "low": f"{100 * low:.2f}",
+                "high": f"{100 * high:.2f}"}
+
+    def behind(self, column, name, other):
+        """How many points name is behind other, and half of the interval."""
+        mean, half = difference(self.verdicts(other), self.verdicts(name)) if self.done(other) else (0, 0)
+        there = self.done(other)
+        return {column: f"{mean:.2f}" if there else "", column + " +-": f"{half:.2f}" if there else ""}
+
+    def text(self, name):
+        text = self.read(name + ".text.json")
+        return {"perplexity": f"{text['perplexity']:.4f}" if text else "",
+                "kl": f"{text['against']['kl_mean']:.5f}" if text else ""}
+
+
+def wilson(right, n):
+    p, z2 = right / n, Z * Z / n
+    middle, half = (p + z2 / 2) / (1 + z2), Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n)) / (1 + z2)
+    return middle - half, middle + half
+
+
+def difference(one, other):
+    """Mean and half of the interval of one - other, in points."""
+    d = [100 * (a - b) for a, b in zip(one, other)]
+    return statistics.fmean(d), Z * statistics.stdev(d) / math.sqrt(len(d))

@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+"""What skipping experts costs and gives on pebble: tasks solved against the share of expert slots left out, for adapted models
+(`moebius zeda`), for fewer experts a token (num_experts_per_tok) and for --skip-threshold.
+
+    python bench/zeda_pebble.py           # adapts three models first; started again, it goes on
+    python bench/zeda_pebble.py --only zeda-0.5     # this model alone, to share the work out
+    python bench/zeda_pebble.py --speed   # adds decode speeds, each by turns with pebble's; wants an idle machine
+    python bench/zeda_pebble.py --table   # writes the table of what is there
+
+Writes bench/results/zeda_pebble.csv; bench/plots.py draws it. Tasks, texts and intervals are those of pebble_tasks.py. The
+adaptations learn from PROMPTS prompts of `moebius corpus` seed 11, none of whose problems is a held-out one. zeda-R aims at
+the share R of slots with both stages, sft-R with the first alone. Shares are counted on the answers of the first 1,000 tasks.
+"""
+
+import argparse
+import csv
+import json
+import os
+
+from pebble_tasks import PEBBLE, ROOT, RUNS, Work, moebius, write
+
+WORK = Work("zeda")
+at = WORK.at
+RESULTS = os.path.join(ROOT, "bench", "results", "zeda_pebble.csv")
+PROMPTS = "3000"
+EPOCHS, STEPS = "1", "40"  # of stage one, of stage two
+MODELS = [("none", 1)]
+MODELS += [("zeda", rate) for rate in (0.5, 0.67, 0.8)] + [("sft", 0.5)]
+MODELS += [("topk", k) for k in (3, 2, 1)]
+MODELS += [("skip", t) for t in (0.2, 0.25, 0.28, 0.3, 0.4)]
+
+
+def prepare(program):
+    WORK.prepare(program)
+    if not os.path.exists(at("prompts/train.jsonl")):
+        moebius(program, "corpus", "-o", at("prompts"), "--seed", "11", "--train", "6000", "--held-out", "10")
+    if not os.path.exists(at("injected")):
+        moebius(program, "zeda", "inject", "-m", PEBBLE, "-o", at("injected"))
+    with open(at("text.jsonl")) as file:
+        write(at("speed.jsonl"), "".join(file.readlines()[:40]))
+
+
+def name_of(method, value):
+    return f"{method}-{value}"
+
+
+def adapt(program, method, value):
+    out = at(name_of(method, value))
+    if os.path.exists(out + "/model.safetensors"):
+        return
+    steps = STEPS if method == "zeda" else "0"
+    moebius(program, "zeda", "adapt", "-m", at("injected"), "--data", at("prompts/train.jsonl"), "--prompts", PROMPTS, "-o",
+            out, "--zero-rate", str(value), "--epochs", EPOCHS, "--opd-steps", steps, "--resume")
+
+
+def fewer(value):
+    """pebble with another num_experts_per_tok."""
+    out = at(name_of("topk", value))
+    os.makedirs(out, exist_ok=True)
+    for file in os.listdir(PEBBLE):
+        if file != "config.json" and not os.path.lexists(os.path.join(out, file)):
+            os.symlink(os.path.join(PEBBLE, file), os.path.join(out, file))
+    with open(os.path.join(PEBBLE, "config.json")) as file:
+        config = json.load(file)
+    config["num_experts_per_tok"] = value
+    write(os.path.join(out, "config.json"), json.dumps(config, indent=2))
+
+
+def options_of(method, value):
+    if method == "none":
+        return ["-m", PEBBLE]
+    if method == "skip":
+        return ["-m", PEBBLE, "--skip-threshold", str(value)]
+    return ["-m", at(name_of(method, value))]
+
+
+def evaluate(program, method, value):
+    name = name_of(method, value)
+    if method in ("zeda", "sft"):
+        adapt(program, method, value)
+    if method == "topk":
+        fewer(value)
+    WORK.evaluate(program, name, options_of(method, value))
+    if not os.path.exists(at(name + ".report.json")):
+        write(at(name + ".report.json"), moebius(program, "zeda", "report", *options_of(method, value), "--data",
+                                                 at("text.jsonl"), "--repeats", "1", "--json"))
+
+
+def measure_speed(program, method, value):
+    """The median over runs by turns with pebble."""
+    out = moebius(program, "zeda", "report", *options_of(method, value), "--data", at("speed.jsonl"), "--against", PEBBLE,
+                  "--repeats", str(RUNS), "--json")
+    write(at(name_of(method, value) + ".speed.json"), out)
+
+
+def row_of(method, value):
+    name = name_of(method, value)
+    use, speed = WORK.read(name + ".report.json"), WORK.read(name + ".speed.json")
+    skipped = 1 - value / 4 if method == "topk" else use["zero_rate"]
+    row = {"method": method, "value": value, "skipped": f"{skipped:.4f}",
+           "expert kB a token": f"{use['expert_bytes_per_token'] / 1e3:.1f}"}
+    row |= WORK.accuracy(name) | WORK.behind("lost", name, "none-1") | WORK.text(name)
+    row |= {"tok/s": f"{speed['tokens_per_s']:.1f}" if speed else "",
+            "pebble tok/s": f"{speed['tokens_per_s_before']:.1f}" if speed else ""}
+    return row
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--moebius", default=os.path.join(ROOT, "build", "moebius"))
+    parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--table", action="store_true", help="write the table of what is evaluated so far")
+    parser.add_argument("--only", help="METHOD-VALUE: this model alone, and no table")
+    arguments = parser.parse_args()
+    prepare(arguments.moebius)
+    for method, value in MODELS:
+        if arguments.table or arguments.only not in (None, name_of(method, value)):
+            continue
+        if arguments.speed:
+            measure_speed(arguments.moebius, method, value)
+        else:
+            evaluate(arguments.moebius, method, value)
+    if arguments.only:
+        return
+    rows = [row_of(*m) for m in MODELS if WORK.done(name_of(*m)) and WORK.read(name_of(*m) + ".report.json")]
+    with open(RESULTS, "w", newline="") as file:
+        out = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        out.writeheader()
+        out.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
