@@ -72,7 +72,7 @@ class Bench {
     std::vector<double> engine, scheduled;
     while (true) {
       auto start = std::chrono::steady_clock::now();
-      const StepReport report = scheduler_.step();
+      const SchedulerStep report = scheduler_.step();
       const double took = milliseconds(start);
       if (report.idle) break;
       if (report.answers < kBatch || report.prompt_tokens > 0) continue;

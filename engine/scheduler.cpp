@@ -131,7 +131,7 @@ SchedulerStats Scheduler::stats() const {
   return stats;
 }
 
-StepReport Scheduler::step() { return impl_->step(); }
+SchedulerStep Scheduler::step() { return impl_->step(); }
 
 void Scheduler::run() {
   while (true) {

@@ -30,7 +30,7 @@ struct SchedulerOptions {
   int64_t read_bytes = 32 << 20;
 };
 
-struct StepReport {
+struct SchedulerStep {
   int64_t answers = 0;        // that got a token
   int64_t prompt_tokens = 0;  // computed, of one prompt
   bool sliced = false;        // a slice of a streamed prompt
@@ -65,7 +65,7 @@ class Scheduler {
   SchedulerStats stats() const;
 
   // From one thread.
-  StepReport step();
+  SchedulerStep step();
   void run();  // steps, and waits for work, until stop() is called by another thread
   void stop();
 

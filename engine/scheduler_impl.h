@@ -103,14 +103,14 @@ struct Scheduler::Impl {
   void sweep();
 
   // engine/scheduler_step.cpp: what is computed.
-  StepReport step();
+  SchedulerStep step();
   void settle();
   ScheduledPrompt* choose_prompt();
   bool can_stream(const ScheduledPrompt& prompt) const;
   void look_up(ScheduledPrompt& prompt);
   bool read_from_disk(ScheduledPrompt& prompt);
   std::span<const int32_t> part_of(const ScheduledPrompt& prompt, int64_t answers) const;
-  void extend_all(ScheduledPrompt* prompt, StepReport& report);
+  void extend_all(ScheduledPrompt* prompt, SchedulerStep& report);
   void slice(ScheduledPrompt& prompt);
 
   Engine& engine;

@@ -90,7 +90,7 @@ std::span<const int32_t> Scheduler::Impl::part_of(const ScheduledPrompt& prompt,
 }
 
 // One pass: a token of every answer, and a part of the prompt, if there is one.
-void Scheduler::Impl::extend_all(ScheduledPrompt* prompt, StepReport& report) {
+void Scheduler::Impl::extend_all(ScheduledPrompt* prompt, SchedulerStep& report) {
   std::vector<Extension> all;
   std::vector<ScheduledAnswer*> extended;
   for (ScheduledAnswer& a : answers) {
@@ -161,7 +161,7 @@ void Scheduler::Impl::settle() {
   if (!status.ok()) fail(prompt->request, status);
 }
 
-StepReport Scheduler::Impl::step() {
+SchedulerStep Scheduler::Impl::step() {
   settle();
   take_arrivals();
   for (ScheduledRequest& r : requests)
@@ -169,7 +169,7 @@ StepReport Scheduler::Impl::step() {
   sweep();
   admit();
   sweep();
-  StepReport report;
+  SchedulerStep report;
   ScheduledPrompt* prompt = choose_prompt();
   const bool streams = prompt && (prompt == streaming || can_stream(*prompt));
   extend_all(streams ? nullptr : prompt, report);

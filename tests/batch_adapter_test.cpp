@@ -238,7 +238,7 @@ TEST_F(Requests, WithDifferentAdaptersAnswerInOneBatchAsAlone) {
   twice.n = 2;
   Listener d = ask(scheduler, std::move(twice));
   const auto steps = run_all(scheduler, {&a, &b, &c, &d});
-  EXPECT_TRUE(std::ranges::any_of(steps, [](const StepReport& s) { return s.answers == 4; }));
+  EXPECT_TRUE(std::ranges::any_of(steps, [](const SchedulerStep& s) { return s.answers == 4; }));
   EXPECT_EQ(a.answer().ids, alone[0].ids);
   EXPECT_EQ(b.answer().ids, alone[1].ids);
   EXPECT_EQ(c.answer().ids, alone[2].ids);

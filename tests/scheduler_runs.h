@@ -121,8 +121,8 @@ inline Listener ask(Scheduler& scheduler, Generation generation) {
   return Listener(*ticket);
 }
 
-inline std::vector<StepReport> run_all(Scheduler& scheduler, std::vector<Listener*> listeners) {
-  std::vector<StepReport> steps;
+inline std::vector<SchedulerStep> run_all(Scheduler& scheduler, std::vector<Listener*> listeners) {
+  std::vector<SchedulerStep> steps;
   do {
     steps.push_back(scheduler.step());
     for (Listener* l : listeners) l->hear();

@@ -168,7 +168,7 @@ TEST(Scheduler, DecodesInEveryStepOfALongPrompt) {
   int64_t read = 0, steps = 0;
   while (longer.answer().ids.empty()) {
     const size_t before[] = {first.answer().ids.size(), second.answer().ids.size()};
-    const StepReport report = scheduler.step();
+    const SchedulerStep report = scheduler.step();
     first.hear(), second.hear(), longer.hear();
     ASSERT_EQ(report.answers, 2);
     ASSERT_GT(report.prompt_tokens, 0);
@@ -220,7 +220,7 @@ TEST(Scheduler, TheNextTurnReusesAllButItsOwnTokens) {
   EXPECT_EQ(second.answer().stats.miss, CacheMiss::kEnds);
   // Again the same turn: all but the token whose logits are wanted.
   Listener third = ask(scheduler, greedy(turn, 5));
-  const std::vector<StepReport> steps = run_all(scheduler, {&third});
+  const std::vector<SchedulerStep> steps = run_all(scheduler, {&third});
   EXPECT_EQ(third.answer().stats.reused_tokens, std::ssize(turn) - 1);
   EXPECT_EQ(third.answer().stats.miss, CacheMiss::kNone);
   EXPECT_EQ(steps[0].prompt_tokens, 1);
@@ -275,9 +275,9 @@ TEST(Scheduler, ManyAnswersShareAPrompt) {
     generation.n = 5;
     generation.options.sampling.temperature = 1, generation.options.sampling.seed = 11;
     Listener five = ask(scheduler, generation);
-    const std::vector<StepReport> steps = run_all(scheduler, {&five});
+    const std::vector<SchedulerStep> steps = run_all(scheduler, {&five});
     int64_t prompt_tokens = 0;
-    for (const StepReport& s : steps) {
+    for (const SchedulerStep& s : steps) {
       prompt_tokens += s.prompt_tokens;
       EXPECT_LE(s.answers, sessions);
     }
@@ -404,7 +404,7 @@ TEST(Scheduler, CancelsWithinAStep) {
     EXPECT_FALSE(l->over());
     l->cancel();
   }
-  const StepReport after = scheduler.step();
+  const SchedulerStep after = scheduler.step();
   for (Listener* l : {&decoding, &reading, &waiting}) {
     l->hear();
     EXPECT_TRUE(l->over());
