@@ -84,8 +84,8 @@ void dot_fp8_tokens(const Rows& w, int64_t begin, int64_t end, const float* cons
   for (int t = 0; t < T; ++t) dot_fp8_tokens<1>(w, begin, end, x + t, y + t);
 }
 template <>
-constexpr DotTokens kWideDots<Fp8>[] = {nullptr, dot_fp8_tokens<1>, dot_fp8_tokens<2>, dot_fp8_tokens<3>,
-                                        dot_fp8_tokens<4>};
+constexpr DotTokens kWideDots<Fp8>[5] = {nullptr, dot_fp8_tokens<1>, dot_fp8_tokens<2>, dot_fp8_tokens<3>,
+                                         dot_fp8_tokens<4>};
 
 }  // namespace
 

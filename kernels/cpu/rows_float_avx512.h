@@ -176,8 +176,8 @@ static void dot_by_tokens(const DotTokens (&dots)[5], const Matrix& matrix, int6
 }
 
 template <class F>
-static constexpr DotTokens kWideDots[] = {nullptr, dot_wide_tokens<F, 1>, dot_wide_tokens<F, 2>,
-                                          dot_wide_tokens<F, 3>, dot_wide_tokens<F, 4>};
+static constexpr DotTokens kWideDots[5] = {nullptr, dot_wide_tokens<F, 1>, dot_wide_tokens<F, 2>,
+                                           dot_wide_tokens<F, 3>, dot_wide_tokens<F, 4>};
 
 // y += coefficient[i] * row r0 + i, for R rows in ascending order.
 template <class F, int R>
