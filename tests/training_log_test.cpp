@@ -141,7 +141,7 @@ TEST_F(TrainingLogTest, NewRowsAreReadOnce) {
   }
   std::ofstream(path_, std::ios::app) << "501,1000,0.2";
   look();
-  std::ofstream(path_, std::ios::app) << "5,4.5,0.001,,,,,,,\n";
+  std::ofstream(path_, std::ios::app) << "5,4.5,0.001,,,,,,,,\n";
   look();
   ASSERT_EQ(seen.size(), 501u);
   for (size_t i = 0; i < seen.size(); ++i) EXPECT_EQ(seen[i], static_cast<int64_t>(i) + 1);
