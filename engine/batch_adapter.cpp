@@ -85,6 +85,7 @@ void BatchAdapter::follow(const Model& model) {
   const std::vector<LayerWeights>& on_host = on_host_weights_->weights().layers;
   for (size_t l = 0; l < placed_.layers.size(); ++l) {
     if (std::ranges::none_of(on_host[l].experts, has_adapter)) continue;
+    if (!model.cold && !on_device_[l].empty()) continue;  // nothing moves
     hang(model.weights.layers[l].experts, placed_.layers[l].experts, on_device_[l]);
     if (model.cold)
       hang(model.cold->experts().on_host(static_cast<int64_t>(l)), on_host[l].experts, on_host_[l]);

@@ -1,5 +1,6 @@
 // More tokens on each of several timelines, in one pass over the weights.
 #include <algorithm>
+#include <set>
 
 #include <fmt/format.h>
 
@@ -135,8 +136,10 @@ Status extend(Extensions all) {
   MOEBIUS_TRY(all[0].session->settle());  // the device may still read the host's side of the workspace
   MOEBIUS_TRY(reserve(all));
   next_step(model);
-  for (const Extension& e : all)
-    if (e.session->adapter) e.session->adapter->follow(model);
+  std::set<BatchAdapter*> adapters;
+  for (const Extension& e : all) adapters.insert(e.session->adapter.get());
+  for (BatchAdapter* adapter : adapters)
+    if (adapter) adapter->follow(model);
   const Status status = step(all);
   if (!status.ok()) clear_error(model);
   for (const Extension& e : all) {

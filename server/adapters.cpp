@@ -34,25 +34,33 @@ bool Adapters::is_own(const std::string& name) const {
   return std::ranges::find(models_, name) != models_.end();
 }
 
-Status Adapters::load(const std::string& name, const std::string& folder) {
+Result<OfferedAdapter> Adapters::read(const std::string& name, const std::string& folder) const {
+  MOEBIUS_ASSIGN(std::shared_ptr<BatchAdapter> adapter, engine_.open_adapter(folder));
+  const std::string description = adapter->description();
+  const int64_t bytes = adapter->bytes();
+  return OfferedAdapter{name, folder, description, bytes, std::time(nullptr), std::move(adapter)};
+}
+
+Status Adapters::load(const std::string& name, const std::string& folder, bool replace) {
   if (!can_be_name(name))
     return invalid(fmt::format("an adapter's name has 1 to {} letters, digits and -_.:/", kLongestName));
   const auto refusal = [&]() -> Status {  // with the mutex locked
-    const bool taken = std::ranges::any_of(offered_, [&](const auto& o) { return o.name == name; });
-    if (taken || is_own(name)) return invalid(fmt::format("the name {} is taken; unload it first", name));
-    if (offered_.size() >= kMost) return invalid(fmt::format("{} adapters are loaded; unload one", kMost));
+    const bool taken = std::ranges::find(offered_, name, &OfferedAdapter::name) != offered_.end();
+    if (is_own(name) || (taken && !replace))
+      return invalid(fmt::format("the name {} is taken; unload it first", name));
+    if (!taken && offered_.size() >= kMost)
+      return invalid(fmt::format("{} adapters are loaded; unload one", kMost));
     return Status();
   };
   {
     std::lock_guard lock(mutex_);
     MOEBIUS_TRY(refusal());
   }
-  MOEBIUS_ASSIGN(std::shared_ptr<BatchAdapter> adapter, engine_.open_adapter(folder));
+  MOEBIUS_ASSIGN(OfferedAdapter offered, read(name, folder));
   std::lock_guard lock(mutex_);
   MOEBIUS_TRY(refusal());  // while it was read, another may have come
-  const std::string description = adapter->description();
-  const int64_t bytes = adapter->bytes();
-  offered_.push_back({name, folder, description, bytes, std::time(nullptr), std::move(adapter)});
+  std::erase_if(offered_, [&](const OfferedAdapter& o) { return o.name == name; });
+  offered_.push_back(std::move(offered));
   return Status();
 }
 
@@ -86,11 +94,9 @@ Status Adapters::fetch(const std::string& name, std::optional<OfferedAdapter>& o
   if (const auto at = std::ranges::find_if(fetched_, same); at != fetched_.end()) {
     std::rotate(at, at + 1, fetched_.end());
   } else {
+    MOEBIUS_ASSIGN(OfferedAdapter offered, read(name, found->folder));
     if (fetched_.size() >= kFetched) fetched_.erase(fetched_.begin());
-    MOEBIUS_ASSIGN(std::shared_ptr<BatchAdapter> adapter, engine_.open_adapter(found->folder));
-    const std::string description = adapter->description();
-    const int64_t bytes = adapter->bytes();
-    fetched_.push_back({name, found->folder, description, bytes, std::time(nullptr), std::move(adapter)});
+    fetched_.push_back(std::move(offered));
   }
   out = fetched_.back();
   return Status();

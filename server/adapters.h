@@ -40,8 +40,9 @@ class Adapters {
       : engine_(engine), models_(std::move(models)) {}
 
   // Reads the adapter in a folder and offers it. The folder is trusted: see inside_folder() for those that
-  // clients name. kInvalid: a name that is taken or that none can have, and what read_adapter() says.
-  Status load(const std::string& name, const std::string& folder);
+  // clients name. replace: one of that name gives way, once this one is read. kInvalid: a name that is taken
+  // or that none can have, and what read_adapter() says; then all is as before.
+  Status load(const std::string& name, const std::string& folder, bool replace = false);
   // Requests that use it already go on. False: there is none of that name.
   bool unload(const std::string& name);
   std::vector<OfferedAdapter> list() const;  // in the order they were loaded
@@ -57,6 +58,7 @@ class Adapters {
 
  private:
   bool is_own(const std::string& name) const;
+  Result<OfferedAdapter> read(const std::string& name, const std::string& folder) const;
   Status fetch(const std::string& name, std::optional<OfferedAdapter>& out);
 
   const Engine& engine_;

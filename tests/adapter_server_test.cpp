@@ -125,6 +125,12 @@ TEST_F(AdapterServer, LoadsAndUnloadsOnRequest) {
   inplace["load_inplace"] = true;
   EXPECT_EQ(server.post("/v1/load_lora_adapter", inplace)->status, 200);
   EXPECT_NE(said(server, {{"model", "late"}}), first);
+  // One that cannot be read leaves the other in its place.
+  fs::create_directories(root() + "/none");
+  const std::string second = said(server, {{"model", "late"}});
+  inplace["lora_path"] = "none";
+  EXPECT_EQ(refusal(server.post("/v1/load_lora_adapter", inplace), 400), "adapter_refused");
+  EXPECT_EQ(said(server, {{"model", "late"}}), second);
   EXPECT_EQ(server.post("/v1/unload_lora_adapter", {{"lora_name", "late"}})->status, 200);
   EXPECT_EQ(refusal(server.post("/v1/chat/completions", question({{"model", "late"}})), 404),
             "model_not_found");

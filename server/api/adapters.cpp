@@ -35,8 +35,7 @@ std::optional<ApiError> load(Service& service, const Json& body, std::string& na
   if (in.failed()) return in.error();
   const Result<std::string> folder = inside_folder(service.options.adapter_dir, path);
   if (!folder.ok()) return bad_request(folder.status().message(), "lora_path", "adapter_not_found");
-  if (again) service.adapters.unload(name);
-  if (const Status loaded = service.adapters.load(name, *folder); !loaded.ok()) {
+  if (const Status loaded = service.adapters.load(name, *folder, again); !loaded.ok()) {
     // What is wrong with the files, without where they lie.
     std::string message = loaded.message();
     for (size_t at; (at = message.find(*folder)) != std::string::npos;)
