@@ -17,6 +17,7 @@
 
 #include "engine/answer_stream.h"
 #include "engine/cache_miss.h"
+#include "engine/device_choice.h"
 #include "engine/expert_use.h"
 #include "engine/options.h"
 #include "engine/placement.h"
@@ -110,7 +111,6 @@ class Engine {
  public:
   static Result<std::unique_ptr<Engine>> open(const EngineOptions& options);
   // On another device in place of options.device, which makes a backend with so many bytes of memory.
-  using MakeDevice = std::function<Result<std::unique_ptr<Backend>>(int64_t bytes)>;
   static Result<std::unique_ptr<Engine>> open(const EngineOptions& options, const MakeDevice& device);
   // A model in memory on the host, which may change between steps (what was cached before is then of the old
   // one): what options.model names gives tokenizer, template and defaults. Both must outlive the engine.

@@ -7,7 +7,6 @@
 
 #include "engine/engine_impl.h"
 #include "engine/heat_file.h"
-#include "kernels/gpu.h"
 
 namespace moebius {
 namespace {
@@ -173,26 +172,9 @@ Status Engine::Impl::open_trace() {
 
 Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked) {
   EngineOptions options = asked;
-  if (options.device == DeviceKind::kAuto) {
-    const Result<std::vector<GpuInfo>> gpus = gpu_devices();
-    options.device = gpus.ok() && !gpus->empty() ? DeviceKind::kCuda : DeviceKind::kHost;
-  }
-  if (options.device == DeviceKind::kHost) return open(options, MakeDevice());
-  if (options.device == DeviceKind::kSim) {
-    return open(options, [&](int64_t bytes) {
-      return make_sim_backend({bytes,
-                               options.link_GBs,
-                               options.device_GBs,
-                               options.sim_seed,
-                               options.sim_fail_work,
-                               options.sim_fail_alloc,
-                               {options.threads, options.exact_activations, options.isa, options.gemm}});
-    });
-  }
-  MOEBIUS_ASSIGN(const std::vector<GpuInfo> gpus, gpu_devices());
-  if (gpus.empty()) return not_found("--device cuda: the driver lists no GPU; use --device host");
-  if (options.device_memory == 0) options.device_memory = gpus[0].memory_bytes / 10 * 9;
-  return open(options, [](int64_t bytes) { return make_cuda_backend({0, bytes}); });
+  MOEBIUS_ASSIGN(const MakeDevice device, device_maker(options, {options.threads, options.exact_activations,
+                                                                 options.isa, options.gemm}));
+  return open(options, device);
 }
 
 Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& asked, const MakeDevice& device) {

@@ -19,25 +19,29 @@ DType cache_dtype(CacheType asked, bool float32);
 
 enum class DeviceKind : uint8_t { kAuto, kHost, kSim, kCuda };  // kAuto: the first GPU, else the host
 
-struct EngineOptions {
-  std::string model;    // folder, or Hugging Face cache id; "": the model that ships with the program
-  std::string adapter;  // folder of a PEFT LoRA adapter to add to the weights; "": none
-  int64_t context = 0;  // tokens a session can hold; 0: the model's own limit, at most 16,384
-  int threads = 0;      // 0: one per physical core
+// The device that a model runs or is trained on, beside the host.
+struct DeviceOptions {
   DeviceKind device = DeviceKind::kHost;
   int64_t device_memory = 0;  // bytes that may be taken there; 0: as much as the whole model needs
   double link_GBs = 0;        // kSim: of the link to the host; 0: as fast as memory
   double device_GBs = 0;      // kSim: of the device's memory; 0: no limit
   uint64_t sim_seed = 0;      // kSim: of random delays; 0: none
   uint64_t sim_fail_work = 0, sim_fail_alloc = 0;  // kSim: as SimOptions
+  int64_t ram = 0;                                 // bytes of memory that may be counted on; 0: the machine's
+  MachineSpeeds speeds;  // that the plan is made by; link_GBs 0: measured at the start
+  bool overlap = true;   // the host computes its experts while the device goes on
+};
+
+struct EngineOptions : DeviceOptions {
+  std::string model;           // folder, or Hugging Face cache id; "": the model that ships with the program
+  std::string adapter;         // folder of a PEFT LoRA adapter to add to the weights; "": none
+  int64_t context = 0;         // tokens a session can hold; 0: the model's own limit, at most 16,384
+  int threads = 0;             // 0: one per physical core
   uint64_t host_fail = 0;      // the request for the host's experts that fails, from 1, for tests; 0: none
   int64_t adapter_memory = 0;  // of the device, in bytes: kept free for adapters of single sessions
-  int64_t ram = 0;             // bytes of memory that may be counted on; 0: the machine's
-  MachineSpeeds speeds;        // that the plan is made by; link_GBs 0: measured at the start
   std::string trace;     // file for what the device's streams did, written when the engine ends; "": none
   std::string heat_dir;  // folder for what is known of the use of models' experts; "": forget it
   double skip_threshold = 0;  // of a slot's share of its token's scores, below which it is left out; 0: off
-  bool overlap = true;        // the host computes its experts while the device goes on
   int64_t sessions = 1;       // sequences that are computed at once
   int64_t cache_tokens = 0;   // that the caches of all hold together; 0: `context` for each of the sessions
   // When set, all weights are read into memory at the start, and this is called with the bytes done and in

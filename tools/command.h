@@ -41,6 +41,7 @@ void add_doctor(CLI::App& app, Run& run);
 // -m/--model, --adapter, -c/--ctx-size, -t/--threads, --cache-type, --cpu-gemm, --exact-activations,
 // --prefill-chunk.
 void add_cache_type(CLI::App& app, CacheType& type);
+void add_device_options(CLI::App& app, DeviceOptions& options);
 void add_engine_options(CLI::App& app, EngineOptions& options);
 
 // An option whose values are words: help shows them, anything else is a usage error. value must outlive the

@@ -30,6 +30,31 @@ void add_cache_type(CLI::App& app, CacheType& type) {
                         "type of the attention cache (default auto: f32 for float32 models, else bf16)");
 }
 
+void add_device_options(CLI::App& app, DeviceOptions& options) {
+  add_choice<DeviceKind>(
+      app, "--device", options.device,
+      {{"auto", DeviceKind::kAuto},
+       {"host", DeviceKind::kHost},
+       {"sim", DeviceKind::kSim},
+       {"cuda", DeviceKind::kCuda}},
+      "where the model runs (default host; auto: the first GPU, if there is one; sim: a simulated "
+      "GPU with memory of its own)");
+  add_size(app, "--gpu-memory", options.device_memory,
+           "of the device, such as 6GiB; what does not fit stays on the host (default: all fits)");
+  add_size(app, "--ram", options.ram,
+           "memory to count on, such as 16GiB; experts beyond it are prefetched from disk (default: the "
+           "machine's)");
+  app.add_option("--link-gbs", options.link_GBs, "GB/s between host and simulated device (default: no limit)")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--device-gbs", options.device_GBs,
+                 "GB/s of the simulated device's memory, by which its operations last (default: no limit)")
+      ->check(CLI::PositiveNumber);
+  app.add_flag(
+      "--overlap,!--no-overlap", options.overlap,
+      "whether the device goes on while the host computes its experts (default on; off is slower, for "
+      "comparison)");
+}
+
 void add_engine_options(CLI::App& app, EngineOptions& options) {
   app.add_option("-m,--model,--hf-repo", options.model,
                  "checkpoint folder, or a Hugging Face id already in the cache (default: the shipped model)");
@@ -54,33 +79,12 @@ void add_engine_options(CLI::App& app, EngineOptions& options) {
   add_choice<Isa>(app, "--isa", options.isa,
                   {{"auto", Isa::kAvx512}, {"avx2", Isa::kAvx2}, {"scalar", Isa::kScalar}},
                   "the most the CPU's kernels may use, for comparison (default auto: all the processor has)");
-  add_choice<DeviceKind>(
-      app, "--device", options.device,
-      {{"auto", DeviceKind::kAuto},
-       {"host", DeviceKind::kHost},
-       {"sim", DeviceKind::kSim},
-       {"cuda", DeviceKind::kCuda}},
-      "where the model runs (default host; auto: the first GPU, if there is one; sim: a simulated "
-      "GPU with memory of its own)");
-  add_size(app, "--gpu-memory", options.device_memory,
-           "of the device, such as 6GiB; what does not fit stays on the host (default: all fits)");
-  add_size(app, "--ram", options.ram,
-           "memory to count on, such as 16GiB; experts beyond it are prefetched from disk (default: the "
-           "machine's)");
-  app.add_option("--link-gbs", options.link_GBs, "GB/s between host and simulated device (default: no limit)")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--device-gbs", options.device_GBs,
-                 "GB/s of the simulated device's memory, by which its operations last (default: no limit)")
-      ->check(CLI::PositiveNumber);
+  add_device_options(app, options);
   app.add_option(
          "--skip-threshold", options.skip_threshold,
          "leave out experts whose share of a token's expert weights is below this: faster, less exact "
          "(default 0: none)")
       ->check(CLI::Range(0.0, 0.99));
-  app.add_flag(
-      "--overlap,!--no-overlap", options.overlap,
-      "whether the device goes on while the host computes its experts (default on; off is slower, for "
-      "comparison)");
   app.add_option(
       "--trace", options.trace,
       "write what the device's streams and the CPU did to this file at the end, for chrome://tracing");

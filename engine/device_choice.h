@@ -1,0 +1,18 @@
+// Which device options name, and how to make it.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "engine/options.h"
+
+namespace moebius {
+
+// Makes a backend with so many bytes of memory.
+using MakeDevice = std::function<Result<std::unique_ptr<Backend>>(int64_t bytes)>;
+
+// Empty for the host. kAuto becomes what it stands for, and a device_memory of 0 that of the GPU, if it is
+// one. host: of the simulated device's maths. kNotFound: there is no GPU.
+Result<MakeDevice> device_maker(DeviceOptions& options, const HostOptions& host);
+
+}  // namespace moebius
