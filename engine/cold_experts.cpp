@@ -8,8 +8,6 @@
 namespace moebius {
 namespace {
 
-constexpr size_t kCacheLine = 64;  // bytes
-
 bool all_experts(const Tensor& ids, int64_t experts) {
   const std::span<const int32_t> all(ids.i32(), static_cast<size_t>(ids.numel()));
   return std::ranges::all_of(all, [&](int32_t id) { return id >= -1 && id < experts; });
@@ -25,20 +23,8 @@ Result<std::unique_ptr<ColdExperts>> ColdExperts::create(const ModelConfig& conf
     const int64_t numbers = options.tokens[m] * config.hidden + slots + slots * config.hidden + 3 * 64;
     MOEBIUS_ASSIGN(cold->memory_[m], device.alloc_pinned(static_cast<size_t>(numbers) * sizeof(float)));
   }
-  MOEBIUS_ASSIGN(cold->flag_memory_, device.alloc_pinned(2 * kCacheLine));
-  cold->asked_ = new (cold->flag_memory_.data()) Flag(0);
-  cold->answered_ = new (cold->flag_memory_.as<char>() + kCacheLine) Flag(0);
-  if (options.overlap) cold->worker_ = std::thread([c = cold.get()] { c->work(); });
+  MOEBIUS_ASSIGN(cold->worker_, HostWorker::create(device, options.overlap));
   return cold;
-}
-
-ColdExperts::~ColdExperts() {
-  {
-    const std::lock_guard lock(mutex_);
-    stop_ = true;
-  }
-  changed_.notify_all();
-  if (worker_.joinable()) worker_.join();
 }
 
 ColdExperts::Mailbox ColdExperts::lay_out(int mailbox, int64_t n) const {
@@ -51,32 +37,23 @@ ColdExperts::Mailbox ColdExperts::lay_out(int mailbox, int64_t n) const {
 
 void ColdExperts::ask(int64_t layer, int mailbox, const Tensor& h, const Tensor& ids,
                       std::vector<ExpertRows> on_host) {
-  Job job{layer, ++ticket_, lay_out(mailbox, h.shape[0]), std::move(on_host)};
-  in_mailbox_[static_cast<size_t>(mailbox)] = job.ticket;
+  Job job{layer, lay_out(mailbox, h.shape[0]), std::move(on_host)};
   device_.copy(h, job.mail.x);
   device_.copy(ids, job.mail.ids);
-  if (!worker_.joinable()) {
-    const Status status = device_.sync();  // an error stays for the step's own sync
-    if (status.ok() && error_.ok()) error_ = compute(job);
-    return;
-  }
-  device_.raise(*asked_, ticket_);
-  {
-    const std::lock_guard lock(mutex_);
-    jobs_.push_back(std::move(job));
-  }
-  changed_.notify_all();
+  const bool fails = ++requests_ == options_.fail;
+  ticket_[static_cast<size_t>(mailbox)] = worker_->ask([this, fails, job = std::move(job)] {
+    return fails ? no_memory("the host's experts failed, as they were told to") : compute(job);
+  });
 }
 
 void ColdExperts::answer(int mailbox, const std::vector<ExpertWeights>& on_device, const Tensor& ids,
                          const Tensor& slots) {
-  if (worker_.joinable()) device_.await(*answered_, in_mailbox_[static_cast<size_t>(mailbox)]);
+  worker_->await(ticket_[static_cast<size_t>(mailbox)]);
   const Mailbox mail = lay_out(mailbox, ids.shape[0]);
   device_.take_slots({mail.slots, on_device.data(), std::ssize(on_device), ids, slots});
 }
 
 Status ColdExperts::compute(const Job& job) {
-  if (job.ticket == options_.fail) return no_memory("the host's experts failed, as they were told to");
   using Clock = std::chrono::steady_clock;
   const Clock::time_point start = Clock::now();
   const std::vector<ExpertWeights>& experts = *job.rows.front().experts;
@@ -99,21 +76,6 @@ Status ColdExperts::compute(const Job& job) {
   store_.count(job.layer, ids, experts, std::chrono::nanoseconds(end - start).count());
   if (tracer_) tracer_->add({Tracer::Row::kHostExperts, "experts", job.layer, start, end});
   return Status();
-}
-
-void ColdExperts::work() {
-  while (true) {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return stop_ || !jobs_.empty(); });
-    if (jobs_.empty()) return;
-    const Job job = std::move(jobs_.front());
-    jobs_.pop_front();
-    lock.unlock();
-    device_.wait_on_host(*asked_, job.ticket);
-    if (error_.ok()) error_ = compute(job);
-    answered_->store(job.ticket, std::memory_order_release);
-    answered_->notify_all();
-  }
 }
 
 }  // namespace moebius

@@ -1,27 +1,23 @@
 // ColdExperts: the host's half of a hybrid step, beside the device's, by a mailbox in pinned memory.
 //
-//   device stream   copies h and ids into the mailbox, raises `asked`, goes on with what it has itself
-//   worker thread   waits for `asked`, computes the slots of the experts that are on the host from their
-//                   weights in place, each slot's vector into the mailbox, raises `answered`
-//   device stream   waits for `answered`, takes these slots over (take_slots); combine adds all in slot order
+//   device stream   copies h and ids into the mailbox, asks, goes on with what it has itself
+//   host            computes the slots of the experts that are there from their weights in place, each slot's
+//                   vector into the mailbox, and answers (engine/host_worker.h)
+//   device stream   takes these slots over (take_slots); combine adds all in slot order
 //
 // The calling thread only queues. A mailbox serves a batch: the stream copies the next request after it has
 // taken the last answer. Two of them let the host compute for one batch while the device is at the other
 // (forward_in_two). Both sides split the same ids by the same table (engine/expert_store.h), so every slot is
 // computed exactly once, and by the same arithmetic wherever it is.
-//
-// An error of either side raises its flag all the same, so that nobody waits for ever; error() tells of it.
 #pragma once
 
 #include <array>
-#include <condition_variable>
-#include <deque>
 #include <memory>
-#include <mutex>
-#include <thread>
+#include <vector>
 
 #include "engine/disk_tier.h"
 #include "engine/expert_store.h"
+#include "engine/host_worker.h"
 #include "engine/workspace.h"
 
 namespace moebius {
@@ -38,23 +34,21 @@ class ColdExperts {
  public:
   struct Options {
     std::array<int64_t, kMailboxes> tokens{};  // the largest batch of each mailbox
-    // false: the calling thread computes, after the device is idle: the slow twin, with the same bits.
-    bool overlap = true;
-    uint64_t fail = 0;         // the request that fails, from 1, for tests; 0: none
-    DiskTier* disk = nullptr;  // of experts that may be in no memory; null: all are
+    bool overlap = true;                       // as HostWorker's
+    uint64_t fail = 0;                         // the request that fails, from 1, for tests; 0: none
+    DiskTier* disk = nullptr;                  // of experts that may be in no memory; null: all are
   };
   // All that is referred to must outlive this. host: nobody else calls it while a step is on its way.
   static Result<std::unique_ptr<ColdExperts>> create(const ModelConfig& config, const Options& options,
                                                      ExpertStore& store, Backend& host, Backend& device);
-  ~ColdExperts();  // the device must be idle
 
   // At the start of a step, while the device is idle: experts may move.
   void next_step() { store_.next_step(); }
   // Of the host's experts, the first since start_again(); while the device is idle.
-  const Status& error() const { return error_; }
+  const Status& error() const { return worker_->error(); }
   // After an error, the device's having been cleared: what was on its way may not have arrived.
   void start_again() {
-    error_ = Status();
+    worker_->start_again();
     store_.load_again();
   }
   // Tells the tracer, which outlives this, what the host computes. Between steps.
@@ -82,7 +76,6 @@ class ColdExperts {
   };
   struct Job {
     int64_t layer;
-    uint64_t ticket;
     Mailbox mail;
     std::vector<ExpertRows> rows;
   };
@@ -91,7 +84,6 @@ class ColdExperts {
       : config_(config), options_(options), store_(store), host_(host), device_(device) {}
   Mailbox lay_out(int mailbox, int64_t n) const;
   Status compute(const Job& job);
-  void work();
 
   const ModelConfig& config_;
   const Options options_;
@@ -99,18 +91,10 @@ class ColdExperts {
   Backend& host_;
   Backend& device_;
   std::array<Buffer, kMailboxes> memory_;
-  uint64_t ticket_ = 0;                            // of the last request
-  std::array<uint64_t, kMailboxes> in_mailbox_{};  // of the last one in each
-  Status error_;                                   // written by the worker before it raises its flag
+  uint64_t requests_ = 0;
+  std::array<uint64_t, kMailboxes> ticket_{};  // of the last request in each
   Tracer* tracer_ = nullptr;
-  Buffer flag_memory_;
-  Flag *asked_ = nullptr, *answered_ = nullptr;  // in pinned memory, each in a cache line of its own
-
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<Job> jobs_;
-  bool stop_ = false;
-  std::thread worker_;  // not joinable without overlap
+  std::unique_ptr<HostWorker> worker_;  // the first to end
 };
 
 }  // namespace moebius
