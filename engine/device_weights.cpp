@@ -9,11 +9,7 @@ void put_all(const ModelConfig& config, Weights& weights, const DeviceWeights::W
              Uploader& uploader, std::deque<Lora>& loras) {
   const auto matrix = [&](const std::string&, Role role, int64_t, int64_t, Matrix& w) {
     if (role == Role::kEmbed || !wanted(role)) return Status();  // the host looks the embedding's rows up
-    uploader.put(w);
-    if (!w.lora) return Status();
-    Lora& lora = loras.emplace_back(*w.lora);
-    uploader.put(lora.a), uploader.put(lora.b);
-    w.lora = &lora;
+    uploader.put(w, loras);
     return Status();
   };
   const auto vector = [&](const std::string&, int64_t, Tensor& v) { return uploader.put(v), Status(); };

@@ -13,18 +13,38 @@ Result<ExpertRing> ExpertRing::create(int64_t places, int64_t place_bytes, Backe
   return ring;
 }
 
-ExpertWeights ExpertRing::load(const ExpertWeights& expert) {
+// What is queued on kLoad next finds the place free, and its gradients at home.
+void ExpertRing::empty(Place& place) {
+  if (place.taken) backend_->wait(Stream::kLoad, place.free);
+  for (const Sums& s : place.sums)
+    backend_->copy_bytes(Stream::kLoad, s.here.data, s.home.data,
+                         static_cast<size_t>(s.home.numel()) * sizeof(float));
+  place.sums.clear();
+}
+
+ExpertWeights ExpertRing::load(const ExpertWeights& expert, std::deque<Lora>& loras, bool gradients) {
   MOEBIUS_CHECK(next_ - first_unused_ < places_.size(), "every place holds an expert that is not used yet");
   const size_t at = next_++ % places_.size();
   Place& place = places_[at];
-  if (place.taken) backend_->wait(Stream::kLoad, place.free);
+  empty(place);
   place.taken = true;
   ExpertWeights loaded = expert;
   Uploader uploader(memory_.as<char>() + static_cast<int64_t>(at) * place_bytes_, backend_);
-  uploader.put(loaded.gate), uploader.put(loaded.up), uploader.put(loaded.down);
+  uploader.put(loaded, loras, gradients);
   MOEBIUS_CHECK(uploader.used() <= place_bytes_);
   backend_->wait(Stream::kCompute, backend_->record(Stream::kLoad));
+  for (const auto m : {&ExpertWeights::gate, &ExpertWeights::up, &ExpertWeights::down}) {
+    const Lora *here = (loaded.*m).lora, *home = (expert.*m).lora;
+    if (!gradients || !here) continue;
+    if (!here->da.empty()) place.sums.push_back({here->da, home->da});
+    if (!here->db.empty()) place.sums.push_back({here->db, home->db});
+  }
   return loaded;
+}
+
+void ExpertRing::give_back() {
+  for (Place& place : places_)
+    if (!place.sums.empty()) empty(place);
 }
 
 void ExpertRing::used() {

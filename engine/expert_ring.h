@@ -2,6 +2,7 @@
 // computes the last (the staging ring of stream-loading prefill, arXiv 2606.10493).
 #pragma once
 
+#include <deque>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -13,20 +14,29 @@ class ExpertRing {
   // place_bytes: of the largest expert, as expert_bytes() counts.
   static Result<ExpertRing> create(int64_t places, int64_t place_bytes, Backend& backend);
 
-  // Queues the way of an expert into the next place, once what last used the place is done; what is queued on
-  // kCompute next finds it there. Its weights must stay on the host until a sync. No adapters.
-  ExpertWeights load(const ExpertWeights& expert);
+  // Queues the way of an expert, with its adapters, into the next place, once what last used the place is
+  // done; what is queued on kCompute next finds it there. Its weights must stay on the host until a sync.
+  // loras: holds what the result points at. With gradients, the sums of its adapters' come along, and go
+  // back to where they came from before the place is used again.
+  ExpertWeights load(const ExpertWeights& expert, std::deque<Lora>& loras, bool gradients = false);
   // What was queued on kCompute up to here is all that uses the experts loaded since the last call: at most
   // half of the places, or the link would stand still meanwhile.
   void used();
   int64_t group() const { return std::ssize(places_) / 2; }
+  // Queues the way back of all gradients that are still here.
+  void give_back();
 
  private:
+  struct Sums {  // of an adapter's gradient, on the device and on the host
+    Tensor here, home;
+  };
   struct Place {
     Event free;
     bool taken = false;  // ever
+    std::vector<Sums> sums;
   };
   explicit ExpertRing(Backend& backend) : backend_(&backend) {}
+  void empty(Place& place);
 
   Backend* backend_;
   Buffer memory_;

@@ -23,8 +23,9 @@ bool has_adapter(const ExpertWeights& e) { return e.gate.lora || e.up.lora || e.
 
 int64_t expert_bytes(const ExpertWeights& expert) {
   ExpertWeights measured = expert;
+  std::deque<Lora> loras;
   Uploader uploader(nullptr, nullptr);
-  put(uploader, measured);
+  uploader.put(measured, loras);
   return uploader.used();
 }
 

@@ -23,7 +23,7 @@ namespace moebius {
 // without heat (all zeros) every layer has the same number. Experts with an adapter stay on the host.
 Residency hottest_first(const Weights& host, const ExpertHeat& heat, int64_t bytes);
 ExpertHeat no_heat(const Weights& host);
-// What an expert takes of the device's memory.
+// What an expert takes of the device's memory, with its adapters and their gradients.
 int64_t expert_bytes(const ExpertWeights& expert);
 int64_t expert_bytes(const Weights& host);  // all of them
 bool has_adapter(const ExpertWeights& expert);

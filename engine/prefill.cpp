@@ -158,19 +158,11 @@ Result<std::vector<ExpertLoad>> StreamedPrefill::count_tokens() {
   return loads;
 }
 
-LayerPlan StreamedPrefill::plan(const std::vector<ExpertLoad>& loads) const {
-  LayerPlan plan = plan_layer(loads, speeds_);
-  const std::vector<ExpertWeights>& experts = host_.layers[static_cast<size_t>(pass_->layer)].experts;
-  for (size_t e = 0; e < loads.size(); ++e)
-    if (plan.where[e] == Where::kStreamed && has_adapter(experts[e])) plan.where[e] = Where::kCpu;
-  return plan;
-}
-
 Status StreamedPrefill::run_experts() {
   const Pass& p = *pass_;
   MOEBIUS_ASSIGN(const std::vector<ExpertLoad> loads, count_tokens());
-  lists_.clear();  // the device is idle
-  const LayerPlan plan = this->plan(loads);
+  lists_.clear(), loras_.clear();  // the device is idle
+  const LayerPlan plan = plan_layer(loads, speeds_);
   const std::vector<ExpertWeights>& experts = host_.layers[static_cast<size_t>(p.layer)].experts;
   std::vector<ExpertWeights>& on_host = lists_.emplace_back(experts.size());
   std::vector<ExpertWeights>& on_device = lists_.emplace_back(store_.on_device(p.layer));
@@ -213,7 +205,7 @@ void StreamedPrefill::stream(const LayerPlan& plan, std::vector<ExpertWeights>& 
   for (size_t e = 0; e < experts.size(); ++e) {
     if (plan.where[e] != Where::kStreamed) continue;
     if (!group) group = &lists_.emplace_back(experts.size());
-    (*group)[e] = been_here[e] = ring_->load(experts[e]);
+    (*group)[e] = been_here[e] = ring_->load(experts[e], loras_);
     if (++in_group == ring_->group()) compute();
   }
   if (group) compute();

@@ -89,7 +89,6 @@ class StreamedPrefill {
   void run_slice();
   Status run_experts();
   Result<std::vector<ExpertLoad>> count_tokens();
-  LayerPlan plan(const std::vector<ExpertLoad>& loads) const;
   void stream(const LayerPlan& plan, std::vector<ExpertWeights>& on_device);
 
   const ModelConfig& config_;
@@ -105,6 +104,7 @@ class StreamedPrefill {
   Tensor routed_;           // I32 [n, top_k]: the experts of the layer's tokens, on the host
   std::optional<Pass> pass_;
   std::deque<std::vector<ExpertWeights>> lists_;  // that queued work reads, until the next sync
+  std::deque<Lora> loras_;                        // that they point at
 };
 
 }  // namespace moebius

@@ -1,6 +1,8 @@
 // Uploader: places weights one behind the other in a block of device memory, and copies them there.
 #pragma once
 
+#include <deque>
+
 #include "kernels/backend.h"
 
 namespace moebius {
@@ -22,6 +24,18 @@ class Uploader {
     w.data = put(w.data, data);
     if (w.scales) w.scales = put(w.scales, w.bytes() - data);
     if (backend_) w.space = backend_->space();
+  }
+  // With its adapter, and the gradients of that if they are wanted. loras: holds what w points at then.
+  void put(Matrix& w, std::deque<Lora>& loras, bool gradients = true) {
+    put(w);
+    if (!w.lora) return;
+    Lora& lora = loras.emplace_back(*w.lora);
+    if (!gradients) lora.da = lora.db = Tensor();
+    for (Tensor* t : {&lora.a, &lora.b, &lora.da, &lora.db}) put(*t);
+    w.lora = &lora;
+  }
+  void put(ExpertWeights& e, std::deque<Lora>& loras, bool gradients = true) {
+    for (Matrix* w : {&e.gate, &e.up, &e.down}) put(*w, loras, gradients);
   }
   int64_t used() const { return used_; }  // bytes
 
