@@ -255,7 +255,7 @@ class Bench {
     time("combine", "", 2 * kMoeLayers, 0, [&] { backend_->combine({slots, ids, weights, dy}); });
     ExpertFfnBackwardArgs args;
     args.x = x, args.experts = experts.data(), args.n_experts = kExperts, args.ids = ids;
-    args.weights = weights, args.dy = dy, args.dx = dx, args.dweights = dweights;
+    args.weights = weights, args.dy = dy, args.dslots = slots, args.dweights = dweights;
     args.gradients = gradients.data();
     time("expert_ffn_backward", "16 experts", kMoeLayers, 8 * flops,
          [&] { backend_->expert_ffn_backward(args); });
@@ -264,7 +264,7 @@ class Bench {
   void vocabulary() {
     const Tensor logits = memory_.floats({n_, kVocab}, 4), loss = memory_.floats({n_});
     const Tensor targets = memory_.ids({n_}, kVocab);
-    time("cross_entropy", "", 1, 0, [&] { backend_->cross_entropy({logits, targets, {}, loss}); });
+    time("cross_entropy", "", 1, 0, [&] { backend_->cross_entropy({logits, targets, {}, loss, {}}); });
   }
 
   int threads_;

@@ -79,7 +79,7 @@ Work count_work(const ModelConfig& c, const Dataset& data, int64_t micro_tokens,
   Weights shapes;
   // The part of the layers whose attention is run again.
   const double rerun =
-      1 - static_cast<double>(TrainingPass::layers_kept(c, micro_tokens)) / static_cast<double>(c.layers);
+      1 - static_cast<double>(layers_kept(c, {micro_tokens})) / static_cast<double>(c.layers);
   const double chosen =
       c.moe.n_experts > 0 ? static_cast<double>(c.moe.top_k) / static_cast<double>(c.moe.n_experts) : 0;
   const auto matrix = [&](const std::string& name, Role role, int64_t out, int64_t in, Matrix&) {

@@ -7,10 +7,6 @@
 namespace moebius {
 namespace {
 
-bool must_merge(const std::string& module, Role role) {
-  return role == Role::kRouter || module.ends_with(".kv_b_proj");
-}
-
 void attach(AdaptedMatrix& m, Matrix& w, bool gradients) {
   AdapterFactors& f = m.factors;
   m.base = w;
@@ -33,6 +29,10 @@ void attach(AdaptedMatrix& m, Matrix& w, bool gradients) {
 }
 
 }  // namespace
+
+bool must_merge(const std::string& module, Role role) {
+  return role == Role::kRouter || module.ends_with(".kv_b_proj");
+}
 
 void merge_adapter(const Matrix& w, const AdapterFactors& f, int64_t begin, int64_t end, float* out) {
   format_kernels(w.format).back().dequantize_rows(w, begin, end, out, w.cols);

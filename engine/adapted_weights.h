@@ -24,6 +24,9 @@ struct AdaptedMatrix {
   std::vector<float> merged;  // [out, in], or empty
 };
 
+// Whether the matrix of this name is read in several ways.
+bool must_merge(const std::string& module, Role role);
+
 class AdaptedWeights {
  public:
   // base must outlive this. kInvalid: a module that is no matrix of the model, comes twice, has another

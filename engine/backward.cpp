@@ -16,6 +16,7 @@ Tensor head_rows(const Tensor& t, int64_t heads) {
 // The arguments of a layer's mirror, in one place.
 struct Mirror {
   const Model& m;
+  const int64_t layer;
   const LayerWeights& w;
   const LayerGradients& g;
   const Workspace& ws;
@@ -58,11 +59,16 @@ void feed_forward_backward(const Mirror& b) {
 void experts_backward(const Mirror& b) {
   const MoeConfig& c = b.m.config.moe;
   Backend& be = b.m.backend;
-  std::vector<ExpertGradients> gradients;
-  for (const ExpertWeights& e : b.g.experts)
-    gradients.push_back({gradient_of(e.gate), gradient_of(e.up), gradient_of(e.down)});
-  be.expert_ffn_backward({b.ws.h, b.w.experts.data(), c.n_experts, b.ws.expert_ids, b.ws.expert_weights,
-                          b.bw.dx, b.bw.dh, b.bw.dweights, gradients.data()});
+  if (b.m.experts) {
+    b.m.experts->backward(b.m, b.layer, b.ws, b.bw.dx, b.bw.dweights);
+  } else {
+    std::vector<ExpertGradients> gradients;
+    for (const ExpertWeights& e : b.g.experts)
+      gradients.push_back({gradient_of(e.gate), gradient_of(e.up), gradient_of(e.down)});
+    be.expert_ffn_backward({b.ws.h, b.w.experts.data(), c.n_experts, b.ws.expert_ids, b.ws.expert_weights,
+                            b.bw.dx, b.ws.slots, b.bw.dweights, gradients.data()});
+  }
+  be.combine({b.ws.slots, b.ws.expert_ids, Tensor(), b.bw.dh});
 
   be.linear({b.w.router, b.ws.h, Tensor(), b.bw.logits});
   be.zero(b.bw.dlogits);
@@ -180,7 +186,7 @@ void layer_backward(const Model& m, int64_t layer, const Batch& batch, const KvC
                     const Tensor& after_attention, const Workspace& ws, const BackwardWorkspace& bw,
                     const LayerGradients& g) {
   const LayerWeights& w = m.weights.layers[static_cast<size_t>(layer)];
-  const Mirror b{m, w, g, ws, bw};
+  const Mirror b{m, layer, w, g, ws, bw};
   Backend& be = m.backend;
   if (after_attention.empty()) {
     be.copy(x, ws.x);

@@ -227,6 +227,8 @@ void attention_forward(const Model& m, int64_t layer, const Batch& batch, const 
 
 void ffn_forward(const Model& m, int64_t layer, const Workspace& ws) {
   ffn_begin(m, layer, ws);
+  if (m.experts && !m.weights.layers[static_cast<size_t>(layer)].experts.empty())
+    return m.experts->forward(m, layer, ws);
   ffn_end(m, layer, ws);
 }
 
@@ -267,6 +269,7 @@ void next_step(const Model& m) {
 
 Status wait_for(const Model& m) {
   MOEBIUS_TRY(m.backend.sync());
+  if (m.experts) return m.experts->error();
   return m.cold ? m.cold->error() : Status();
 }
 

@@ -7,6 +7,7 @@
 #include "engine/disk_tier.h"
 #include "engine/expert_map.h"
 #include "engine/kv_cache.h"
+#include "engine/routed_experts.h"
 #include "engine/workspace.h"
 #include "models/weights.h"
 
@@ -35,6 +36,8 @@ struct Model {
   DiskTier* disk = nullptr;  // where cold is null and experts may be in no memory
   float skip_below = 0;      // as RouterArgs'
   ExpertMap* map = nullptr;  // counts what the host's router chooses; null: nobody looks at it
+  RoutedExperts* experts =
+      nullptr;  // in training, where some are in another place; null: the backend has all
 };
 
 // On a device all of these but head_forward only queue work, see Backend. Between two steps, while the device

@@ -5,7 +5,7 @@
 // frozen and of any format: they are read in place, as the values they stand for, with no transposed copy;
 // the rounding of activations of integer formats counts as the identity (straight-through). A result never
 // depends on the number of threads. rotary needs no operation of its own: its backward is rotary with the
-// sines negated.
+// sines negated. visit(v) as in ops.h; spans lie in host memory.
 #pragma once
 
 #include <span>
@@ -22,6 +22,10 @@ struct RmsNormBackwardArgs {
   Tensor dy;       // [n, d], rows may be strided
   Tensor dx;       // [n, d], +=, or empty; rows may be strided
   Tensor dweight;  // [d], +=, or empty
+  template <class V>
+  void visit(V&& v) {
+    v(x), v(weight), v(dy), v(dx), v(dweight);
+  }
 };
 
 // Of linear: dx += dy w, dw += dy^T x, dbias += column sums of dy; of an adapter, with dx as of the adapted
@@ -33,11 +37,19 @@ struct LinearBackwardArgs {
   Tensor dx;     // [n, cols], +=, or empty; rows may be strided
   Tensor dw;     // [rows, cols], +=, or empty
   Tensor dbias;  // [rows], +=, or empty
+  template <class V>
+  void visit(V&& v) {
+    v(w), v(x), v(dy), v(dx), v(dw), v(dbias);
+  }
 };
 
 // Of swiglu: dgate and dup are set, not added to; each may be dy, gate or up, whole, but not the other.
 struct SwigluBackwardArgs {
   Tensor gate, up, dy, dgate, dup;  // [n, d]
+  template <class V>
+  void visit(V&& v) {
+    v(gate), v(up), v(dy), v(dgate), v(dup);
+  }
 };
 
 // Of attention over whole training sequences: rows [starts[i], starts[i + 1]) see only each other, causally.
@@ -55,6 +67,11 @@ struct AttentionBackwardArgs {
   Tensor dout;                      // [n, heads, v_dim]
   Tensor dq, dk, dshared, dv;       // shaped as q, k, shared, v; +=
   Tensor highest;  // [heads], raised to the largest scale * q . key of each head (QK-Clip); or empty
+  template <class V>
+  void visit(V&& see) {
+    see(q), see(k), see(shared), see(v), see(starts), see(out), see(dout);
+    see(dq), see(dk), see(dshared), see(dv), see(highest);
+  }
 };
 
 // Of router, for the slots that were chosen; none flows through the choice. logits = x gate^T; the gradient
@@ -68,6 +85,10 @@ struct RouterBackwardArgs {
   bool normalize = false;
   float scale = 1;
   Tensor dlogits;  // [n, rows of the gate], +=
+  template <class V>
+  void visit(V&& v) {
+    v(logits), v(ids), v(dweights), v(dlogits);
+  }
 };
 
 // Of the sequence-level balance loss (DeepSeek-V3, arXiv 2412.19437), which for each sequence of T tokens is
@@ -87,6 +108,10 @@ struct BalanceBackwardArgs {
   Tensor dlogits;         // [n, rows of the gate], +=
   int64_t n_experts = 0;  // of the group loss: rows from here on are zero experts
   float zero_weight = 0;  // w of the group loss; 0: the loss of single experts
+  template <class V>
+  void visit(V&& v) {
+    v(logits), v(ids), v(starts), v(dlogits);
+  }
 };
 
 // Gradients of one expert's matrices, each float32 and shaped as its weight, or empty (frozen).
@@ -94,10 +119,12 @@ struct ExpertGradients {
   Tensor gate, up, down;
 };
 
-// Of expert_ffn followed by combine; the hidden activations are computed again, from unrounded activations
-// for any format. With h = silu(gate x) * up x of slot (t, k), and adapters as in linear_backward:
-//   dweights[t, k] = (down^T dy[t]) . h, set;   dh = weights[t, k] * down^T dy[t];   and so on to dx.
-// Slots with id -1 have dweights 0 and give nothing else.
+// Of expert_ffn followed by combine, up to what each slot gives to dx, which a combine without weights adds;
+// the hidden activations are computed again, from unrounded activations for any format. With
+// h = silu(gate x) * up x of slot (t, k), and adapters as in linear_backward:
+//   dweights[t, k] = (down^T dy[t]) . h, set;   dh = weights[t, k] * down^T dy[t];   and so on to dslots.
+// Slots with id -1 have dweights 0 and give nothing else; those of an expert that is elsewhere are left
+// untouched.
 struct ExpertFfnBackwardArgs {
   Tensor x;                                // [n, hidden]
   const ExpertWeights* experts = nullptr;  // [n_experts]
@@ -105,9 +132,14 @@ struct ExpertFfnBackwardArgs {
   Tensor ids;                                  // I32 [n, k]
   Tensor weights;                              // [n, k]
   Tensor dy;                                   // [n, hidden]
-  Tensor dx;                                   // [n, hidden], +=, slots ascending, or empty
-  Tensor dweights;                             // [n, k], or empty
+  Tensor dslots;                               // [n, k, hidden], set, or empty
+  Tensor dweights;                             // [n, k], set, or empty
   const ExpertGradients* gradients = nullptr;  // [n_experts], or null: all frozen
+  template <class V>
+  void visit(V&& v) {
+    v(x), v(experts, n_experts), v(ids), v(weights), v(dy), v(dslots), v(dweights);
+    if (gradients) v(gradients, n_experts);
+  }
 };
 
 // Softmax cross-entropy of rows of logits. loss[i] = weight[i] * -log softmax(logits[i])[target[i]] is set,
@@ -117,6 +149,11 @@ struct CrossEntropyArgs {
   Tensor targets;  // I32 [n], -1 or in [0, vocab)
   Tensor weights;  // [n], or empty: all 1
   Tensor loss;     // [n]
+  Tensor hits;     // I32 [n], set: 1 where no logit exceeds that of the target, else 0; or empty
+  template <class V>
+  void visit(V&& v) {
+    v(logits), v(targets), v(weights), v(loss), v(hits);
+  }
 };
 
 // Of embed: dtable[ids[i]] += dy[i], i ascending.
@@ -124,6 +161,10 @@ struct EmbedBackwardArgs {
   Tensor ids;     // I32 [n]
   Tensor dy;      // [n, hidden]
   Tensor dtable;  // [vocab, hidden], +=
+  template <class V>
+  void visit(V&& v) {
+    v(ids), v(dy), v(dtable);
+  }
 };
 
 // name, arguments

@@ -115,17 +115,19 @@ void check(const BalanceBackwardArgs& a) {
 
 void check(const ExpertFfnBackwardArgs& a) {
   const auto describe = [&] {
-    return fmt::format("expert_ffn_backward: x {}, {} experts, ids {}, weights {}, dy {}, dx {}, dweights {}",
-                       a.x.describe(), a.n_experts, a.ids.describe(), a.weights.describe(), a.dy.describe(),
-                       a.dx.describe(), a.dweights.describe());
+    return fmt::format(
+        "expert_ffn_backward: x {}, {} experts, ids {}, weights {}, dy {}, dslots {}, dweights {}",
+        a.x.describe(), a.n_experts, a.ids.describe(), a.weights.describe(), a.dy.describe(),
+        a.dslots.describe(), a.dweights.describe());
   };
   MOEBIUS_NEED(is_f32(a.x, {-1, -1}) && is_ids(a.ids, 2) && a.ids.shape[0] == a.x.shape[0]);
   const int64_t n = a.x.shape[0], hidden = a.x.shape[1], k = a.ids.shape[1];
   MOEBIUS_NEED(is_f32(a.weights, {n, k}) && is_f32(a.dy, {n, hidden}));
-  MOEBIUS_NEED(empty_or_f32(a.dx, {n, hidden}) && empty_or_f32(a.dweights, {n, k}));
+  MOEBIUS_NEED(empty_or_f32(a.dslots, {n, k, hidden}) && empty_or_f32(a.dweights, {n, k}));
   MOEBIUS_NEED(a.n_experts >= 0 && ids_within(a.ids, -1, a.n_experts));
   check_experts(a.ids, a.experts, hidden, describe());
   for (int64_t e = 0; e < a.n_experts && a.gradients; ++e) {
+    if (a.experts[e].elsewhere()) continue;
     const ExpertGradients& g = a.gradients[e];
     const int64_t width = a.experts[e].gate.rows;
     MOEBIUS_CHECK(empty_or_f32(g.gate, {width, hidden}) && empty_or_f32(g.up, {width, hidden}) &&
@@ -137,12 +139,14 @@ void check(const ExpertFfnBackwardArgs& a) {
 
 void check(const CrossEntropyArgs& a) {
   const auto describe = [&] {
-    return fmt::format("cross_entropy: logits {}, targets {}, weights {}, loss {}", a.logits.describe(),
-                       a.targets.describe(), a.weights.describe(), a.loss.describe());
+    return fmt::format("cross_entropy: logits {}, targets {}, weights {}, loss {}, hits {}",
+                       a.logits.describe(), a.targets.describe(), a.weights.describe(), a.loss.describe(),
+                       a.hits.describe());
   };
   const int64_t n = a.logits.shape[0], vocab = a.logits.shape[1];
   MOEBIUS_NEED(is_f32(a.logits, {n, vocab}) && are_ids(a.targets, {n}, -1, vocab));
   MOEBIUS_NEED(empty_or_f32(a.weights, {n}) && is_f32(a.loss, {n}));
+  MOEBIUS_NEED(a.hits.empty() || (is_ids(a.hits, 1) && a.hits.shape[0] == n));
 }
 
 void check(const EmbedBackwardArgs& a) {

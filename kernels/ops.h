@@ -250,10 +250,11 @@ struct TakeSlotsArgs {
 };
 
 // y[t, :] += sum over k ascending, ids[t, k] >= 0, of weights[t, k] * slots[t, k, :], each term by fma.
+// Without weights, all are 1.
 struct CombineArgs {
   Tensor slots;    // [n, k, hidden]
   Tensor ids;      // I32 [n, k]
-  Tensor weights;  // [n, k]
+  Tensor weights;  // [n, k], or empty
   Tensor y;        // [n, hidden]
   template <class V>
   void visit(V&& v) {

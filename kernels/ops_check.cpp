@@ -189,7 +189,7 @@ void check(const CombineArgs& a) {
   };
   MOEBIUS_NEED(is_f32(a.slots, {-1, -1, -1}) && is_ids(a.ids, 2));
   MOEBIUS_NEED(a.ids.shape[0] == a.slots.shape[0] && a.ids.shape[1] == a.slots.shape[1]);
-  MOEBIUS_NEED(is_f32(a.weights, {a.ids.shape[0], a.ids.shape[1]}));
+  MOEBIUS_NEED(empty_or_f32(a.weights, {a.ids.shape[0], a.ids.shape[1]}));
   MOEBIUS_NEED(is_f32(a.y, {a.slots.shape[0], a.slots.shape[2]}));
 }
 

@@ -7,7 +7,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "kernels/ops.h"
+#include "kernels/grad_ops.h"
 
 namespace moebius {
 
@@ -54,6 +54,11 @@ class Traffic {
       (*this)(experts[id].gate), (*this)(experts[id].up), (*this)(experts[id].down);
     }
   }
+  void operator()(const ExpertGradients* gradients, int64_t count) {
+    for (int64_t e = 0; e < count; ++e)
+      (*this)(gradients[e].gate), (*this)(gradients[e].up), (*this)(gradients[e].down);
+  }
+  void operator()(std::span<const int64_t>) {}
 
  private:
   static double dense_bytes(const Tensor& t) {

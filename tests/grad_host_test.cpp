@@ -210,13 +210,13 @@ void test_experts(Format format, const ExpertShape& s) {
   Arena arena;
   const int64_t count = static_cast<int64_t>(s.widths.size());
   const Field x = field(arena, {s.n, s.hidden}, 1), weights = field(arena, {s.n, s.k}, 1),
-              dy = field(arena, {s.n, s.hidden}, 2), dx = field(arena, {s.n, s.hidden}, 3),
+              dy = field(arena, {s.n, s.hidden}, 2), dslots = field(arena, {s.n, s.k, s.hidden}, 3),
               dweights = field(arena, {s.n, s.k}, 1);
   std::vector<ExpertWeights> experts;
   std::vector<ExpertGradients> gradients;
   std::vector<Field> sums;
   sums.reserve(3 * s.widths.size());
-  std::vector<const Field*> written = {&dx, &dweights};
+  std::vector<const Field*> written = {&dslots, &dweights};
   for (const int64_t width : s.widths) {
     experts.push_back({arena_matrix(arena, {format, width, s.hidden}),
                        arena_matrix(arena, {format, width, s.hidden}),
@@ -238,16 +238,16 @@ void test_experts(Format format, const ExpertShape& s) {
   ExpertFfnBackwardArgs args;
   args.x = x.view, args.experts = experts.data(), args.n_experts = count;
   args.ids = random_ids(arena, s.n, s.k, s.lowest, count), args.weights = weights.view, args.dy = dy.view;
-  args.dx = dx.view, args.dweights = dweights.view, args.gradients = gradients.data();
+  args.dslots = dslots.view, args.dweights = dweights.view, args.gradients = gradients.data();
   const std::string name =
       fmt::format("{} n={} k={} hidden={} rank={}", format_name(format), s.n, s.k, s.hidden, s.rank);
   const auto test = [&] { test_candidates(host_expert_ffn_backward(), args, written, kProducts, name); };
   test();
   gradients[0].up = gradients.back().down = Tensor();
-  args.dx = Tensor();
+  args.dslots = Tensor();
   for (auto& adapter : adapters) adapter->lora.da = Tensor();
   test();
-  args.dx = dx.view, args.gradients = nullptr, args.dweights = Tensor();
+  args.dslots = dslots.view, args.gradients = nullptr, args.dweights = Tensor();
   for (auto& adapter : adapters) adapter->lora.da = adapter->da.view, adapter->lora.db = Tensor();
   test();
 }
@@ -363,10 +363,28 @@ TEST(GradHost, CrossEntropy) {
     Arena arena;
     const Field logits = field(arena, {n, vocab}, 1), weights = field(arena, {n}), loss = field(arena, {n});
     const Tensor targets = random_ids(arena, n, 1, -1, vocab).reshape({n});
-    test_candidates(host_cross_entropy(), {logits.view, targets, weights.view, loss.view}, {&logits, &loss},
+    test_candidates(host_cross_entropy(), {logits.view, targets, weights.view, loss.view, {}},
+                    {&logits, &loss}, kNumbers, "");
+    test_candidates(host_cross_entropy(), {logits.view, targets, {}, loss.view, {}}, {&logits, &loss},
                     kNumbers, "");
-    test_candidates(host_cross_entropy(), {logits.view, targets, {}, loss.view}, {&logits, &loss}, kNumbers,
-                    "");
+  }
+}
+
+TEST(GradHost, CrossEntropyTellsHits) {
+  HostContext context(2);
+  for (const Candidate<CrossEntropyArgs>& candidate : host_cross_entropy()) {
+    // A hit, a tie, which is one too, a miss, and no target.
+    float logits[] = {1, 3, 2, 2, 2, 1, 0, 5, 4, 9, 8, 7}, loss[4];
+    int32_t targets[] = {1, 0, 2, -1}, hits[] = {7, 7, 7, 7};
+    const CrossEntropyArgs args{f32_tensor(logits, {4, 3}),
+                                Tensor(targets, DType::kI32, {4}),
+                                {},
+                                f32_tensor(loss, {4}),
+                                Tensor(hits, DType::kI32, {4})};
+    check(args);
+    if (candidate.declines(args, context)) continue;
+    candidate.run(args, context);
+    EXPECT_EQ(std::vector<int32_t>(hits, hits + 4), (std::vector<int32_t>{1, 1, 0, 0})) << candidate.name;
   }
 }
 
@@ -380,7 +398,7 @@ TEST(GradHost, StaysFiniteFarOut) {
       float logits[] = {1e4f, -1e4f, 0, 0, 30, 0, 1e4f, -1e4f, 0}, loss[3];
       int32_t targets[] = {1, 1, 0};
       const CrossEntropyArgs args{
-          f32_tensor(logits, {3, 3}), Tensor(targets, DType::kI32, {3}), {}, f32_tensor(loss, {3})};
+          f32_tensor(logits, {3, 3}), Tensor(targets, DType::kI32, {3}), {}, f32_tensor(loss, {3}), {}};
       if (candidate.declines(args, context)) continue;
       candidate.run(args, context);
       EXPECT_EQ(loss[0], 2e4f) << candidate.name;

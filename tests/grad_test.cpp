@@ -473,6 +473,7 @@ struct ExpertProblem {
         y(field(arena, {n, hidden})),
         dy(field(arena, {n, hidden}, 2)),
         dx(field(arena, {n, hidden}, 2)),
+        dslots(field(arena, {n, k, hidden}, 1)),
         dweights(field(arena, {n, k}, 1)),
         ids(ids_tensor(arena, chosen, {n, k})) {
     for (const int64_t width : widths) {
@@ -492,7 +493,12 @@ struct ExpertProblem {
     }
     args.x = x.view, args.experts = experts.data(), args.n_experts = static_cast<int64_t>(experts.size());
     args.ids = ids, args.weights = weights.view, args.dy = dy.view;
-    args.dx = dx.view, args.dweights = dweights.view, args.gradients = gradients.data();
+    args.dslots = dslots.view, args.dweights = dweights.view, args.gradients = gradients.data();
+  }
+  // The operation, and the sum of its slots.
+  void run() {
+    checked(ref::expert_ffn_backward, args);
+    if (!args.dslots.empty()) ref::combine({dslots.view, ids, Tensor(), dx.view}, true);
   }
   double value() {
     ref::expert_ffn({x.view, experts.data(), args.n_experts, ids, slots.view}, true);
@@ -514,7 +520,7 @@ struct ExpertProblem {
     expect_gradient(weights.view, dweights, loss, name + " weights");
   }
 
-  Field x, weights, slots, y, dy, dx, dweights;
+  Field x, weights, slots, y, dy, dx, dslots, dweights;
   Tensor ids;
   std::vector<std::array<Field, 3>> matrices, sums;
   std::vector<ExpertWeights> experts;
@@ -533,7 +539,7 @@ TEST(ExpertFfnBackward, IsTheDerivative) {
         Shape{3, 2, 6, {4, 0, 2, 3}, {0, -1, 1, 2, 2, 0}}, Shape{2, 3, 4, {2, 5}, {-1, -1, -1, 1, 0, -1}}}) {
     Arena arena;
     ExpertProblem p(arena, s.n, s.k, s.hidden, s.widths, s.ids);
-    checked(ref::expert_ffn_backward, p.args);
+    p.run();
     const Loss loss{[&] { return p.value(); }, p.error(), 0x1p-3};
     const std::string name = fmt::format("n={} k={} hidden={}", s.n, s.k, s.hidden);
     expect_gradient(p.x.view, p.dx, loss, name + " x");
@@ -550,25 +556,25 @@ TEST(ExpertFfnBackward, IsTheDerivative) {
 TEST(ExpertFfnBackward, LeavesFrozenMatricesOut) {
   Arena arena;
   ExpertProblem p(arena, 3, 2, 6, {4, 3}, {0, 1, 1, -1, 0, 0});
-  checked(ref::expert_ffn_backward, p.args);
+  p.run();
   const std::vector<float> dx = p.dx.now(), down = p.sums[1][2].now(), dweights = p.dweights.now();
   for (auto& expert : p.sums)
     for (const Field& sum : expert) sum.restore();
   p.dx.restore();
   p.gradients[0] = {}, p.gradients[1].gate = p.gradients[1].up = Tensor();
-  checked(ref::expert_ffn_backward, p.args);
+  p.run();
   EXPECT_EQ(p.dx.now(), dx);
   EXPECT_EQ(p.sums[1][2].now(), down);
   EXPECT_EQ(p.sums[0][0].now(), p.sums[0][0].before);
   EXPECT_EQ(p.sums[1][1].now(), p.sums[1][1].before);
   p.dx.restore(), p.dweights.restore();
   p.args.gradients = nullptr, p.args.dweights = Tensor();
-  checked(ref::expert_ffn_backward, p.args);
+  p.run();
   EXPECT_EQ(p.dx.now(), dx);
   EXPECT_EQ(p.dweights.now(), p.dweights.before);
   p.dx.restore();
-  p.args.dweights = p.dweights.view, p.args.dx = Tensor();
-  checked(ref::expert_ffn_backward, p.args);
+  p.args.dweights = p.dweights.view, p.args.dslots = Tensor();
+  p.run();
   EXPECT_EQ(p.dx.now(), p.dx.before);
   EXPECT_EQ(p.dweights.now(), dweights);
 }
@@ -593,7 +599,7 @@ TEST(ExpertFfnBackward, PassesThroughAdapters) {
     w->lora = &part->lora;
     adapters.push_back(std::move(part));
   }
-  checked(ref::expert_ffn_backward, p.args);
+  p.run();
   const Loss loss{[&] { return p.value(); }, 2 * p.error(), 0x1p-3};
   expect_gradient(p.x.view, p.dx, loss, "x");
   p.expect_dweights(loss, "");
@@ -607,7 +613,7 @@ TEST(ExpertFfnBackward, ReadsWeightsOfEveryFormat) {
   for (const Format format : kFormats6) {
     Arena arena;
     ExpertProblem p(arena, 2, 2, 6, {24, 30}, {1, 0, -1, 1}, format);
-    checked(ref::expert_ffn_backward, p.args);
+    p.run();
     expect_gradient(p.x.view, p.dx, {[&] { return p.value(); }, 2 * p.error(), 0x1p-3}, format_name(format));
   }
 }
@@ -630,7 +636,7 @@ TEST(CrossEntropy, IsTheLossAndItsDerivative) {
       targets.push_back(s.n > 1 && i == 2 ? -1 : static_cast<int32_t>(arena.below(s.vocab)));
     const Tensor ids = ids_tensor(arena, targets, {s.n});
     Field work = field(arena, {s.n, s.vocab}, s.gap);
-    const CrossEntropyArgs args{work.view, ids, s.weighted ? weights.view : Tensor(), loss.view};
+    const CrossEntropyArgs args{work.view, ids, s.weighted ? weights.view : Tensor(), loss.view, {}};
     double magnitude = 0;
     const auto sum = [&] {  // the loss that the operation itself states
       std::copy(logits.data, logits.data + logits.before.size(), work.data);
@@ -666,7 +672,7 @@ TEST(CrossEntropy, StaysFiniteFarOut) {
   Arena arena;
   float logits[] = {1e4f, -1e4f, 0, 0, 0, 0}, loss[2];
   checked(ref::cross_entropy,
-          {f32_tensor(logits, {2, 3}), ids_tensor(arena, {1, -1}, {2}), {}, f32_tensor(loss, {2})});
+          {f32_tensor(logits, {2, 3}), ids_tensor(arena, {1, -1}, {2}), {}, f32_tensor(loss, {2}), {}});
   EXPECT_EQ(loss[0], 2e4f);
   EXPECT_EQ(loss[1], 0);
   EXPECT_EQ(std::vector<float>(logits, logits + 6), (std::vector<float>{1, -1, 0, 0, 0, 0}));
@@ -723,7 +729,7 @@ TEST(GradOpsDeathTest, RefuseShapesThatDoNotFit) {
   EXPECT_DEATH(check(attention), "attention_backward");
   RouterBackwardArgs router{f({1, 5}), ids, f({1, 2}), Scoring::kSoftmax, 5, false, 1, f({1, 5})};
   EXPECT_DEATH(check(router), "router_backward");
-  EXPECT_DEATH(check(CrossEntropyArgs{f({1, 5}), ids.slice(1, 1, 1).reshape({1}), {}, f({1})}),
+  EXPECT_DEATH(check(CrossEntropyArgs{f({1, 5}), ids.slice(1, 1, 1).reshape({1}), {}, f({1}), {}}),
                "cross_entropy");
   EXPECT_DEATH(check(EmbedBackwardArgs{Tensor(id, DType::kI32, {2}), f({2, 3}), f({5, 3})}),
                "embed_backward");

@@ -165,14 +165,14 @@ class Trainee {
   const ModelConfig& config() const { return files_->config(); }
   Model model(Backend& backend) const { return {config(), weights, rotary_, backend}; }
   std::unique_ptr<TrainingPass> pass(Backend& backend, int64_t max_tokens,
-                                     int64_t kept_bytes = TrainingPass::kKeptBytes) const {
-    auto pass = TrainingPass::create(model(backend), max_tokens, kept_bytes);
+                                     int64_t kept_bytes = PassOptions().kept_bytes) const {
+    auto pass = TrainingPass::create(model(backend), {max_tokens, kept_bytes});
     MOEBIUS_CHECK(pass.ok(), pass.status().message());
     return std::move(*pass);
   }
   // Adds scale times the batch's gradients; returns the loss.
   double train(Backend& backend, const TrainBatch& batch, float scale = 1,
-               int64_t kept_bytes = TrainingPass::kKeptBytes) const {
+               int64_t kept_bytes = PassOptions().kept_bytes) const {
     const auto loss = pass(backend, static_cast<int64_t>(batch.ids.size()), kept_bytes)
                           ->accumulate(batch, scale, gradients);
     MOEBIUS_CHECK(loss.ok(), loss.status().message());

@@ -265,7 +265,8 @@ inline void router_cases(Mode mode, const Add<RouterArgs>& add) {
 
 // ---- combine ----
 
-inline Case<CombineArgs> combine_case(int64_t n, int64_t k, int64_t hidden, bool aligned) {
+inline Case<CombineArgs> combine_case(int64_t n, int64_t k, int64_t hidden, bool aligned,
+                                      bool weighted = true) {
   Case<CombineArgs> c;
   const int64_t slot = hidden + (aligned ? 4 : 1);
   const Tensor slots = c.arena.matrix(n, k * slot, aligned ? 8 : 2);
@@ -278,7 +279,7 @@ inline Case<CombineArgs> combine_case(int64_t n, int64_t k, int64_t hidden, bool
     for (int64_t s = 0; s < k; ++s)
       if (ids[t * k + s] < 0) std::fill_n(slots.f32() + t * slots.stride[0] + s * slot, hidden, NAN);
   c.args.ids = Tensor(ids, DType::kI32, {n, k});
-  c.args.weights = c.arena.matrix(n, k, 1);
+  if (weighted) c.args.weights = c.arena.matrix(n, k, 1);
   c.args.y = c.arena.matrix(n, hidden, aligned ? 4 : 3);
   c.outputs = {output_of("y", c.args.y)};
   c.part =
@@ -295,6 +296,9 @@ inline void combine_cases(Mode mode, const Add<CombineArgs>& add) {
   };
   if (mode == Mode::kPerf) return at(1, 8, 7168, true), at(256, 8, 7168, true);
   for (const int64_t hidden : {4, 64, 2052}) at(5, 6, hidden, true);
+  for (const int64_t hidden : {9, 64})
+    add(fmt::format("n=5 k=6 hidden={} unweighted", hidden),
+        [=] { return combine_case(5, 6, hidden, hidden == 64, false); });
   for (const int64_t n : kTokenCounts)
     for (const int64_t k : {1, 6, 20})
       for (const int64_t hidden : {1, 9, 64, 2051}) at(n, k, hidden);

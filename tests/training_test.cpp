@@ -676,7 +676,7 @@ TEST(Step, QkClipSaysWhereItDoesNotApply) {
 TEST(Pass, WeighsTheLossOfEveryRow) {
   const auto run = full_run(kDeepseek, {}, cycles(4, 9, 64), steps_of(1, 0.02));
   const Model model{run->config, run->full->weights(), run->rotary, *run->backend};
-  auto pass = TrainingPass::create(model, 32);
+  auto pass = TrainingPass::create(model, {32});
   ASSERT_TRUE(pass.ok());
   std::vector<int32_t> ids, targets;
   std::vector<int64_t> starts{0};

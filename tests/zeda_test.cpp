@@ -222,7 +222,7 @@ TEST_F(OnPebble, TokensWeighWhatTheTeacherThinksMoreOfThem) {
   ASSERT_TRUE(teacher.ok() && student.ok());
   const auto backend = make_host_backend({2});
   const RotaryTable rotary = rotary_table(config_.rotary);
-  auto pass = TrainingPass::create({config_, weights_, rotary, *backend}, 256, 0);
+  auto pass = TrainingPass::create({config_, weights_, rotary, *backend}, {256, 0});
   ASSERT_TRUE(pass.ok());
   const std::vector<std::vector<int32_t>> prompts{{1, 40, 300}, {1, 77, 500, 9, 13}, {1, 260}};
   OnPolicySteps steps(prompts, **student, **pass, {2, 2, 24, 256, 1, 5});

@@ -21,25 +21,6 @@ int finetune(Options options) {
   return run_training("finetune", options.loop, open);
 }
 
-void add_lora_options(CLI::App& command, LoraOptions& lora) {
-  command
-      .add_option(
-          "--targets", lora.targets,
-          "matrices to adapt: q, kv, o, experts, shared, dense, router, or the last part of a module's "
-          "name (default: all but the router)")
-      ->delimiter(',')
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-  command.add_option("-r,--rank", lora.rank, "of each adapter (default 16)")->check(CLI::Range(1, 65536));
-  command.add_option("--alpha", lora.alpha, "the adapter counts alpha / rank times (default 32)");
-  add_choice<LoraOptimizer>(
-      command, "--optimizer", lora.optimizer,
-      {{"muon", LoraOptimizer::kMuon},
-       {"lora-muon", LoraOptimizer::kLoraMuon},
-       {"adamw", LoraOptimizer::kAdamW}},
-      "muon: on each factor (default); lora-muon: the spectral rule on the product; adamw");
-  command.add_option("--weight-decay", lora.decay, "decoupled (default 0)")->check(CLI::NonNegativeNumber);
-}
-
 }  // namespace
 
 void add_finetune(CLI::App& app, Run& run) {
@@ -78,6 +59,7 @@ void add_finetune(CLI::App& app, Run& run) {
                     "int4 and int8 weights on unrounded activations");
   command->add_option("-t,--threads", o.threads, "CPU threads (default: one per physical core)")
       ->check(CLI::Range(0, 4096));
+  add_device_options(*command, o.device);
   add_training_loop_options(*command, options->loop);
   command->footer(
       "\nExample:\n  moebius finetune --data new-task.jsonl -o adapter && moebius chat --adapter adapter");

@@ -9,10 +9,11 @@
 #include "models/json_fields.h"
 #include "models/peft.h"
 #include "tools/command.h"
-#include "tools/plan_text.h"
+#include "tools/plan_finetune.h"
 #include "tools/size_text.h"
 #include "tools/synth.h"
 #include "tools/text_io.h"
+#include "tools/training_loop.h"
 
 namespace moebius {
 namespace {
@@ -29,6 +30,8 @@ struct Options {
   CacheType cache = CacheType::kAuto;
   SpeedOptions speeds;
   bool json = false;
+  bool finetune = false;
+  TrainingShape training;
 };
 
 // What the linear weights are, by the quantization_config of a config.json alone.
@@ -113,8 +116,32 @@ Result<PlanReport> make_report(const Options& options) {
                     r.config.context, b.context));
   }
   MOEBIUS_ASSIGN(r.speeds, find_speeds(options.speeds, r.bytes.format));
-  r.plan = plan_model(r.bytes, machine_speeds(r.speeds), b);
+  if (!options.finetune) r.plan = plan_model(r.bytes, machine_speeds(r.speeds), b);
   return r;
+}
+
+Result<std::string> text_of(const Options& options) {
+  TrainingReport training;
+  MOEBIUS_ASSIGN(training.model, make_report(options));
+  if (!options.finetune)
+    return options.json ? to_text(plan_json(training.model), 2) + "\n" : plan_table(training.model);
+  training.shape = options.training;
+  MOEBIUS_TRY(plan_finetune(training));
+  return options.json ? to_text(training_json(training), 2) + "\n" : training_table(training);
+}
+
+void add_finetune_options(CLI::App& command, Options& o) {
+  command.add_flag("--finetune", o.finetune, "plan a fine-tuning (`moebius finetune`) in place of answering");
+  CLI::App& group = *command.add_option_group("Of a fine-tuning");
+  group
+      .add_option("--micro-tokens", o.training.micro_tokens,
+                  "rows that pass the model together (default 4096)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+  group.add_option("--accumulation", o.training.accumulation, "micro-batches in a step (default 1)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+  group.add_option("--sequence", o.training.sequence, "tokens of an example (default 512)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+  add_lora_options(group, o.training.lora);
 }
 
 void add_model_options(CLI::App& command, Options& o) {
@@ -178,11 +205,11 @@ void add_plan(CLI::App& app, Run& run) {
   add_cache_type(*command, options->cache);
   command->add_option("--adapter", options->adapter, "folder of a PEFT LoRA adapter to make room for");
   command->add_flag("--json", options->json, "print JSON");
+  add_finetune_options(*command, *options);
   command->callback([options, &run] {
     run = [options] {
-      const Result<PlanReport> report = make_report(*options);
-      if (!report.ok()) return fail(report.status());
-      return print_output(options->json ? to_text(plan_json(*report), 2) + "\n" : plan_table(*report));
+      const Result<std::string> text = text_of(*options);
+      return text.ok() ? print_output(*text) : fail(text.status());
     };
   });
 }

@@ -64,45 +64,70 @@ ordered_json residents_by_layer(const ModelPlan& plan) {
   return out;
 }
 
-std::string ms(double seconds) {
-  const double value = seconds * 1e3;
-  return value < 10 ? fmt::format("{:.2f}", value) : fmt::format("{:.{}f}", value, value < 100 ? 1 : 0);
-}
+}  // namespace
 
-std::string rows_text(const PlanReport& r) {
-  const bool large = r.bytes.total().bytes >= int64_t{1} << 30;
+std::string rows_text(const std::vector<PlaceRow>& rows, int64_t device_bytes, int64_t ram_bytes) {
+  int64_t disk = 0, device = 0, ram = 0;
+  for (const PlaceRow& row : rows) device += row.device, ram += row.ram, disk += row.disk;
+  const bool large = std::max(device, ram) >= int64_t{1} << 30;
   const auto size = [&](int64_t bytes) {
     return bytes == 0 ? "" : fmt::format("{:.2f}", static_cast<double>(bytes) / (large ? 1 << 30 : 1 << 20));
   };
   std::string text = "\n";
-  const auto line = [&](const std::string& name, const std::string& device, const std::string& ram,
-                        const std::string& disk) {
-    std::string row = fmt::format("{:<18}{:>10}{:>10}{:>10}", name, device, ram, disk);
+  const auto line = [&](const std::string& name, const std::string& on_device, const std::string& in_ram,
+                        const std::string& on_disk) {
+    std::string row = fmt::format("{:<24}{:>10}{:>10}{:>10}", name, on_device, in_ram, on_disk);
     row.erase(row.find_last_not_of(' ') + 1);
     text += row + "\n";
   };
   line(large ? "GiB" : "MiB", "device", "RAM", "disk");
-  int64_t disk = 0;
-  for (const PlaceRow& row : r.plan.rows) {
-    disk += row.disk;
-    line(row.name, size(row.device), size(row.ram), size(row.disk));
-  }
-  line("sum", size(r.plan.device_used), size(r.plan.ram_used), size(disk));
-  line("given", r.budgets.device_bytes > 0 ? size(r.budgets.device_bytes) : "none", size(r.budgets.ram_bytes),
-       "");
+  for (const PlaceRow& row : rows) line(row.name, size(row.device), size(row.ram), size(row.disk));
+  line("sum", size(device), size(ram), size(disk));
+  line("given", device_bytes > 0 ? size(device_bytes) : "none", size(ram_bytes), "");
   return text;
 }
+
+std::string speeds_text(const Speeds& speeds) {
+  std::string text = "\n";
+  for (const Speed& s : speeds) text += fmt::format("{:<24}{:>10.4g}  {}\n", s.what, s.value, s.source);
+  return text;
+}
+
+std::string ms_text(double seconds) {
+  const double value = seconds * 1e3;
+  return value < 10 ? fmt::format("{:.2f}", value) : fmt::format("{:.{}f}", value, value < 100 ? 1 : 0);
+}
+
+nlohmann::ordered_json rows_json(const std::vector<PlaceRow>& rows) {
+  ordered_json out = ordered_json::array();
+  for (const PlaceRow& row : rows) {
+    out.push_back({{"class", row.name},
+                   {"device_bytes", row.device},
+                   {"ram_bytes", row.ram},
+                   {"disk_bytes", row.disk}});
+  }
+  return out;
+}
+
+nlohmann::ordered_json speeds_json(const Speeds& speeds) {
+  ordered_json out = ordered_json::object();
+  for (const Speed& s : speeds) out[s.name] = {{"value", s.value}, {"source", s.source}};
+  return out;
+}
+
+namespace {
 
 std::string decode_text(const PlanReport& r) {
   const DecodePrediction &d = r.plan.decode, &all = r.plan.decode_together;
   const bool hybrid = r.plan.shape != PlanShape::kHost;
-  std::string text = fmt::format("decode  {:>9.2f} tok/s  {} ms a token after {}: attention {}, ",
-                                 d.tokens_per_s, ms(d.seconds), r.budgets.prompt, ms(d.attention_s));
-  text += hybrid ? fmt::format("experts {} (device {}; CPU {}", ms(d.experts_s), ms(d.device_s),
-                               ms(d.handoff_s + d.cold_s))
-                 : fmt::format("experts {} (CPU {}", ms(d.experts_s), ms(d.cold_s));
-  if (d.disk_s > 0) text += fmt::format(" + disk {}", ms(d.disk_s));
-  text += fmt::format("), head {}\n", ms(d.head_s));
+  std::string text =
+      fmt::format("decode  {:>9.2f} tok/s  {} ms a token after {}: attention {}, ", d.tokens_per_s,
+                  ms_text(d.seconds), r.budgets.prompt, ms_text(d.attention_s));
+  text += hybrid ? fmt::format("experts {} (device {}; CPU {}", ms_text(d.experts_s), ms_text(d.device_s),
+                               ms_text(d.handoff_s + d.cold_s))
+                 : fmt::format("experts {} (CPU {}", ms_text(d.experts_s), ms_text(d.cold_s));
+  if (d.disk_s > 0) text += fmt::format(" + disk {}", ms_text(d.disk_s));
+  text += fmt::format("), head {}\n", ms_text(d.head_s));
   if (all.tokens > 1)
     text += fmt::format("        {:>9.2f} tok/s  of {} sequences together{}\n", all.tokens_per_s, all.tokens,
                         all.groups == 2 ? ", in two groups: CPU and device at once" : "");
@@ -113,32 +138,18 @@ std::string prefill_text(const PlanReport& r) {
   const PrefillPrediction& p = r.plan.prefill;
   std::string text =
       fmt::format("prefill {:>9.1f} tok/s  {:.3g} s for {} tokens; a pass of {}: attention {} ms, ",
-                  p.tokens_per_s, p.seconds, p.prompt, p.pass, ms(p.before_s));
+                  p.tokens_per_s, p.seconds, p.prompt, p.pass, ms_text(p.before_s));
   if (r.plan.shape != PlanShape::kHost)
-    text += fmt::format("link {}, device {}, ", ms(p.layers.link_s), ms(p.layers.device_s));
-  text += fmt::format("CPU {}", ms(p.layers.cpu_s));
-  if (p.layers.disk_s > 0) text += fmt::format(", disk {}", ms(p.layers.disk_s));
+    text += fmt::format("link {}, device {}, ", ms_text(p.layers.link_s), ms_text(p.layers.device_s));
+  text += fmt::format("CPU {}", ms_text(p.layers.cpu_s));
+  if (p.layers.disk_s > 0) text += fmt::format(", disk {}", ms_text(p.layers.disk_s));
   return text + "\n";
-}
-
-std::string speeds_text(const PlanReport& r) {
-  std::string text = "\n";
-  for (const Speed& s : r.speeds) text += fmt::format("{:<18}{:>10.4g}  {}\n", s.what, s.value, s.source);
-  return text;
 }
 
 }  // namespace
 
 ordered_json plan_json(const PlanReport& r) {
   const ModelPlan& p = r.plan;
-  ordered_json rows = ordered_json::array(), speeds = ordered_json::object();
-  for (const PlaceRow& row : p.rows) {
-    rows.push_back({{"class", row.name},
-                    {"device_bytes", row.device},
-                    {"ram_bytes", row.ram},
-                    {"disk_bytes", row.disk}});
-  }
-  for (const Speed& s : r.speeds) speeds[s.name] = {{"value", s.value}, {"source", s.source}};
   const ClassSize total = r.bytes.total(), active = r.bytes.per_token();
   return {{"model", r.model},
           {"model_type", r.config.model_type},
@@ -155,9 +166,9 @@ ordered_json plan_json(const PlanReport& r) {
             {"context", r.budgets.context},
             {"parallel", r.budgets.sequences},
             {"adapter_bytes", r.budgets.adapter_bytes}}},
-          {"speeds", speeds},
+          {"speeds", speeds_json(r.speeds)},
           {"shape", shape_name(p.shape)},
-          {"classes", rows},
+          {"classes", rows_json(p.rows)},
           {"device_bytes", p.device_used},
           {"ram_bytes", p.ram_used},
           {"ram_missing_bytes", p.ram_missing},
@@ -190,10 +201,11 @@ std::string plan_table(const PlanReport& r) {
   text += fmt::format("{:.2f} G weights, {}; a token reads {:.2f} G, {}; {} x {} tokens of context\n",
                       billions(total.weights), gib_text(total.bytes), billions(active.weights),
                       gib_text(active.bytes), r.budgets.sequences, r.budgets.context);
-  text += rows_text(r) + "\n" + decode_text(r) + prefill_text(r) + "\n";
+  text += rows_text(r.plan.rows, r.budgets.device_bytes, r.budgets.ram_bytes) + "\n" + decode_text(r) +
+          prefill_text(r) + "\n";
   for (const std::string& reason : r.plan.reasons) text += fmt::format("- {}\n", reason);
   for (const std::string& note : r.notes) text += fmt::format("- {}\n", note);
-  return text + speeds_text(r);
+  return text + speeds_text(r.speeds);
 }
 
 }  // namespace moebius

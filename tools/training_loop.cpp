@@ -207,6 +207,25 @@ class Loop {
 
 }  // namespace
 
+void add_lora_options(CLI::App& command, LoraOptions& lora) {
+  command
+      .add_option(
+          "--targets", lora.targets,
+          "matrices to adapt: q, kv, o, experts, shared, dense, router, or the last part of a module's "
+          "name (default: all but the router)")
+      ->delimiter(',')
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  command.add_option("-r,--rank", lora.rank, "of each adapter (default 16)")->check(CLI::Range(1, 65536));
+  command.add_option("--alpha", lora.alpha, "the adapter counts alpha / rank times (default 32)");
+  add_choice<LoraOptimizer>(
+      command, "--optimizer", lora.optimizer,
+      {{"muon", LoraOptimizer::kMuon},
+       {"lora-muon", LoraOptimizer::kLoraMuon},
+       {"adamw", LoraOptimizer::kAdamW}},
+      "muon: on each factor (default); lora-muon: the spectral rule on the product; adamw");
+  command.add_option("--weight-decay", lora.decay, "decoupled (default 0)")->check(CLI::NonNegativeNumber);
+}
+
 void add_trainer_options(CLI::App& app, TrainerOptions& t) {
   app.add_option("--steps", t.steps,
                  fmt::format("of the optimizer{}", t.steps > 0 ? fmt::format(" (default {})", t.steps) : ""))

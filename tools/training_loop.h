@@ -6,6 +6,7 @@
 #include <string>
 
 #include "engine/train/job.h"
+#include "engine/train/lora.h"
 #include "tools/command.h"
 
 namespace moebius {
@@ -21,6 +22,7 @@ struct TrainingLoopOptions {
   bool json = false;
 };
 
+void add_lora_options(CLI::App& app, LoraOptions& options);
 void add_trainer_options(CLI::App& app, TrainerOptions& options);
 void add_training_loop_options(CLI::App& app, TrainingLoopOptions& options);
 

@@ -113,7 +113,7 @@ Result<RunState> load_checkpoint(const std::string& path, const std::string& set
     if (counter < 0) return refuse("its counters are damaged");
   for (const optim::StateEntry& e : entries)
     std::memcpy(e.data, found[e.name]->data, static_cast<size_t>(e.bytes));
-  trained.refresh();
+  MOEBIUS_TRY(trained.refresh());
   return RunState{tensors.counters[0], tensors.counters[1], tensors.counters[2], tensors.losses[0],
                   tensors.losses[1]};
 }

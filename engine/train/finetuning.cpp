@@ -7,7 +7,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "engine/options.h"
+#include "engine/device_choice.h"
+#include "engine/measure_speeds.h"
+#include "engine/train/device_training.h"
 #include "models/file_io.h"
 
 namespace moebius {
@@ -26,10 +28,14 @@ class Finetuning final : public TrainingJob {
     options_.lora.seed = options_.trainer.seed;
     MOEBIUS_ASSIGN(lora_, LoraModel::create(files_->config(), files_->weights(), options_.lora));
     MOEBIUS_TRY(check_layout());
-    const Model model{files_->config(), lora_->weights(), rotary_, *backend_};
     MOEBIUS_TRY(count_steps());
+    options_.trainer.memory.shortest = shortest();
+    MOEBIUS_TRY(open_device(threads));
+    const Model model = on_device_ ? on_device_->model(rotary_)
+                                   : Model{files_->config(), lora_->weights(), rotary_, *backend_};
+    Trained& trained = on_device_ ? static_cast<Trained&>(*on_device_) : *lora_;
     MOEBIUS_ASSIGN(trainer_,
-                   Trainer::create(model, *lora_, training_, options_.trainer, threads, settings()));
+                   Trainer::create(model, trained, training_, options_.trainer, threads, settings()));
     return Status();
   }
 
@@ -46,7 +52,8 @@ class Finetuning final : public TrainingJob {
     return fmt::format(
         "{}: {:.2f} M trained numbers on {} matrices ({}), {} examples of {:.1f} k tokens, on {}",
         options_.model, static_cast<double>(lora_->parameters()) / 1e6, lora_->named_gradients().size() / 2,
-        targets(), training_.examples.size(), static_cast<double>(data_.tokens()) / 1e3, backend_->name());
+        targets(), training_.examples.size(), static_cast<double>(data_.tokens()) / 1e3,
+        on_device_ ? fmt::format("{}: {}", device_->name(), on_device_->describe()) : backend_->name());
   }
   Status write_result(const std::string& folder) override {
     const char* const names[] = {"Muon", "LoRA-Muon", "AdamW"};
@@ -64,6 +71,58 @@ class Finetuning final : public TrainingJob {
   std::string targets() const {
     return options_.lora.targets.empty() ? "all but the router"
                                          : fmt::format("{}", fmt::join(options_.lora.targets, ", "));
+  }
+
+  // Rows of the shortest example that any pass sees.
+  int64_t shortest() const {
+    int64_t rows = max_tokens();
+    for (const TrainingSet* set : {&training_, &evaluation_})
+      for (const int64_t i : set->examples)
+        if (const int64_t n = set->dataset->tokens_of(i) - 1; n > 0) rows = std::min(rows, n);
+    return rows;
+  }
+
+  Status open_device(int threads) {
+    DeviceOptions& o = options_.device;
+    MOEBIUS_ASSIGN(const MakeDevice make_device, device_maker(o, {threads, options_.exact_activations}));
+    if (!make_device) return Status();
+    const ModelConfig& config = files_->config();
+    TrainingShape shape;
+    shape.micro_tokens = options_.trainer.micro_tokens, shape.accumulation = options_.trainer.accumulation;
+    shape.shortest = options_.trainer.memory.shortest, shape.lora = options_.lora;
+    shape.sequence = data_.tokens() / std::max<int64_t>(1, data_.size());
+    MOEBIUS_ASSIGN(const ModelBytes model, model_bytes(config, files_->weights(), DType::kF32));
+    MOEBIUS_ASSIGN(const TrainingBytes bytes, training_bytes(config, model, shape));
+    DeviceTraining::Options how;
+    how.pass = options_.trainer.memory;
+    how.pass.max_tokens = options_.trainer.micro_tokens;
+    how.overlap = o.overlap, how.speeds = o.speeds;
+    const int64_t least = DeviceTraining::least_bytes(config, lora_->weights(), how.pass);
+    TrainingBudgets budgets{o.device_memory, o.ram > 0 ? o.ram : machine_memory()};
+    if (budgets.device_bytes == 0) budgets.device_bytes = bytes_for_all(bytes, shape, budgets);
+    if (budgets.device_bytes < least) {
+      return no_memory(fmt::format(
+          "--gpu-memory: attention and shared weights, their adapters and a micro-batch of {} tokens take {} "
+          "bytes ({}), {} are given; give at least as much, or lower --micro-tokens or --rank",
+          how.pass.max_tokens, least, gib_text(least), gib_text(budgets.device_bytes)));
+    }
+    how.memory = budgets.device_bytes;
+    MOEBIUS_ASSIGN(device_, make_device(how.memory));
+    if (how.speeds.link_GBs == 0 && config.moe.n_experts > 0) {
+      MOEBIUS_ASSIGN(how.speeds, measure_speeds(config, files_->weights(), *backend_, *device_));
+    }
+    const TrainingPlan plan = plan_training(bytes, shape, how.speeds, budgets);
+    MOEBIUS_ASSIGN(on_device_, DeviceTraining::create(config, *lora_, plan, how, *backend_, *device_));
+    options_.trainer.memory = on_device_->pass_options();
+    return Status();
+  }
+
+  // With which everything is on the device.
+  static int64_t bytes_for_all(const TrainingBytes& bytes, const TrainingShape& shape,
+                               const TrainingBudgets& budgets) {
+    static constexpr MachineSpeeds kAny{1, 1, 1, 1, 1, 1, 0, 0};
+    const TrainingPlan plan = plan_training(bytes, shape, kAny, budgets);
+    return plan.device_for_all + plan.device_for_all / 32;
   }
 
   int64_t max_tokens() const {
@@ -180,6 +239,8 @@ class Finetuning final : public TrainingJob {
   std::unique_ptr<Backend> backend_;
   RotaryTable rotary_;
   std::unique_ptr<LoraModel> lora_;
+  std::unique_ptr<Backend> device_;            // null: the host
+  std::unique_ptr<DeviceTraining> on_device_;  // null on the host
   std::unique_ptr<Trainer> trainer_;
 };
 

@@ -1,6 +1,7 @@
 // open_finetuning: an adapter on the frozen weights of a checkpoint, in whatever format they are.
 #pragma once
 
+#include "engine/options.h"
 #include "engine/train/job.h"
 #include "engine/train/lora.h"
 #include "models/peft.h"
@@ -20,6 +21,7 @@ struct FinetuningOptions {
   AdapterLayout layout = AdapterLayout::kFused;
   bool exact_activations = false;  // integer formats on unrounded activations
   int threads = 0;
+  DeviceOptions device;  // changes no result of integer formats, nor what a checkpoint holds
 };
 Result<std::unique_ptr<TrainingJob>> open_finetuning(const FinetuningOptions& options,
                                                      const JobProgress& progress);

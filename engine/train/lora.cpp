@@ -56,17 +56,7 @@ Status check_options(const LoraOptions& o) {
 // Fresh factors for every matrix that a target names.
 Result<std::vector<AdapterFactors>> choose(const ModelConfig& config, const LoraOptions& o) {
   std::vector<AdapterFactors> chosen;
-  std::map<std::string, int64_t> matched;
-  for (const std::string& target : o.targets) matched[target] = 0;
-  const auto matrix = [&](const std::string& name, Role role, int64_t rows, int64_t cols, Matrix&) -> Status {
-    bool any = o.targets.empty() && role != Role::kEmbed && role != Role::kHead && role != Role::kRouter;
-    for (const std::string& target : o.targets)
-      if (names(target, name, role)) any = true, ++matched[target];
-    if (!any) return Status();
-    if (o.rank > std::min(rows, cols)) {
-      return invalid(fmt::format("--rank {} is more than {} [{}, {}] has; lower it, or leave that target out",
-                                 o.rank, name, rows, cols));
-    }
+  MOEBIUS_TRY(visit_targets(config, o, [&](const std::string& name, Role, int64_t rows, int64_t cols) {
     AdapterFactors f{
         name, o.rank, cols, rows, {}, {}, static_cast<float>(o.alpha / static_cast<double>(o.rank))};
     f.a.resize(static_cast<size_t>(o.rank * cols)), f.b.assign(static_cast<size_t>(rows * o.rank), 0.0f);
@@ -74,18 +64,7 @@ Result<std::vector<AdapterFactors>> choose(const ModelConfig& config, const Lora
     const float bound = 1 / std::sqrt(static_cast<float>(cols));  // peft's: uniform within 1 / sqrt(in)
     for (float& value : f.a) value = bound * random.uniform();
     chosen.push_back(std::move(f));
-    return Status();
-  };
-  Weights shapes;
-  MOEBIUS_TRY(
-      visit_weights(config, shapes, {matrix, [](const std::string&, int64_t, Tensor&) { return Status(); }}));
-  for (const auto& [target, count] : matched) {
-    if (count == 0)
-      return invalid(
-          fmt::format("--targets: \"{}\" names no matrix of this model; choose from {}, or the last part of "
-                      "a module's name, like gate_proj",
-                      target, fmt::join(lora_target_words(), ", ")));
-  }
+  }));
   return chosen;
 }
 
@@ -97,9 +76,38 @@ std::vector<std::string> lora_target_words() {
   return all;
 }
 
+Status visit_targets(
+    const ModelConfig& config, const LoraOptions& o,
+    const std::function<void(const std::string& name, Role role, int64_t rows, int64_t cols)>& visit) {
+  MOEBIUS_TRY(check_options(o));
+  std::map<std::string, int64_t> matched;
+  for (const std::string& target : o.targets) matched[target] = 0;
+  const auto matrix = [&](const std::string& name, Role role, int64_t rows, int64_t cols, Matrix&) -> Status {
+    bool any = o.targets.empty() && role != Role::kEmbed && role != Role::kHead && role != Role::kRouter;
+    for (const std::string& target : o.targets)
+      if (names(target, name, role)) any = true, ++matched[target];
+    if (!any) return Status();
+    if (o.rank > std::min(rows, cols)) {
+      return invalid(fmt::format("--rank {} is more than {} [{}, {}] has; lower it, or leave that target out",
+                                 o.rank, name, rows, cols));
+    }
+    return visit(name, role, rows, cols), Status();
+  };
+  Weights shapes;
+  MOEBIUS_TRY(
+      visit_weights(config, shapes, {matrix, [](const std::string&, int64_t, Tensor&) { return Status(); }}));
+  for (const auto& [target, count] : matched) {
+    if (count == 0)
+      return invalid(
+          fmt::format("--targets: \"{}\" names no matrix of this model; choose from {}, or the last part of "
+                      "a module's name, like gate_proj",
+                      target, fmt::join(lora_target_words(), ", ")));
+  }
+  return Status();
+}
+
 Result<std::unique_ptr<LoraModel>> LoraModel::create(const ModelConfig& config, const Weights& base,
                                                      const LoraOptions& options) {
-  MOEBIUS_TRY(check_options(options));
   MOEBIUS_ASSIGN(std::vector<AdapterFactors> factors, choose(config, options));
   MOEBIUS_ASSIGN(std::unique_ptr<AdaptedWeights> adapted,
                  AdaptedWeights::create(config, base, std::move(factors), true));

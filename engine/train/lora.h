@@ -1,6 +1,7 @@
 // LoraModel: adapters trained on frozen weights of any format.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -27,6 +28,10 @@ struct LoraOptions {
 // The words that name groups of matrices (q, kv, o, experts, shared, dense, router); any last part of a
 // module's name, such as gate_proj, is a target too.
 std::vector<std::string> lora_target_words();
+// Every matrix that a target names, in the order of visit_weights. kInvalid: as LoraModel::create.
+Status visit_targets(
+    const ModelConfig& config, const LoraOptions& options,
+    const std::function<void(const std::string& name, Role role, int64_t rows, int64_t cols)>& visit);
 
 class LoraModel final : public Trained {
  public:
@@ -41,7 +46,10 @@ class LoraModel final : public Trained {
   void zero_gradients() override;
   Status step(double lr, const TrainingPass& statistics, ThreadPool& pool) override;
   std::vector<optim::StateEntry> entries() override;
-  void refresh() override { adapted_->merge_again(); }
+  Status refresh() override {
+    adapted_->merge_again();
+    return Status();
+  }
 
   // Takes over the factors of another adapter on the same matrices; kInvalid: on others. The optimizer's
   // state stays.

@@ -8,84 +8,34 @@
 namespace moebius {
 namespace {
 
-constexpr int64_t kLogitNumbers = 1 << 22;  // in one piece of the head's work
-constexpr int64_t kMaxHeadRows = 1024;
-
-int64_t head_rows_at_once(const ModelConfig& c, int64_t n) {
-  return std::clamp<int64_t>(kLogitNumbers / c.vocab, std::min<int64_t>(n, 16), std::min(n, kMaxHeadRows));
-}
-
 // [n, d] float32 seen as a table, so that embed gathers its rows.
 Matrix as_matrix(const Tensor& t) {
   Matrix m;
-  m.rows = t.shape[0], m.cols = t.shape[1], m.data = t.data;
+  m.rows = t.shape[0], m.cols = t.shape[1], m.data = t.data, m.space = t.space;
   return m;
 }
 
-// Rows of logits [m, vocab] where nothing exceeds the target's. Without a branch, so that it becomes vectors.
-int64_t count_hits(const Tensor& logits, const Tensor& targets) {
-  const int64_t vocab = logits.shape[1];
-  int64_t hits = 0;
-  for (int64_t i = 0; i < logits.shape[0]; ++i) {
-    const float* row = logits.f32() + i * vocab;
-    const float target = row[targets.i32()[i]];
-    int32_t likelier = 0;
-    for (int64_t j = 0; j < vocab; ++j) likelier |= row[j] > target;
-    hits += likelier == 0;
-  }
-  return hits;
+// Between the sides of what is shared; on the host they are one.
+void cross(Backend& be, const Tensor& from, const Tensor& to) {
+  if (from.data != to.data) be.copy(from, to);
+}
+
+Tensor on_host(Tensor pinned) {
+  pinned.space = Space::kHost;
+  return pinned;
 }
 
 }  // namespace
 
-int64_t TrainingPass::layers_kept(const ModelConfig& c, int64_t max_tokens, int64_t kept_bytes) {
-  Arena layer(nullptr);
-  layer.take(DType::kF32, {max_tokens, c.hidden});
-  lay_out_attention(c, max_tokens, layer);
-  return std::min(c.layers, kept_bytes / layer.used());
-}
-
-TrainingPass::TrainingPass(const Model& model, int64_t max_tokens, int64_t kept_bytes,
-                           WorkspaceMemory workspace)
-    : model_(model),
-      max_tokens_(max_tokens),
-      first_kept_(model.config.layers - layers_kept(model.config, max_tokens, kept_bytes)),
-      workspace_(std::move(workspace)) {}
-
-Result<std::unique_ptr<TrainingPass>> TrainingPass::create(const Model& model, int64_t max_tokens,
-                                                           int64_t kept_bytes) {
-  MOEBIUS_ASSIGN(WorkspaceMemory workspace, WorkspaceMemory::create(model.config, max_tokens, model.backend));
-  std::unique_ptr<TrainingPass> pass(new TrainingPass(model, max_tokens, kept_bytes, std::move(workspace)));
-  Arena measured(nullptr);
-  pass->lay_out(max_tokens, measured);
-  MOEBIUS_ASSIGN(pass->memory_, model.backend.alloc(static_cast<size_t>(measured.used())));
+Result<std::unique_ptr<TrainingPass>> TrainingPass::create(const Model& model, const PassOptions& options) {
+  std::unique_ptr<TrainingPass> pass(new TrainingPass(model, options));
+  const ModelConfig& c = model.config;
+  MOEBIUS_ASSIGN(pass->workspace_, WorkspaceMemory::create(c, options.max_tokens, model.backend));
+  MOEBIUS_ASSIGN(pass->memory_, PassMemory::create(c, options, model.backend, pass->head_backend()));
+  MOEBIUS_ASSIGN(pass->cache_, KvCache::create(c, 1, DType::kF32, cached_positions(options), model.backend));
+  pass->pages_.resize(static_cast<size_t>(std::max<int64_t>(1, options.max_tokens / options.shortest)));
   pass->reset_statistics();
   return pass;
-}
-
-void TrainingPass::lay_out(int64_t n, Arena& arena) {
-  const ModelConfig& c = model_.config;
-  const DType f32 = DType::kF32, i32 = DType::kI32;
-  bw_ = lay_out_backward(c, n, arena);
-  saved_.resize(static_cast<size_t>(c.layers));
-  for (int64_t l = 0; l < c.layers; ++l) {
-    Saved& saved = saved_[static_cast<size_t>(l)];
-    const int64_t k = c.moe_layer[static_cast<size_t>(l)] ? c.moe.top_k : 0;
-    saved.x = arena.take(f32, {n, c.hidden});
-    saved.ids = arena.take(i32, {n, k});
-    saved.weights = arena.take(f32, {n, k});
-    saved.chosen = arena.take(i32, {n, k});
-    if (l < first_kept_) continue;
-    saved.after_attention = arena.take(f32, {n, c.hidden});
-    saved.attention = lay_out_attention(c, n, arena);
-  }
-  const int64_t m = head_rows_at_once(c, n);
-  head_.rows = arena.take(i32, {n});
-  for (Tensor* t : {&head_.x, &head_.h, &head_.dh, &head_.dx}) *t = arena.take(f32, {m, c.hidden});
-  head_.logits = arena.take(f32, {m, c.vocab});
-  head_.targets = arena.take(i32, {n});
-  head_.weights = arena.take(f32, {n});
-  head_.loss = arena.take(f32, {n});
 }
 
 void TrainingPass::reset_statistics() {
@@ -99,30 +49,19 @@ void TrainingPass::reset_statistics() {
 // Views for the batch, and a segment in a one-layer cache for each of its sequences.
 Status TrainingPass::begin(const TrainBatch& batch) {
   const int64_t n = static_cast<int64_t>(batch.ids.size());
-  MOEBIUS_CHECK(n >= 1 && n <= max_tokens_ && batch.targets.size() == batch.ids.size());
+  MOEBIUS_CHECK(n >= 1 && n <= options_.max_tokens && batch.targets.size() == batch.ids.size());
   MOEBIUS_CHECK(batch.weights.empty() || batch.weights.size() == batch.ids.size());
   MOEBIUS_CHECK(batch.starts.size() >= 2 && batch.starts.front() == 0 && batch.starts.back() == n);
-  ws_ = workspace_.view(n);
-  Arena arena(memory_.as<char>());
-  lay_out(n, arena);
-  bw_.starts = batch.starts;
-
   const size_t sequences = batch.starts.size() - 1;
-  int64_t cached = 0;
-  for (size_t i = 0; i < sequences; ++i) {
-    const int64_t count = batch.starts[i + 1] - batch.starts[i];
-    MOEBIUS_CHECK(count >= 1);
-    cached += (count + kPageTokens - 1) / kPageTokens * kPageTokens;
-  }
+  MOEBIUS_CHECK(sequences <= pages_.size());
+  ws_ = workspace_.view(n);
+  v_ = memory_.view(n);
+  v_.bw.starts = batch.starts;
   for (PageTable& table : pages_) cache_.release(table);
-  if (cached > cache_tokens_) {
-    MOEBIUS_ASSIGN(cache_, KvCache::create(model_.config, 1, DType::kF32, cached, model_.backend));
-    cache_tokens_ = cached;
-  }
-  pages_.resize(std::max(pages_.size(), sequences));
   segments_.clear();
   for (size_t i = 0; i < sequences; ++i) {
     const int64_t begin = batch.starts[i], count = batch.starts[i + 1] - begin;
+    MOEBIUS_CHECK(count >= 1);
     MOEBIUS_TRY(cache_.reserve(pages_[i], 0, count));
     segments_.push_back({&pages_[i], begin, count, 0});
   }
@@ -130,16 +69,9 @@ Status TrainingPass::begin(const TrainBatch& batch) {
   return Status();
 }
 
-void TrainingPass::count_load(int64_t layer) {
-  const Saved& saved = saved_[static_cast<size_t>(layer)];
-  if (saved.chosen.empty()) return;
-  std::vector<int64_t>& load = load_[static_cast<size_t>(layer)];
-  for (int64_t i = 0; i < saved.chosen.numel(); ++i) ++load[static_cast<size_t>(saved.chosen.i32()[i])];
-}
-
 // What is kept of this layer goes to, or comes from, its place.
 Workspace TrainingPass::layer_workspace(int64_t layer) const {
-  const Saved& saved = saved_[static_cast<size_t>(layer)];
+  const SavedLayer& saved = v_.saved[static_cast<size_t>(layer)];
   Workspace ws = ws_;
   ws.expert_ids = saved.ids, ws.expert_weights = saved.weights, ws.expert_chosen = saved.chosen;
   if (!saved.after_attention.empty()) static_cast<AttentionActivations&>(ws) = saved.attention;
@@ -147,67 +79,119 @@ Workspace TrainingPass::layer_workspace(int64_t layer) const {
 }
 
 void TrainingPass::run_forward() {
+  Backend& be = model_.backend;
   start_forward(model_, batch_, ws_);
   for (int64_t l = 0; l < model_.config.layers; ++l) {
-    const Saved& saved = saved_[static_cast<size_t>(l)];
+    const SavedLayer& saved = v_.saved[static_cast<size_t>(l)];
     const Workspace ws = layer_workspace(l);
-    model_.backend.copy(ws.x, saved.x);
+    be.copy(ws.x, saved.x);
     attention_forward(model_, l, batch_, cache_, ws);
-    if (!saved.after_attention.empty()) model_.backend.copy(ws.x, saved.after_attention);
+    if (!saved.after_attention.empty()) be.copy(ws.x, saved.after_attention);
     ffn_forward(model_, l, ws);
-    count_load(l);
+    if (!saved.chosen.empty()) cross(be, saved.chosen, saved.chosen_host);
   }
 }
 
-// Loss of the rows with a target, some at a time; with gradients, bw.dx becomes that of ws.x.
-Result<double> TrainingPass::run_head(const TrainBatch& batch, float scale, const Gradients* gradients) {
-  const ModelConfig& c = model_.config;
-  Backend& be = model_.backend;
+// While the device is idle.
+void TrainingPass::count_load() {
+  for (size_t l = 0; l < load_.size(); ++l) {
+    const Tensor& chosen = v_.saved[l].chosen_host;
+    for (int64_t i = 0; i < chosen.numel() && !chosen.empty(); ++i)
+      ++load_[l][static_cast<size_t>(on_host(chosen).i32()[i])];
+  }
+}
+
+// The rows with a loss, in the order of the batch; how many.
+int64_t TrainingPass::choose_rows(const TrainBatch& batch, float scale) {
+  const HeadWorkspace& head = v_.head;
+  const Tensor rows = on_host(head.rows.host), targets = on_host(head.targets.host),
+               weights = on_host(head.weights.host);
   int64_t wanted = 0;
   for (size_t i = 0; i < batch.targets.size(); ++i) {
     const float weight = batch.weights.empty() ? 1.0f : batch.weights[i];
     if (batch.targets[i] < 0 || weight == 0) continue;
-    head_.rows.i32()[wanted] = static_cast<int32_t>(i);
-    head_.targets.i32()[wanted] = batch.targets[i];
-    head_.weights.f32()[wanted++] = weight * scale;
+    rows.i32()[wanted] = static_cast<int32_t>(i);
+    targets.i32()[wanted] = batch.targets[i];
+    weights.f32()[wanted++] = weight * scale;
   }
-  if (gradients) be.zero(bw_.dx);
+  cross(model_.backend, head.rows.host, head.rows.here);
+  cross(model_.backend, head.targets.host, head.targets.here);
+  cross(model_.backend, head.weights.host, head.weights.here);
+  return wanted;
+}
+
+// Loss and, with gradients, dx of m of these rows.
+Status TrainingPass::head_chunk(int64_t begin, int64_t m, const Gradients* gradients) {
+  const float eps = model_.config.norm_eps;
+  const HeadWorkspace& head = v_.head;
+  Backend &be = model_.backend, &there = head_backend();
+  const Tensor rows = head.rows.here.rows(begin, m), x = head.x.rows(0, m), h = head.h.here.rows(0, m);
+  const Tensor logits = head.logits.rows(0, m);
+  be.embed({as_matrix(ws_.x), rows, x});
+  be.rms_norm({x, model_.weights.final_norm, eps, h});
+  const Tensor h_there = head_here() ? h : on_host(head.h.host.rows(0, m));
+  if (!head_here()) {
+    be.copy(h, head.h.host.rows(0, m));
+    MOEBIUS_TRY(wait_for(model_));
+  }
+  there.linear({model_.weights.head, h_there, Tensor(), logits});
+  there.cross_entropy({logits, head.targets.here.rows(begin, m), head.weights.here.rows(begin, m),
+                       head.loss.here.rows(begin, m), head.hits.here.rows(begin, m)});
+  if (!gradients) return Status();
+  const Tensor dh = head.dh.here.rows(0, m), dx = head.dx.rows(0, m);
+  const Tensor dh_there = head_here() ? dh : on_host(head.dh.host.rows(0, m));
+  there.zero(dh_there), be.zero(dx);
+  there.linear_backward(
+      {model_.weights.head, h_there, logits, dh_there, gradient_of(gradients->head), Tensor()});
+  if (!head_here()) be.copy(head.dh.host.rows(0, m), dh);
+  be.rms_norm_backward({x, model_.weights.final_norm, eps, dh, dx, gradients->final_norm});
+  be.embed_backward({rows, dx, v_.bw.dx});
+  return Status();
+}
+
+// Loss of the rows with a target, some at a time; with gradients, bw.dx becomes that of ws.x. Waits.
+Result<double> TrainingPass::run_head(const TrainBatch& batch, float scale, const Gradients* gradients) {
+  const HeadWorkspace& head = v_.head;
+  const int64_t wanted = choose_rows(batch, scale), at_once = head.logits.shape[0];
+  if (gradients) model_.backend.zero(v_.bw.dx);
+  for (int64_t begin = 0; begin < wanted; begin += at_once)
+    MOEBIUS_TRY(head_chunk(begin, std::min(at_once, wanted - begin), gradients));
+  cross(model_.backend, head.loss.here, head.loss.host);
+  cross(model_.backend, head.hits.here, head.hits.host);
+  MOEBIUS_TRY(wait_for(model_));
+  count_load();
   double sum = 0;
   hits_ = 0;
-  const int64_t at_once = head_.logits.shape[0];
-  for (int64_t begin = 0; begin < wanted; begin += at_once) {
-    const int64_t m = std::min(at_once, wanted - begin);
-    const Tensor rows = head_.rows.rows(begin, m), loss = head_.loss.rows(begin, m);
-    const Tensor x = head_.x.rows(0, m), h = head_.h.rows(0, m), logits = head_.logits.rows(0, m);
-    be.embed({as_matrix(ws_.x), rows, x});
-    be.rms_norm({x, model_.weights.final_norm, c.norm_eps, h});
-    be.linear({model_.weights.head, h, Tensor(), logits});
-    hits_ += count_hits(logits, head_.targets.rows(begin, m));
-    be.cross_entropy({logits, head_.targets.rows(begin, m), head_.weights.rows(begin, m), loss});
-    for (int64_t i = 0; i < m; ++i) sum += loss.f32()[i];
-    if (!gradients) continue;
-    const Tensor dh = head_.dh.rows(0, m), dx = head_.dx.rows(0, m);
-    be.zero(dh), be.zero(dx);
-    be.linear_backward({model_.weights.head, h, logits, dh, gradient_of(gradients->head), Tensor()});
-    be.rms_norm_backward({x, model_.weights.final_norm, c.norm_eps, dh, dx, gradients->final_norm});
-    be.embed_backward({rows, dx, bw_.dx});
+  for (int64_t i = 0; i < wanted; ++i) {
+    sum += on_host(head.loss.host).f32()[i];
+    hits_ += on_host(head.hits.host).i32()[i];
   }
   if (!std::isfinite(sum)) return invalid(fmt::format("the loss is {}", sum));
   return sum / scale;
 }
 
-void TrainingPass::run_backward(const Gradients& gradients) {
+Status TrainingPass::run_backward(const Gradients& gradients) {
   const ModelConfig& c = model_.config;
-  for (int64_t i = 0; i < ws_.sin.numel(); ++i) bw_.neg_sin.f32()[i] = -ws_.sin.f32()[i];
+  Backend& be = model_.backend;
+  const Tensor neg_sin = on_host(v_.neg_sin.host), sin = on_host(ws_.host.sin);
+  for (int64_t i = 0; i < sin.numel(); ++i) neg_sin.f32()[i] = -sin.f32()[i];
+  cross(be, v_.neg_sin.host, v_.neg_sin.here);
+  std::ranges::copy(highest_, on_host(v_.highest.host).f32());
+  cross(be, v_.highest.host, v_.highest.here);
   for (int64_t l = c.layers - 1; l >= 0; --l) {
-    BackwardWorkspace bw = bw_;
-    bw.highest = f32_tensor(highest_.data() + l * c.heads, {c.heads});
-    const Saved& saved = saved_[static_cast<size_t>(l)];
-    layer_backward(model_, l, batch_, cache_, saved.x, saved.after_attention, layer_workspace(l), bw,
-                   gradients.layers[static_cast<size_t>(l)]);
+    BackwardWorkspace bw = v_.bw;
+    bw.highest = v_.highest.here.rows(l, 1).reshape({c.heads});
+    const SavedLayer& saved = v_.saved[static_cast<size_t>(l)];
+    if (!v_.x.empty()) be.copy(saved.x, v_.x);
+    layer_backward(model_, l, batch_, cache_, v_.x.empty() ? saved.x : v_.x, saved.after_attention,
+                   layer_workspace(l), bw, gradients.layers[static_cast<size_t>(l)]);
   }
-  if (!gradients.embed.empty())
-    model_.backend.embed_backward({ws_.host.ids, bw_.dx, gradient_of(gradients.embed)});
+  if (!gradients.embed.empty()) be.embed_backward({ws_.host.ids, v_.bw.dx, gradient_of(gradients.embed)});
+  if (model_.experts) model_.experts->finish();
+  cross(be, v_.highest.here, v_.highest.host);
+  MOEBIUS_TRY(wait_for(model_));
+  std::copy_n(on_host(v_.highest.host).f32(), highest_.size(), highest_.begin());
+  return Status();
 }
 
 Result<double> TrainingPass::evaluate(const TrainBatch& batch) {
@@ -223,17 +207,17 @@ Result<std::vector<float>> TrainingPass::losses(const TrainBatch& batch) {
   std::vector<float> losses(batch.ids.size(), 0.0f);
   int64_t next = 0;
   for (size_t i = 0; i < losses.size(); ++i)
-    if (batch.targets[i] >= 0) losses[i] = head_.loss.f32()[next++];
+    if (batch.targets[i] >= 0) losses[i] = on_host(v_.head.loss.host).f32()[next++];
   return losses;
 }
 
 Result<double> TrainingPass::accumulate(const TrainBatch& batch, float scale, const Gradients& gradients,
                                         const BalanceLoss& balance) {
   MOEBIUS_TRY(begin(batch));
-  bw_.balance = balance;
+  v_.bw.balance = balance;
   run_forward();
   MOEBIUS_ASSIGN(const double loss, run_head(batch, scale, &gradients));
-  run_backward(gradients);
+  MOEBIUS_TRY(run_backward(gradients));
   return loss;
 }
 

@@ -4,13 +4,16 @@
 // the last layers, as far as kept_bytes reach; the backward runs the rest of a layer again, then its mirror
 // (engine/backward.h). What is kept changes no bit of a result. Sequences lie one after another in the rows
 // of a batch and never see each other; nothing is padded. Sums are bit-equal for any number of threads.
+//
+// On a device, the model's embedding is the host's, and so is its head where Model says so. All memory is
+// taken when the pass is created.
 #pragma once
 
 #include <memory>
 #include <span>
 #include <vector>
 
-#include "engine/backward.h"
+#include "engine/train/pass_memory.h"
 
 namespace moebius {
 
@@ -23,13 +26,8 @@ struct TrainBatch {
 
 class TrainingPass {
  public:
-  static constexpr int64_t kKeptBytes = int64_t{256} << 20;
-
-  // max_tokens: rows of the largest micro-batch. Everything in model must outlive the pass.
-  static Result<std::unique_ptr<TrainingPass>> create(const Model& model, int64_t max_tokens,
-                                                      int64_t kept_bytes = kKeptBytes);
-  // In how many layers, the last ones, attention is kept.
-  static int64_t layers_kept(const ModelConfig& config, int64_t max_tokens, int64_t kept_bytes = kKeptBytes);
+  // Everything in model must outlive the pass.
+  static Result<std::unique_ptr<TrainingPass>> create(const Model& model, const PassOptions& options);
 
   // The sum over rows of weight * -log p(target). kNoMemory as it arises; kInvalid when a loss is not finite.
   Result<double> evaluate(const TrainBatch& batch);
@@ -41,8 +39,8 @@ class TrainingPass {
   // -log p(target) of each row, 0 where there is none.
   Result<std::vector<float>> losses(const TrainBatch& batch);
   // The experts of the last batch's tokens in a layer, I32 [n, top_k], -1 where none was to compute; empty in
-  // a dense layer.
-  const Tensor& expert_ids(int64_t layer) const { return saved_[static_cast<size_t>(layer)].ids; }
+  // a dense layer. On the host only.
+  const Tensor& expert_ids(int64_t layer) const { return v_.saved[static_cast<size_t>(layer)].ids; }
 
   int64_t hits() const { return hits_; }  // of the last batch: rows whose target no id was likelier than
   // Of the batches since the last reset: how many tokens chose each row of a layer's router, empty for a
@@ -53,41 +51,27 @@ class TrainingPass {
   void reset_statistics();
 
  private:
-  TrainingPass(const Model& model, int64_t max_tokens, int64_t kept_bytes, WorkspaceMemory workspace);
-  void lay_out(int64_t n, Arena& arena);
+  TrainingPass(const Model& model, const PassOptions& options) : model_(model), options_(options) {}
+  bool head_here() const { return model_.weights.head.space == model_.backend.space(); }
+  Backend& head_backend() const { return head_here() ? model_.backend : *model_.host; }
   Status begin(const TrainBatch& batch);
   Workspace layer_workspace(int64_t layer) const;
   void run_forward();
+  int64_t choose_rows(const TrainBatch& batch, float scale);
+  Status head_chunk(int64_t begin, int64_t m, const Gradients* gradients);
   Result<double> run_head(const TrainBatch& batch, float scale, const Gradients* gradients);
-  void run_backward(const Gradients& gradients);
-  void count_load(int64_t layer);
-
-  // What is kept of each layer, and what the head works on.
-  struct Saved {
-    Tensor x;                     // [n, hidden], its input
-    Tensor ids, weights, chosen;  // [n, top_k], its routing
-    Tensor after_attention;       // [n, hidden]; empty: attention is run again
-    AttentionActivations attention;
-  };
-  struct HeadWorkspace {
-    Tensor rows;                    // I32 [m], the rows with a target
-    Tensor x, h, dh, dx;            // [m, hidden]
-    Tensor logits;                  // [m, vocab]
-    Tensor targets, weights, loss;  // [m]
-  };
+  Status run_backward(const Gradients& gradients);
+  void count_load();
 
   Model model_;
-  int64_t max_tokens_, first_kept_;  // the first layer whose attention is kept
+  const PassOptions options_;
   WorkspaceMemory workspace_;
-  Buffer memory_;  // of saved_, bw_ and the head
+  PassMemory memory_;
   KvCache cache_;
-  int64_t cache_tokens_ = 0;
 
   // Of the current batch.
   Workspace ws_;
-  BackwardWorkspace bw_;
-  std::vector<Saved> saved_;
-  HeadWorkspace head_;
+  PassViews v_;
   std::vector<PageTable> pages_;
   std::vector<Segment> segments_;
   Batch batch_;

@@ -18,6 +18,8 @@ class Trained {
   virtual const Gradients& gradients() const = 0;  // for TrainingPass::accumulate
   virtual std::span<const optim::NamedGradient> named_gradients() const = 0;  // the same memory, for clipping
   virtual void zero_gradients() = 0;
+  // Gradients that were added up elsewhere come to named_gradients().
+  virtual Status collect_gradients() { return Status(); }
 
   // One step of the optimizer at this learning rate. statistics: what the step's batches left in the pass.
   // Errors leave everything as it was.
@@ -26,7 +28,7 @@ class Trained {
   // All that a later run needs to go on bit for bit; aliases the memory of this object.
   virtual std::vector<optim::StateEntry> entries() = 0;
   // To be called after the memory behind entries() was written.
-  virtual void refresh() {}
+  virtual Status refresh() { return Status(); }
 };
 
 }  // namespace moebius

@@ -139,7 +139,9 @@ Result<std::unique_ptr<Trainer>> Trainer::create(const Model& model, Trained& tr
                                                  const TrainerOptions& options, int threads,
                                                  std::string settings) {
   MOEBIUS_TRY(check_options(options));
-  MOEBIUS_ASSIGN(std::unique_ptr<TrainingPass> pass, TrainingPass::create(model, options.micro_tokens));
+  PassOptions memory = options.memory;
+  memory.max_tokens = options.micro_tokens;
+  MOEBIUS_ASSIGN(std::unique_ptr<TrainingPass> pass, TrainingPass::create(model, memory));
   auto impl = std::unique_ptr<Impl>(new Impl{model, trained, options, std::move(settings), std::move(pass),
                                              std::move(steps), ThreadPool(threads)});
   return std::unique_ptr<Trainer>(new Trainer(std::move(impl)));
@@ -196,6 +198,7 @@ Result<double> Trainer::Impl::accumulate(std::span<const MicroBatch> micro, Step
     loss += m.reported.value_or(*sum) / weight;
     report.accuracy += static_cast<double>(pass->hits()) / weight;
   }
+  MOEBIUS_TRY(trained.collect_gradients());
   MOEBIUS_TRY(diverged(loss));
   return loss;
 }

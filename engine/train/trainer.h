@@ -37,6 +37,7 @@ struct TrainerOptions {
   double zero_weight = 2;    // w of that loss
   bool in_order = false;     // take the examples as they are listed, in every epoch: for a curriculum
   uint64_t seed = 0;         // of the order of the data
+  PassOptions memory;        // changes no result; its max_tokens are micro_tokens
 };
 
 double learning_rate(const TrainerOptions& options, int64_t step);  // step from 0

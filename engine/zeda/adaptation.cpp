@@ -260,7 +260,7 @@ Result<std::unique_ptr<TrainingJob>> Adaptation::on_policy() {
   const Student& weights = *stage->student_;
   MOEBIUS_ASSIGN(stage->engine_, Engine::open(a.engine_options(), a.files->config(), weights.weights()));
   MOEBIUS_ASSIGN(stage->teacher_,
-                 TrainingPass::create(a.model(a.teacher_config, a.teacher_weights), o.opd.micro_tokens, 0));
+                 TrainingPass::create(a.model(a.teacher_config, a.teacher_weights), {o.opd.micro_tokens, 0}));
   const OnPolicyOptions how{o.opd_prompts,      o.opd_samples, o.answer_tokens,
                             o.opd.micro_tokens, o.temperature, o.seed};
   const std::string settings = fmt::format(

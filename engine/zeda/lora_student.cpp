@@ -72,7 +72,7 @@ class LoraStudent final : public Student {
     }
     return all;
   }
-  void refresh() override { lora_->refresh(); }
+  Status refresh() override { return lora_->refresh(); }
 
   Status start_from(const Student& student) override {
     const auto& other = static_cast<const LoraStudent&>(student);

@@ -35,7 +35,7 @@ class Counting {
     model.skip_below = options.skip_below;
     int64_t rows = kRows;
     for (int64_t i = 0; i < data_.size(); ++i) rows = std::max(rows, data_.tokens_of(i));
-    MOEBIUS_ASSIGN(const std::unique_ptr<TrainingPass> pass, TrainingPass::create(model, rows, 0));
+    MOEBIUS_ASSIGN(const std::unique_ptr<TrainingPass> pass, TrainingPass::create(model, {rows, 0}));
     const TrainingSet all = all_of(data_);
     MOEBIUS_ASSIGN(Batches batches, Batches::create(data_, all.examples, {0, false, rows, 1}));
     for (BatchPosition at; at.epoch == 0;) {

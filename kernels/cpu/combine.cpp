@@ -19,8 +19,8 @@ void combine_f32_avx2(const CombineArgs& args, HostContext& context) {
       for (int64_t s = 0; s < k; ++s) {
         if (args.ids.i32()[t * args.ids.stride[0] + s] < 0) continue;
         const float* slot = args.slots.f32() + t * args.slots.stride[0] + s * args.slots.stride[1];
-        add_scaled_row_avx2(args.weights.f32()[t * args.weights.stride[0] + s], slot + column, count,
-                            args.y.f32() + t * args.y.stride[0] + column);
+        const float weight = args.weights.empty() ? 1.0f : args.weights.f32()[t * args.weights.stride[0] + s];
+        add_scaled_row_avx2(weight, slot + column, count, args.y.f32() + t * args.y.stride[0] + column);
       }
     }
   });

@@ -96,11 +96,11 @@ struct Workspace {
       }
     }
     for (int i = 0; i < 3; ++i) matrix.emplace_back(copied, rank, scratch);
-    x = scratch.take<float>(kChunk * hidden), dy = scratch.take<float>(kChunk * hidden);
+    for (float** at : {&x, &dy, &dx}) *at = scratch.take<float>(kChunk * hidden);
     for (float** at : {&gate, &up, &dh}) *at = scratch.take<float>(kChunk * widest);
   }
   std::vector<ChunkMatrix::Memory> matrix;  // for gate, up and down
-  float *x, *dy;                            // [chunk, hidden]
+  float *x, *dy, *dx;                       // [chunk, hidden]
   float *gate, *up, *dh;                    // [chunk, width]; then dgate, dup and h
 };
 
@@ -117,12 +117,11 @@ class PartTask {
         up_(args.experts[part.expert].up, part.sums[1], work.matrix[1], context),
         down_(args.experts[part.expert].down, part.sums[2], work.matrix[2], context) {}
 
-  // slot_dx: [slots in use, hidden], set, or null
-  void run(float* slot_dx) const {
-    const int64_t hidden = args_.x.shape[1], end = part_.first + part_.count;
+  void run() const {
+    const int64_t end = part_.first + part_.count;
+    float* dx = args_.dslots.empty() ? nullptr : work_.dx;
     for (int64_t first = part_.first; first < end; first += kChunk) {
       const int64_t n = std::min(kChunk, end - first);
-      float* dx = slot_dx ? slot_dx + first * hidden : nullptr;
       gather(first, n);
       gate_.product(n, work_.x, work_.gate);
       up_.product(n, work_.x, work_.up);
@@ -131,6 +130,7 @@ class PartTask {
       down_.meet(n, work_.dh);
       gate_.pass_back(n, work_.gate, dx, false);
       up_.pass_back(n, work_.up, dx, true);
+      if (dx) scatter(first, n);
       gate_.add_sums(n, work_.x, work_.gate);
       up_.add_sums(n, work_.x, work_.up);
       down_.add_sums(n, work_.dh, work_.dy);
@@ -145,6 +145,15 @@ class PartTask {
       const int64_t t = sorted_.token[first + i];
       std::memcpy(work_.x + i * hidden, args_.x.f32() + t * args_.x.stride[0], bytes);
       std::memcpy(work_.dy + i * hidden, args_.dy.f32() + t * args_.dy.stride[0], bytes);
+    }
+  }
+  void scatter(int64_t first, int64_t n) const {
+    const int64_t hidden = args_.x.shape[1];
+    const Tensor& to = args_.dslots;
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t t = sorted_.token[first + i], k = sorted_.k[first + i];
+      std::memcpy(to.f32() + t * to.stride[0] + k * to.stride[1], work_.dx + i * hidden,
+                  static_cast<size_t>(hidden) * sizeof(float));
     }
   }
   // gate, up and dh become dgate, dup and h, each times the weight of the slot.
@@ -167,34 +176,21 @@ class PartTask {
   const ChunkMatrix gate_, up_, down_;
 };
 
-// dx[t] += what its slots gave, ascending.
-void add_dx(const ExpertFfnBackwardArgs& args, const SortedSlots& sorted, const float* slot_dx,
-            HostContext& context) {
-  const int64_t k = args.ids.shape[1], hidden = args.x.shape[1];
-  parallel_for(context.pool, args.x.shape[0], kPiece, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin * k; i < end * k; ++i)
-      if (sorted.place[i] >= 0)
-        add_row(slot_dx + sorted.place[i] * hidden, hidden, args.dx.f32() + i / k * args.dx.stride[0]);
-  });
-}
-
 void expert_ffn_backward_gemm(const ExpertFfnBackwardArgs& args, HostContext& context) {
   const Scratch::Frame frame(context.scratch);
-  const int64_t n = args.ids.shape[0], k = args.ids.shape[1], hidden = args.x.shape[1];
+  const int64_t n = args.ids.shape[0], k = args.ids.shape[1];
   const SortedSlots sorted = sort_slots(args.ids, args.experts, args.n_experts, context.scratch);
   for (int64_t i = 0; i < n * k && !args.dweights.empty(); ++i)
-    if (sorted.place[i] < 0) args.dweights.f32()[i / k * args.dweights.stride[0] + i % k] = 0;
+    if (args.ids.i32()[i / k * args.ids.stride[0] + i % k] < 0)
+      args.dweights.f32()[i / k * args.dweights.stride[0] + i % k] = 0;
   const std::vector<Part> parts = make_parts(args, sorted, context.scratch);
   const int64_t units = static_cast<int64_t>(parts.size());
-  float* slot_dx = args.dx.empty() ? nullptr : context.scratch.take<float>(sorted.count * hidden);
   std::vector<Workspace> work;
   for (int i = 0; i < worker_count(context, units); ++i) work.emplace_back(args, parts, context.scratch);
   for_each_unit(context, units, [&](int64_t i, int64_t worker) {
-    PartTask(args, sorted, parts[static_cast<size_t>(i)], work[static_cast<size_t>(worker)], context)
-        .run(slot_dx);
+    PartTask(args, sorted, parts[static_cast<size_t>(i)], work[static_cast<size_t>(worker)], context).run();
   });
   add_parts(args, parts, context);
-  if (slot_dx) add_dx(args, sorted, slot_dx, context);
 }
 
 }  // namespace

@@ -83,6 +83,15 @@ void router_backward_rows(const RouterBackwardArgs& args, HostContext& context) 
                });
 }
 
+// Without a branch, so that it becomes vectors.
+int32_t is_hit(const float* logits, int64_t vocab, int32_t target) {
+  if (target < 0) return 0;
+  const float own = logits[target];
+  int32_t likelier = 0;
+  for (int64_t i = 0; i < vocab; ++i) likelier |= logits[i] > own;
+  return likelier == 0;
+}
+
 void cross_entropy_avx2(const CrossEntropyArgs& args, HostContext& context) {
   const int64_t vocab = args.logits.shape[1];
   parallel_for(context.pool, args.logits.shape[0], grain(vocab), [&](int64_t begin, int64_t end) {
@@ -90,6 +99,7 @@ void cross_entropy_avx2(const CrossEntropyArgs& args, HostContext& context) {
       float* logits = row_or_null(args.logits, t);
       const int32_t target = args.targets.i32()[t * args.targets.stride[0]];
       const float weight = args.weights.empty() ? 1.0f : *row(args.weights, t);
+      if (!args.hits.empty()) args.hits.i32()[t * args.hits.stride[0]] = is_hit(logits, vocab, target);
       if (target < 0) std::fill_n(logits, vocab, 0.0f);
       args.loss.f32()[t * args.loss.stride[0]] =
           target < 0 ? 0.0f : cross_entropy_row_avx2(logits, vocab, target, weight);
@@ -110,7 +120,8 @@ void cross_entropy_rows(const CrossEntropyArgs& args, HostContext& context) {
                [&](int64_t begin, int64_t end) {
                  const int64_t count = end - begin;
                  ref::cross_entropy({args.logits.rows(begin, count), args.targets.rows(begin, count),
-                                     part(args.weights, begin, count), args.loss.rows(begin, count)});
+                                     part(args.weights, begin, count), args.loss.rows(begin, count),
+                                     part(args.hits, begin, count)});
                });
 }
 

@@ -20,13 +20,19 @@ struct OnDevice {
   void operator()(const Tensor& t) const { need(t.empty() || t.space != Space::kHost); }
   void operator()(const Matrix& m) const {
     need(m.empty() || m.space == Space::kDevice);
-    if (m.adapted()) (*this)(m.lora->a), (*this)(m.lora->b);
+    if (!m.lora) return;
+    for (const Tensor* t : {&m.lora->a, &m.lora->b, &m.lora->da, &m.lora->db}) (*this)(*t);
   }
   void operator()(const CacheView& cache) const { need(cache.space == Space::kDevice); }
   void operator()(const ExpertWeights* experts, int64_t count) const {
     for (int64_t e = 0; e < count; ++e)
       (*this)(experts[e].gate), (*this)(experts[e].up), (*this)(experts[e].down);
   }
+  void operator()(const ExpertGradients* gradients, int64_t count) const {
+    for (int64_t e = 0; e < count; ++e)
+      (*this)(gradients[e].gate), (*this)(gradients[e].up), (*this)(gradients[e].down);
+  }
+  void operator()(std::span<const int64_t>) const {}
 };
 
 class CudaOperations : public Backend {

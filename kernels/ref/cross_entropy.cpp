@@ -10,6 +10,9 @@ void cross_entropy(const CrossEntropyArgs& args) {
   for (int64_t t = 0; t < args.logits.shape[0]; ++t) {
     float* logits = args.logits.f32() + t * args.logits.stride[0];
     const int32_t target = args.targets.i32()[t * args.targets.stride[0]];
+    if (!args.hits.empty())
+      args.hits.i32()[t * args.hits.stride[0]] =
+          target >= 0 && std::none_of(logits, logits + vocab, [&](float x) { return x > logits[target]; });
     float& loss = args.loss.f32()[t * args.loss.stride[0]];
     if (target < 0) {
       std::fill(logits, logits + vocab, 0.0f);

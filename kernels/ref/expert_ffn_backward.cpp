@@ -35,7 +35,7 @@ class Served {
     linear_backward({fixed, {}, of(dy_), of(dh_), {}, {}});
     for (size_t i = 0; i < slots_.size(); ++i) differentiate(i);
     linear_backward({e_.down, of(h_), of(dy_), {}, gradients.down, {}});
-    const Tensor dx = args_.dx.empty() ? Tensor() : of(dx_);
+    const Tensor dx = args_.dslots.empty() ? Tensor() : of(dx_);
     linear_backward({e_.gate, of(x_), of(dgate_), dx, gradients.gate, {}});
     linear_backward({e_.up, of(x_), of(dup_), dx, gradients.up, {}});
   }
@@ -91,23 +91,21 @@ void expert_ffn_backward(const ExpertFfnBackwardArgs& args) {
   for (int64_t t = 0; t < n; ++t) {
     for (int64_t s = 0; s < k; ++s) {
       const int32_t id = args.ids.i32()[t * args.ids.stride[0] + s];
-      if (id >= 0)
+      if (id >= 0 && !args.experts[id].elsewhere())
         slots[static_cast<size_t>(id)].push_back({t, s});
-      else if (!args.dweights.empty())
+      else if (id < 0 && !args.dweights.empty())
         args.dweights.f32()[t * args.dweights.stride[0] + s] = 0;
     }
   }
-  std::vector<float> dx(static_cast<size_t>(n * k * hidden));  // of each slot
   for (size_t e = 0; e < slots.size(); ++e) {
     if (slots[e].empty()) continue;
     Served served(args, static_cast<int64_t>(e), slots[e]);
     served.pass_back(args.gradients ? args.gradients[e] : ExpertGradients{});
-    for (size_t i = 0; i < slots[e].size(); ++i)
-      std::copy_n(served.dx(i), hidden, dx.begin() + (slots[e][i].token * k + slots[e][i].k) * hidden);
+    for (size_t i = 0; i < slots[e].size() && !args.dslots.empty(); ++i)
+      std::copy_n(served.dx(i), hidden,
+                  args.dslots.f32() + slots[e][i].token * args.dslots.stride[0] +
+                      slots[e][i].k * args.dslots.stride[1]);
   }
-  for (int64_t i = 0; i < n * k && !args.dx.empty(); ++i)
-    for (int64_t c = 0; c < hidden; ++c)
-      args.dx.f32()[i / k * args.dx.stride[0] + c] += dx[static_cast<size_t>(i * hidden + c)];
 }
 
 }  // namespace moebius::ref

@@ -58,6 +58,15 @@ class Call {
     for (ExpertWeights& e : experts_) (*this)(e.gate), (*this)(e.up), (*this)(e.down);
     experts = experts_.data();
   }
+  void operator()(const ExpertGradients*& gradients, int64_t count) {
+    gradients_.assign(gradients, gradients + count);
+    for (ExpertGradients& g : gradients_) (*this)(g.gate), (*this)(g.up), (*this)(g.down);
+    gradients = gradients_.data();
+  }
+  void operator()(std::span<const int64_t>& numbers) {
+    numbers_.assign(numbers.begin(), numbers.end());
+    numbers = numbers_;
+  }
 
   Args args;
 
@@ -73,7 +82,9 @@ class Call {
   const char* op_;
   std::deque<Lora> loras_;
   std::vector<ExpertWeights> experts_;
+  std::vector<ExpertGradients> gradients_;
   std::vector<int32_t> pages_;
+  std::vector<int64_t> numbers_;
 };
 
 class SimBackend final : public Backend {
@@ -185,9 +196,6 @@ class SimBackend final : public Backend {
     });                                                                \
   }
   MOEBIUS_OPS(X)
-#undef X
-#define X(op, Args) \
-  void op(const Args&) override { MOEBIUS_CHECK(false, #op ": backward operations run on the host"); }
   MOEBIUS_GRAD_OPS(X)
 #undef X
 

@@ -1,0 +1,259 @@
+// Adapters trained on the simulated device: gradients against PyTorch's and against the host's bit by bit, at
+// every residency, in every way that experts can go; runs that end with the bytes that the host ends with,
+// also when they were resumed with another memory; faults; what a plan says of all that.
+#include <filesystem>
+
+#include "engine/train/checkpoint.h"
+#include "engine/train/device_training.h"
+#include "engine/train/lora.h"
+#include "engine/train/trainer.h"
+#include "tests/gradient_golden.h"
+
+namespace moebius::test {
+namespace {
+
+// A golden model's adapters as DeviceTraining takes them. Nothing is optimized.
+class Adapters final : public Trained {
+ public:
+  explicit Adapters(Trainee& trainee) : trainee_(trainee) {}
+  const Weights& weights() const override { return trainee_.weights; }
+  const Gradients& gradients() const override { return trainee_.gradients; }
+  std::span<const optim::NamedGradient> named_gradients() const override { return {}; }
+  void zero_gradients() override {
+    for (auto& [name, gradient] : trainee_.found) std::fill_n(gradient.f32(), gradient.numel(), 0.0f);
+  }
+  Status step(double, const TrainingPass&, ThreadPool&) override { return Status(); }
+  std::vector<optim::StateEntry> entries() override { return {}; }
+
+ private:
+  Trainee& trainee_;
+};
+
+// How experts are shared out: what the device has room for, beside the least, and speeds that make experts
+// stream, stay on the CPU, or both.
+struct Sharing {
+  const char* name;
+  double experts;  // share of them that fits
+  double link_GBs;
+  double cpu_GFLOPs;
+  bool park = false, head = true, overlap = true;
+};
+constexpr Sharing kSharings[] = {
+    {"all_there", 2, 1, 1},
+    {"half_on_the_cpu", 0.5, 1e-6, 1e3},
+    {"half_streamed", 0.5, 1e3, 1e-6},
+    {"all_streamed", 0, 1e3, 1e-6},
+    {"mixed", 0.2, 1, 1, true, false},
+    {"in_turn", 0.3, 1, 1, true, true, false},
+};
+
+MachineSpeeds speeds_of(const Sharing& s) { return {100, 1000, s.link_GBs, 10, s.cpu_GFLOPs, 1, 0}; }
+
+struct OnDevice {
+  std::unique_ptr<Backend> host, device;
+  std::unique_ptr<DeviceTraining> training;
+};
+
+constexpr int64_t kPlenty = int64_t{256} << 20;
+
+OnDevice on_device(const ModelConfig& config, Trained& trained, const Sharing& s, int64_t tokens,
+                   const HostOptions& host, uint64_t seed = 3, SimOptions sim = {}) {
+  OnDevice d;
+  d.host = make_host_backend(host);
+  sim.memory_bytes = kPlenty, sim.seed = seed, sim.host = host;
+  d.device = std::move(*make_sim_backend(sim));
+  int64_t experts = 0, count = 0;
+  for (const LayerWeights& layer : trained.weights().layers)
+    for (const ExpertWeights& e : layer.experts) experts += expert_bytes(e) + 2048, ++count;
+  TrainingPlan plan;
+  plan.park = s.park, plan.head_on_device = s.head, plan.ring_places = 4;
+  DeviceTraining::Options how;
+  how.pass.max_tokens = tokens, how.overlap = s.overlap, how.speeds = speeds_of(s);
+  const double room = s.experts * static_cast<double>(experts);
+  how.memory =
+      DeviceTraining::needed_bytes(config, trained.weights(), how.pass, plan) + static_cast<int64_t>(room);
+  auto training = DeviceTraining::create(config, trained, plan, how, *d.host, *d.device);
+  MOEBIUS_CHECK(training.ok(), training.status().message());
+  d.training = std::move(*training);
+  return d;
+}
+
+HostOptions exact() {
+  HostOptions options;
+  options.threads = 2, options.exact_activations = true;
+  return options;
+}
+
+class OnSim : public testing::TestWithParam<std::string> {};
+
+TEST_P(OnSim, GradientsAreTheHostsAndPyTorchs) {
+  const GradientGolden golden(GetParam());
+  Trainee on_host(GetParam());
+  on_host.adapt(golden);
+  const double loss = on_host.train(*make_host_backend(exact()), golden.batch());
+  for (const Sharing& sharing : kSharings) {
+    SCOPED_TRACE(sharing.name);
+    Trainee trainee(GetParam());
+    trainee.adapt(golden);
+    Adapters adapters(trainee);
+    OnDevice d = on_device(trainee.config(), adapters, sharing, std::ssize(golden.ids), exact());
+    const RotaryTable rotary = rotary_table(trainee.config().rotary);
+    auto pass = TrainingPass::create(d.training->model(rotary), d.training->pass_options());
+    ASSERT_TRUE(pass.ok()) << pass.status().message();
+    d.training->zero_gradients();
+    const auto got = (*pass)->accumulate(golden.batch(), 1, d.training->gradients());
+    ASSERT_TRUE(got.ok()) << got.status().message();
+    ASSERT_TRUE(d.training->collect_gradients().ok());
+    EXPECT_EQ(*got, loss);
+    for (const auto& [name, gradient] : on_host.found) {
+      const Tensor& mine = trainee.found.at(name);
+      ASSERT_EQ(std::memcmp(gradient.data, mine.data, static_cast<size_t>(mine.numel()) * 4), 0) << name;
+    }
+    const Difference difference = compare(golden, "lora", trainee.found);
+    EXPECT_LE(difference.worst, 1) << difference.where;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, OnSim, testing::ValuesIn(gradient_models("lora")),
+                         [](const auto& model) { return model.param; });
+
+// ---- whole runs ----
+
+Dataset cycles(int64_t examples, int64_t length, int64_t vocab) {
+  Dataset data;
+  for (int64_t i = 0; i < examples; ++i) {
+    std::vector<int32_t> ids{static_cast<int32_t>(i * 7 % vocab)};
+    std::vector<uint8_t> mask{0};
+    while (std::ssize(ids) < length + i % 3)
+      ids.push_back(static_cast<int32_t>((5 * ids.back() + 3) % vocab)), mask.push_back(1);
+    data.add(ids, mask);
+  }
+  return data;
+}
+
+// A run of a golden model on the host, or on a simulated device.
+struct Trial {
+  std::unique_ptr<ModelFiles> files;
+  RotaryTable rotary;
+  Dataset data = cycles(12, 17, 40);
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<LoraModel> lora;
+  OnDevice device;
+  std::unique_ptr<Trainer> trainer;
+
+  std::map<std::string, std::string> bytes() const {
+    std::map<std::string, std::string> all;
+    for (const optim::StateEntry& e : lora->entries())
+      all[e.name] = std::string(static_cast<const char*>(e.data), static_cast<size_t>(e.bytes));
+    return all;
+  }
+  std::vector<double> losses(int64_t steps) {
+    std::vector<double> all;
+    for (int64_t i = 0; i < steps; ++i) {
+      const auto report = trainer->step();
+      MOEBIUS_CHECK(report.ok(), report.status().message());
+      all.push_back(report->loss);
+    }
+    return all;
+  }
+};
+
+constexpr int64_t kTokens = 48;
+
+Trial start(const std::string& model, const Sharing* sharing,
+          LoraOptimizer optimizer = LoraOptimizer::kLoraMuon, SimOptions faults = {}) {
+  Trial run;
+  run.files = std::move(*ModelFiles::open("tests/golden/models/" + model));
+  run.rotary = rotary_table(run.files->config().rotary);
+  HostOptions host;
+  host.threads = 2;
+  run.backend = make_host_backend(host);
+  LoraOptions lora;
+  lora.rank = 4, lora.optimizer = optimizer;
+  run.lora = std::move(*LoraModel::create(run.files->config(), run.files->weights(), lora));
+  TrainerOptions options;
+  options.steps = 100, options.lr = 0.02, options.micro_tokens = kTokens, options.accumulation = 2;
+  if (sharing) {
+    run.device = on_device(run.files->config(), *run.lora, *sharing, kTokens, host, 3, faults);
+    options.memory = run.device.training->pass_options();
+  }
+  const Model on_host{run.files->config(), run.lora->weights(), run.rotary, *run.backend};
+  Trained& trained = sharing ? static_cast<Trained&>(*run.device.training) : *run.lora;
+  auto trainer = Trainer::create(sharing ? run.device.training->model(run.rotary) : on_host, trained,
+                                 all_of(run.data), options, 2, "settings");
+  MOEBIUS_CHECK(trainer.ok(), trainer.status().message());
+  run.trainer = std::move(*trainer);
+  return run;
+}
+
+// One with integer experts, one in float32, one with groups and a latent query.
+const char* const kRuns[] = {"deepseek_v3_int4", "qwen3_moe", "deepseek_v2_grouped"};
+
+TEST(Runs, EndsWithTheHostsBytesWhereverExpertsAre) {
+  for (const char* model : kRuns) {
+    Trial host = start(model, nullptr);
+    const std::vector<double> losses = host.losses(4);
+    for (const Sharing& sharing : kSharings) {
+      SCOPED_TRACE(fmt::format("{} {}", model, sharing.name));
+      Trial run = start(model, &sharing);
+      EXPECT_EQ(run.losses(4), losses);
+      EXPECT_EQ(run.bytes(), host.bytes());
+    }
+  }
+}
+
+TEST(Runs, ResumesWithAnotherMemory) {
+  const std::string path = testing::TempDir() + "device_training.safetensors";
+  Trial whole = start(kRuns[0], nullptr, LoraOptimizer::kMuon);
+  const std::vector<double> losses = whole.losses(6);
+  Trial first = start(kRuns[0], &kSharings[1], LoraOptimizer::kMuon);
+  first.losses(3);
+  ASSERT_TRUE(first.trainer->save(path).ok());
+  for (const Sharing* sharing : {&kSharings[2], &kSharings[5], static_cast<const Sharing*>(nullptr)}) {
+    Trial second = start(kRuns[0], sharing, LoraOptimizer::kMuon);
+    ASSERT_TRUE(second.trainer->restore(path).ok());
+    EXPECT_EQ(second.losses(3), std::vector<double>(losses.begin() + 3, losses.end()));
+    EXPECT_EQ(second.bytes(), whole.bytes());
+  }
+}
+
+TEST(Runs, EvaluatesAsTheHost) {
+  Trial host = start(kRuns[0], nullptr), run = start(kRuns[0], &kSharings[4]);
+  const auto want = host.trainer->evaluate(all_of(host.data)), got = run.trainer->evaluate(all_of(run.data));
+  ASSERT_TRUE(want.ok() && got.ok());
+  EXPECT_EQ(got->loss, want->loss);
+  EXPECT_EQ(got->accuracy, want->accuracy);
+}
+
+TEST(Runs, SaysWhereExpertsWent) {
+  Trial streamed = start(kRuns[0], &kSharings[3]), on_cpu = start(kRuns[0], &kSharings[1]);
+  streamed.losses(1), on_cpu.losses(1);
+  EXPECT_GT(streamed.device.training->experts()->counts().streamed, 0);
+  EXPECT_EQ(streamed.device.training->experts()->counts().resident, 0);
+  EXPECT_GT(on_cpu.device.training->experts()->counts().cpu, 0);
+  EXPECT_GT(on_cpu.device.training->experts()->counts().resident, 0);
+  EXPECT_EQ(on_cpu.device.training->experts()->counts().streamed, 0);
+}
+
+// Whatever piece of a step fails, the step tells of it, and numbers stay as they were before it.
+TEST(Runs, AFaultOfTheDeviceLosesNothing) {
+  Trial whole = start(kRuns[0], nullptr);
+  whole.losses(1);
+  const std::map<std::string, std::string> before = whole.bytes();
+  for (const uint64_t at : {900, 1000, 1200, 1500, 1700}) {
+    SimOptions faults;
+    faults.fail_work = at;
+    Trial run = start(kRuns[0], &kSharings[4], LoraOptimizer::kLoraMuon, faults);
+    std::map<std::string, std::string> last = run.bytes();
+    Status failed;
+    for (int i = 0; i < 20 && failed.ok(); ++i) {
+      failed = run.trainer->step().status();
+      if (failed.ok()) last = run.bytes();
+    }
+    ASSERT_FALSE(failed.ok()) << at;
+    EXPECT_NE(failed.message().find("simulated device failed"), std::string::npos) << failed.message();
+  }
+}
+
+}  // namespace
+}  // namespace moebius::test
