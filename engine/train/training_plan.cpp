@@ -11,6 +11,7 @@ namespace {
 
 constexpr int64_t kSlack = int64_t{4} << 20;  // of the device's memory, for rounding and the self-check
 constexpr double kBackwardPart = 6.0 / 10;    // of the forward's operations in those of an expert's backward
+constexpr double kWorthIt = 1.01;             // what a device with fewer residents must be faster
 constexpr int64_t kGradient = 2;              // an adapter and its gradient
 
 int64_t momenta_of(const LoraOptions& lora) { return lora.optimizer == LoraOptimizer::kAdamW ? 2 : 1; }
@@ -70,8 +71,9 @@ class Sharing {
     if (!p.use_device && budgets_.device_bytes > 0)
       p.reasons.push_back(
           fmt::format("the device is too small: it takes part from {} on", gib_text(p.device_needed)));
-    tell_rows(p);
     predict(p);
+    if (p.use_device) choose_residents(p);
+    tell_rows(p);
     return p;
   }
 
@@ -89,15 +91,31 @@ class Sharing {
     while (p.ring_places >= 2 && p.ring_places < kRingSlots && take(place_)) ++p.ring_places;
     p.park = !take(b_.inputs);
     p.experts_resident = place_ > 0 ? std::min(routed_.count, room / place_) : 0;
-    p.resident_bytes = p.experts_resident * place_;
     if (p.experts_resident == routed_.count) p.ring_places = 0;
+  }
+
+  // A resident expert cannot be the CPU's, so of a device that is hardly faster too many would be too much.
+  void choose_residents(TrainingPlan& p) const {
+    TrainingPlan fewer = p;
+    for (int64_t n = p.experts_resident / std::max<int64_t>(1, routed_.layers) * routed_.layers; n > 0;
+         n -= routed_.layers) {
+      fewer.experts_resident = n - routed_.layers;
+      if (fewer.ring_places == 0 && p.device_for_all <= budgets_.device_bytes)
+        fewer.ring_places = std::min(kRingSlots, routed_.count - fewer.experts_resident);
+      predict(fewer);
+      if (fewer.tokens_per_s > kWorthIt * p.tokens_per_s) p = fewer;
+    }
+    p.resident_bytes = p.experts_resident * place_;
+  }
+
+  int64_t share(const TrainingPlan& p, int64_t bytes) const {
+    if (routed_.count == 0) return 0;
+    return static_cast<int64_t>(static_cast<double>(p.experts_resident) / static_cast<double>(routed_.count) *
+                                static_cast<double>(bytes));
   }
 
   void tell_rows(TrainingPlan& p) const {
     const bool d = p.use_device;
-    const double part =
-        routed_.count > 0 ? static_cast<double>(p.experts_resident) / static_cast<double>(routed_.count) : 0;
-    const auto share = [&](int64_t bytes) { return static_cast<int64_t>(part * static_cast<double>(bytes)); };
     const auto row = [&](const char* name, int64_t device, int64_t ram) {
       p.rows.push_back({name, device, ram, 0});
       p.device_used += device, p.ram_used += ram;
@@ -108,13 +126,13 @@ class Sharing {
       dense += sum_of(b_.model, l).bytes;
     const int64_t head = b_.model.head.bytes, tied = b_.model.tied_head ? head : 0;
     row("attention, shared, dense", d ? dense : 0, dense);
-    row("routed experts", share(routed_.all.bytes), routed_.all.bytes);
+    row("routed experts", share(p, routed_.all.bytes), routed_.all.bytes);
     row("ring of streamed experts", p.ring_places * place_, 0);
     row("embedding", 0, b_.model.embedding.bytes + tied);
     row("head", p.head_on_device ? head : 0, tied > 0 ? 0 : head);
     row("merged copies", d ? b_.merged : 0, b_.merged);
-    row("adapters", (d ? b_.dense_adapters : 0) + share(b_.expert_adapters), b_.gradients());
-    row("gradients", (d ? b_.dense_adapters : 0) + share(b_.expert_adapters), b_.gradients());
+    row("adapters", (d ? b_.dense_adapters : 0) + share(p, b_.expert_adapters), b_.gradients());
+    row("gradients", (d ? b_.dense_adapters : 0) + share(p, b_.expert_adapters), b_.gradients());
     row("momenta", 0, b_.momenta);
     row("activations kept", d ? b_.kept + (p.park ? 0 : b_.inputs) : 0,
         d ? (p.park ? b_.inputs : 0) : b_.kept + b_.inputs);
@@ -179,7 +197,9 @@ class Sharing {
     // Reads and writes of adapters, gradients and momenta, and the way of those that are on the device.
     const double moved = static_cast<double>(3 * b_.gradients() + 2 * b_.momenta);
     p.optimizer_s = moved / speeds_.ram_GBs * 1e-9;
-    if (d) p.optimizer_s += 2 * static_cast<double>(p.rows[6].device) / speeds_.link_GBs * 1e-9;
+    if (d)
+      p.optimizer_s +=
+          2 * static_cast<double>(b_.dense_adapters + share(p, b_.expert_adapters)) / speeds_.link_GBs * 1e-9;
     const double steps = static_cast<double>(shape_.accumulation);
     p.tokens_per_s = steps * n / (steps * (p.forward_s + p.backward_s + p.head_s) + p.optimizer_s);
   }

@@ -66,7 +66,8 @@ struct TrainingPlan {
   std::vector<std::string> reasons;
 };
 
-// Pure. Everything in speeds is positive.
+// Pure. Everything in speeds is positive. More memory on the device never predicts a speed that is lower by
+// more than a hundredth.
 TrainingPlan plan_training(const TrainingBytes& bytes, const TrainingShape& shape,
                            const MachineSpeeds& speeds, const TrainingBudgets& budgets);
 
