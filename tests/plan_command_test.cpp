@@ -178,6 +178,56 @@ TEST(Plan, BadInputIsOneLineAndWrongUsageExitsWith2) {
   }
 }
 
+// ---- of a fine-tuning
+
+Args moonlight(const Args& more) {
+  Args args{"--finetune", "--geometry",     "moonlight-16b-a3b", "--quant",   "int4",  "--rank", "8",
+            "--targets",  "q,kv,o,experts", "--optimizer",       "lora-muon", "--ram", "64GiB"};
+  args.insert(args.end(), more.begin(), more.end());
+  return args;
+}
+
+TEST(Plan, OfAFineTuningAddsUp) {
+  const json f = planned(moonlight({"--gpu-memory", "8GiB"}));
+  EXPECT_EQ(f["use_device"], true);
+  // Gate, up and down of 64 experts in 26 layers; q, kv_a, kv_b and o of 27.
+  const int64_t dense = 27 * 8 * ((2048 + 3072) + (2048 + 576) + (512 + 4096) + (2048 + 2048));
+  EXPECT_EQ(f["trained_numbers"], 26 * 64 * 3 * 8 * (2048 + 1408) + dense);
+  int64_t device = 0, ram = 0;
+  for (const json& r : f["classes"])
+    device += r["device_bytes"].get<int64_t>(), ram += r["ram_bytes"].get<int64_t>();
+  EXPECT_EQ(f["device_bytes"], device);
+  EXPECT_EQ(f["ram_bytes"], ram);
+  EXPECT_LE(device, int64_t{8} << 30);
+  EXPECT_EQ(row(f, "momenta")["ram_bytes"], f["trained_numbers"].get<int64_t>() * 4);
+  EXPECT_GE(f["most_micro_tokens"], 4096);
+  EXPECT_GE(f["highest_rank"], 8);
+  const double pass =
+      f["forward_s"].get<double>() + f["backward_s"].get<double>() + f["head_s"].get<double>();
+  EXPECT_NEAR(f["tokens_per_s"].get<double>(), 4096 / (pass + f["optimizer_s"].get<double>()), 1e-6);
+  // What is said to fit does, and no more.
+  const int64_t most = f["most_micro_tokens"];
+  EXPECT_EQ(
+      planned(moonlight({"--gpu-memory", "8GiB", "--micro-tokens", std::to_string(most)}))["use_device"],
+      true);
+  EXPECT_EQ(
+      planned(moonlight({"--gpu-memory", "8GiB", "--micro-tokens", std::to_string(most + 1)}))["use_device"],
+      false);
+}
+
+TEST(Plan, OfAFineTuningFitsAScreenAndSaysWhatIsTooSmall) {
+  const Finished text = run(plan(moonlight({"--gpu-memory", "1GiB"})));
+  EXPECT_EQ(text.code, 0) << text.err;
+  EXPECT_NE(text.out.find("the device is too small: it takes part from "), std::string::npos) << text.out;
+  std::istringstream lines(text.out);
+  int count = 0;
+  for (std::string line; std::getline(lines, line); ++count) EXPECT_LE(line.size(), 132u) << line;
+  EXPECT_LE(count, 40);
+  const Finished wrong = run(plan(moonlight({"--targets", "nonsense"})));
+  EXPECT_EQ(wrong.code, 1);
+  EXPECT_NE(wrong.err.find("names no matrix"), std::string::npos) << wrong.err;
+}
+
 TEST(Plan, ProbesWhatIsNotGiven) {
   const Finished finished = run({"plan", "-m", "tests/golden/models/qwen3_moe_int4", "--json"});
   ASSERT_EQ(finished.code, 0) << finished.err;

@@ -198,6 +198,44 @@ TEST_F(TrainingRun, KilledAndResumedFinetuningLeavesTheSameBytes) {
   EXPECT_LT(rows->back().loss, 0.9 * rows->front().loss);
 }
 
+// Starts the program and waits for the fourth row of its log.
+pid_t start(const Args& args, const std::string& out) {
+  const pid_t pid = fork();
+  if (pid == 0) {
+    const int null = open("/dev/null", O_RDWR);
+    dup2(null, 1), dup2(null, 2);
+    process::become(args, {});
+  }
+  while (rows_of(out) < 4 && kill(pid, 0) == 0) std::this_thread::sleep_for(std::chrono::microseconds(200));
+  return pid;
+}
+
+// On the simulated device with room for all, for half, and for the least; and begun with one memory, gone on
+// with another.
+TEST_F(TrainingRun, OnADeviceFinetuningLeavesTheHostsBytes) {
+  const auto on_device = [](Args args, const std::string& memory) {
+    args.insert(args.end(), {"--device", "sim", "--gpu-memory", memory});
+    return args;
+  };
+  ASSERT_EQ(run(finetune(file("host"))).code, 0);
+  const Finished refused = run(on_device(finetune(file("refused")), "1KiB"));
+  expect_error(refused, "give at least as much, or lower --micro-tokens or --rank");
+  const std::string mark = " take ";
+  const int64_t least = std::stoll(refused.err.substr(refused.err.find(mark) + mark.size())) / 1024 + 1;
+  for (const int64_t memory : {least, least + 100, least + 100'000}) {
+    const std::string out = file(std::to_string(memory));
+    const Finished finished = run(on_device(finetune(out), std::to_string(memory) + "KiB"));
+    ASSERT_EQ(finished.code, 0) << finished.err;
+    expect_same_run(file("host"), out);
+  }
+  const std::string out = file("resumed");
+  const pid_t pid = start(on_device(finetune(out), std::to_string(least) + "KiB"), out);
+  kill(pid, SIGINT);
+  EXPECT_EQ(process::wait_for(pid), 1);
+  ASSERT_EQ(run(on_device(finetune(out, {"--resume"}), "1GiB")).code, 0);
+  expect_same_run(file("host"), out);
+}
+
 // A second run from the weights of the first; with a rate of next to nothing it leaves them as they were,
 // whatever their format.
 TEST_F(TrainingRun, GoesOnFromTheWeightsOfACheckpoint) {
@@ -219,18 +257,6 @@ TEST_F(TrainingRun, ThreadsDoNotChangeABit) {
   ASSERT_EQ(run(finetune(file("a"), {"-t", "1"})).code, 0);
   ASSERT_EQ(run(finetune(file("b"), {"-t", "2"})).code, 0);
   expect_same_run(file("a"), file("b"));
-}
-
-// Starts the program and waits for the fourth row of its log.
-pid_t start(const Args& args, const std::string& out) {
-  const pid_t pid = fork();
-  if (pid == 0) {
-    const int null = open("/dev/null", O_RDWR);
-    dup2(null, 1), dup2(null, 2);
-    process::become(args, {});
-  }
-  while (rows_of(out) < 4 && kill(pid, 0) == 0) std::this_thread::sleep_for(std::chrono::microseconds(200));
-  return pid;
 }
 
 TEST_F(TrainingRun, CtrlCSavesAndResumes) {

@@ -68,12 +68,10 @@ class Sharing {
     p.use_device = budgets_.device_bytes >= p.device_needed;
     p.park = true;
     if (p.use_device) give_out(p, budgets_.device_bytes - p.device_needed, head);
-    if (!p.use_device && budgets_.device_bytes > 0)
-      p.reasons.push_back(
-          fmt::format("the device is too small: it takes part from {} on", gib_text(p.device_needed)));
     predict(p);
     if (p.use_device) choose_residents(p);
     tell_rows(p);
+    give_reasons(p);
     return p;
   }
 
@@ -139,10 +137,32 @@ class Sharing {
     row("workspace", (d ? b_.workspace : 0) + (p.head_on_device ? b_.head : 0),
         (d ? b_.pinned : b_.workspace) + (p.head_on_device ? 0 : b_.head));
     p.ram_missing = std::max<int64_t>(0, p.ram_used - usable_ram(budgets_.ram_bytes));
+  }
+
+  void give_reasons(TrainingPlan& p) const {
+    const auto say = [&](const std::string& line) { p.reasons.push_back(line); };
+    if (!p.use_device && budgets_.device_bytes > 0)
+      say(
+          fmt::format("the device is too small: it takes part from {} on; fewer --micro-tokens or a lower "
+                      "--rank need less",
+                      gib_text(p.device_needed)));
+    if (p.use_device && p.experts_resident < p.experts)
+      say(fmt::format("{} on the device would hold everything; it takes part from {} on",
+                      gib_text(p.device_for_all), gib_text(p.device_needed)));
+    if (p.ring_places > 0) {
+      const double bytes_per_weight =
+          static_cast<double>(routed_.all.bytes) / static_cast<double>(routed_.all.weights);
+      say(
+          fmt::format("streaming an expert beats the CPU from {:.0f} tokens on; an even micro-batch gives "
+                      "each {:.0f}",
+                      break_even_tokens(bytes_per_weight, speeds_),
+                      static_cast<double>(shape_.micro_tokens * b_.model.top_k * routed_.layers) /
+                          static_cast<double>(routed_.count)));
+    }
     if (p.ram_missing > 0)
-      p.reasons.push_back(
-          fmt::format("{} more memory would be read from disk in every step; fewer "
-                      "--micro-tokens, a lower --rank or fewer --targets need less",
+      say(
+          fmt::format("{} more memory would be read from disk in every step; fewer --micro-tokens, a lower "
+                      "--rank or fewer --targets need less",
                       gib_text(p.ram_missing)));
   }
 
