@@ -92,18 +92,21 @@ void quantize_activations(const float* x, int64_t cols, int8_t* q, float* scale,
 std::span<const FormatKernels> format_kernels(Format format) {
 #define MOEBIUS_ROWS(suffix, isa) \
   {"rows_" #suffix, isa, dot_rows_##suffix, axpy_rows_##suffix, dequantize_rows_##suffix}
-#define MOEBIUS_ROWS_AVX512(type, dot, axpy) \
-  { "rows_" #type "_avx512", Isa::kAvx512, dot_rows_##dot, axpy_rows_##axpy, dequantize_rows_##type##_avx2 }
-#define MOEBIUS_FORMAT(name, type, axpy)                                                   \
-  static constexpr FormatKernels name[] = {MOEBIUS_ROWS_AVX512(type, type##_avx512, axpy), \
-                                           MOEBIUS_ROWS(type##_avx2, Isa::kAvx2),          \
+#define MOEBIUS_ROWS_AVX512(type, axpy, dequantize)                                    \
+  {                                                                                    \
+    "rows_" #type "_avx512", Isa::kAvx512, dot_rows_##type##_avx512, axpy_rows_##axpy, \
+        dequantize_rows_##dequantize                                                   \
+  }
+#define MOEBIUS_FORMAT(name, type, axpy, dequantize)                                    \
+  static constexpr FormatKernels name[] = {MOEBIUS_ROWS_AVX512(type, axpy, dequantize), \
+                                           MOEBIUS_ROWS(type##_avx2, Isa::kAvx2),       \
                                            MOEBIUS_ROWS(type##_ref, Isa::kScalar)}
-  MOEBIUS_FORMAT(kF32, f32, f32_avx512);
-  MOEBIUS_FORMAT(kBF16, bf16, bf16_avx512);
-  MOEBIUS_FORMAT(kF16, f16, f16_avx512);
-  MOEBIUS_FORMAT(kFp8, fp8, fp8_avx512);
-  MOEBIUS_FORMAT(kInt8, int8, int8_exact_avx512);
-  MOEBIUS_FORMAT(kInt4, int4, int4_exact_avx512);
+  MOEBIUS_FORMAT(kF32, f32, f32_avx512, f32_avx2);
+  MOEBIUS_FORMAT(kBF16, bf16, bf16_avx512, bf16_avx2);
+  MOEBIUS_FORMAT(kF16, f16, f16_avx512, f16_avx2);
+  MOEBIUS_FORMAT(kFp8, fp8, fp8_avx512, fp8_avx2);
+  MOEBIUS_FORMAT(kInt8, int8, int8_exact_avx512, int8_avx2);
+  MOEBIUS_FORMAT(kInt4, int4, int4_exact_avx512, int4_avx512);
 #undef MOEBIUS_FORMAT
 #undef MOEBIUS_ROWS_AVX512
 #undef MOEBIUS_ROWS

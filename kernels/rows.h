@@ -28,7 +28,7 @@ MOEBIUS_ROW_KERNELS(int4_avx2)
 
 #undef MOEBIUS_ROW_KERNELS
 
-// With AVX-512 VNNI; dequantised rows are the AVX2 kernels'. int8_exact, int4_exact: on activations that are
+// With AVX-512 VNNI; dequantised rows are the AVX2 kernels', but for int4. int8_exact, int4_exact: on activations that are
 // not rounded (their q is not looked at).
 #define MOEBIUS_ROW_KERNELS_AVX512(suffix)                                                  \
   void dot_rows_##suffix(const Matrix& w, int64_t begin, int64_t end, const Activations& x, \
@@ -43,6 +43,8 @@ MOEBIUS_ROW_KERNELS_AVX512(int8_exact_avx512)
 MOEBIUS_ROW_KERNELS_AVX512(int4_exact_avx512)
 
 #undef MOEBIUS_ROW_KERNELS_AVX512
+
+void dequantize_rows_int4_avx512(const Matrix& w, int64_t begin, int64_t end, float* out, int64_t ld);
 
 // The same on rounded ones.
 void dot_rows_int8_avx512(const Matrix& w, int64_t begin, int64_t end, const Activations& x,
