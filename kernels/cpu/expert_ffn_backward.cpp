@@ -1,93 +1,23 @@
-// Slots are sorted by expert and fall into parts of one expert each, a task of one thread. A task goes
-// through its slots in chunks whose numbers stay in a core's cache. Gradients of weights are added by the
-// chunk; where an expert has several parts, each part has sums of its own, which are added in their order.
+// Slots are sorted by expert and fall into parts of one expert each, a task of one thread. Here a task goes
+// through its slots in chunks whose numbers stay in a core's cache, and gradients of weights are added by the
+// chunk.
 #include <algorithm>
-#include <array>
 #include <cstring>
 
-#include "kernels/cpu/chunk_matrix.h"
+#include "kernels/cpu/expert_parts.h"
 #include "kernels/cpu/grad_rows.h"
 #include "kernels/cpu/host_grad.h"
-#include "kernels/cpu/slots.h"
 #include "kernels/cpu/workers.h"
 
 namespace moebius {
 namespace {
 
-constexpr int64_t kPartSlots = 1024;
-constexpr int64_t kPiece = 16;  // rows that a thread adds at a time
-
-using ExpertSums = std::array<MatrixSums, 3>;  // of gate, up and down
-
-ExpertSums expert_sums(const ExpertFfnBackwardArgs& args, int64_t expert) {
-  const ExpertWeights& e = args.experts[expert];
-  const ExpertGradients gradients = args.gradients ? args.gradients[expert] : ExpertGradients{};
-  const auto sums = [](const Matrix& w, const Tensor& dw) {
-    return MatrixSums{dw, w.lora ? w.lora->da : Tensor(), w.lora ? w.lora->db : Tensor()};
-  };
-  return {sums(e.gate, gradients.gate), sums(e.up, gradients.up), sums(e.down, gradients.down)};
-}
-
-// body(tensor of one, tensor of the other) for all nine.
-template <class Body>
-void for_each_sum(ExpertSums& one, const ExpertSums& other, const Body& body) {
-  for (size_t i = 0; i < one.size(); ++i)
-    body(one[i].dw, other[i].dw), body(one[i].da, other[i].da), body(one[i].db, other[i].db);
-}
-
-ExpertSums own_sums(const ExpertSums& like, Scratch& scratch) {
-  ExpertSums own;
-  for_each_sum(own, like, [&](Tensor& to, const Tensor& from) {
-    if (from.empty()) return;
-    to = f32_tensor(scratch.take<float>(from.numel()), {from.shape[0], from.shape[1]});
-    std::fill_n(to.f32(), to.numel(), 0.0f);
-  });
-  return own;
-}
-
-struct Part {
-  int64_t expert, first, count;  // slots in the sorted order
-  bool alone;                    // the expert has no other
-  ExpertSums sums;
-};
-
-// Slots of a part: few enough for threads to share, so many that sums of its own cost less than its tokens.
-int64_t part_slots(const ExpertWeights& e) { return std::max(kPartSlots, 3 * e.gate.rows); }
-
-std::vector<Part> make_parts(const ExpertFfnBackwardArgs& args, const SortedSlots& sorted, Scratch& scratch) {
-  std::vector<Part> parts;
-  for (int64_t e = 0; e < args.n_experts; ++e) {
-    const int64_t begin = sorted.first[e], end = sorted.first[e + 1];
-    if (begin == end) continue;
-    const int64_t most = part_slots(args.experts[e]);
-    const bool alone = end - begin <= most;
-    const ExpertSums sums = expert_sums(args, e);
-    for (int64_t first = begin; first < end; first += most)
-      parts.push_back({e, first, std::min(most, end - first), alone, alone ? sums : own_sums(sums, scratch)});
-  }
-  return parts;
-}
-
-// What the parts of one expert summed, to where it belongs.
-void add_parts(const ExpertFfnBackwardArgs& args, const std::vector<Part>& parts, HostContext& context) {
-  for (const Part& part : parts) {
-    if (part.alone) continue;
-    ExpertSums sums = expert_sums(args, part.expert);
-    for_each_sum(sums, part.sums, [&](Tensor& to, const Tensor& from) {
-      parallel_for(context.pool, to.empty() ? 0 : to.shape[0], kPiece, [&](int64_t begin, int64_t end) {
-        for (int64_t r = begin; r < end; ++r)
-          add_row(from.f32() + r * from.stride[0], from.shape[1], to.f32() + r * to.stride[0]);
-      });
-    });
-  }
-}
-
 // Memory of one worker.
 struct Workspace {
-  Workspace(const ExpertFfnBackwardArgs& args, const std::vector<Part>& parts, Scratch& scratch) {
+  Workspace(const ExpertFfnBackwardArgs& args, const std::vector<ExpertPart>& parts, Scratch& scratch) {
     const int64_t hidden = args.x.shape[1];
     int64_t widest = 0, copied = 0, rank = 0;
-    for (const Part& part : parts) {
+    for (const ExpertPart& part : parts) {
       const ExpertWeights& e = args.experts[part.expert];
       widest = std::max(widest, e.gate.rows);
       for (const Matrix* w : {&e.gate, &e.up, &e.down}) {
@@ -106,7 +36,7 @@ struct Workspace {
 
 class PartTask {
  public:
-  PartTask(const ExpertFfnBackwardArgs& args, const SortedSlots& sorted, const Part& part,
+  PartTask(const ExpertFfnBackwardArgs& args, const SortedSlots& sorted, const ExpertPart& part,
            const Workspace& work, const HostContext& context)
       : args_(args),
         sorted_(sorted),
@@ -170,34 +100,50 @@ class PartTask {
 
   const ExpertFfnBackwardArgs& args_;
   const SortedSlots& sorted_;
-  const Part& part_;
+  const ExpertPart& part_;
   const Workspace& work_;
   const bool avx2_;
   const ChunkMatrix gate_, up_, down_;
 };
 
-void expert_ffn_backward_gemm(const ExpertFfnBackwardArgs& args, HostContext& context) {
+// run_parts: what computes the parts.
+template <auto run_parts>
+void expert_ffn_backward_by(const ExpertFfnBackwardArgs& args, HostContext& context) {
   const Scratch::Frame frame(context.scratch);
   const int64_t n = args.ids.shape[0], k = args.ids.shape[1];
   const SortedSlots sorted = sort_slots(args.ids, args.experts, args.n_experts, context.scratch);
   for (int64_t i = 0; i < n * k && !args.dweights.empty(); ++i)
     if (args.ids.i32()[i / k * args.ids.stride[0] + i % k] < 0)
       args.dweights.f32()[i / k * args.dweights.stride[0] + i % k] = 0;
-  const std::vector<Part> parts = make_parts(args, sorted, context.scratch);
+  const std::vector<ExpertPart> parts = cut_experts(args, sorted, context.scratch);
+  run_parts(args, sorted, parts, context);
+  add_parts(args, parts, context);
+}
+
+const char* declines_panels(const ExpertFfnBackwardArgs& args, const HostContext& context) {
+  for (int64_t e = 0; e < args.n_experts && args.gradients; ++e)
+    for (const Tensor* dw : {&args.gradients[e].gate, &args.gradients[e].up, &args.gradients[e].down})
+      if (!dw->empty()) return "wants the gradients of weights";
+  return needs_avx512(args, context);
+}
+
+}  // namespace
+
+void run_parts_by_gemm(const ExpertFfnBackwardArgs& args, const SortedSlots& sorted,
+                       const std::vector<ExpertPart>& parts, HostContext& context) {
   const int64_t units = static_cast<int64_t>(parts.size());
   std::vector<Workspace> work;
   for (int i = 0; i < worker_count(context, units); ++i) work.emplace_back(args, parts, context.scratch);
   for_each_unit(context, units, [&](int64_t i, int64_t worker) {
     PartTask(args, sorted, parts[static_cast<size_t>(i)], work[static_cast<size_t>(worker)], context).run();
   });
-  add_parts(args, parts, context);
 }
-
-}  // namespace
 
 std::span<const Candidate<ExpertFfnBackwardArgs>> host_expert_ffn_backward() {
   static constexpr Candidate<ExpertFfnBackwardArgs> kCandidates[] = {
-      {"expert_ffn_backward_gemm", declines_nothing<ExpertFfnBackwardArgs>, expert_ffn_backward_gemm},
+      {"expert_ffn_backward_panels", declines_panels, expert_ffn_backward_by<run_parts_by_panels>},
+      {"expert_ffn_backward_gemm", declines_nothing<ExpertFfnBackwardArgs>,
+       expert_ffn_backward_by<run_parts_by_gemm>},
       grad_reference<ExpertFfnBackwardArgs, ref::expert_ffn_backward>("expert_ffn_backward_ref"),
   };
   return kCandidates;
