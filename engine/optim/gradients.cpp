@@ -7,6 +7,9 @@
 namespace moebius::optim {
 namespace {
 
+constexpr int64_t kMany = 64;  // gradients for each thread
+constexpr int64_t kGrain = 8;
+
 Status locate(const NamedGradient& gradient) {
   const MatrixView g = gradient.values;
   for (int64_t i = 0; i < g.size(); ++i) {
@@ -15,6 +18,19 @@ Status locate(const NamedGradient& gradient) {
         fmt::format("gradient of {} is {} at [{}, {}]", gradient.name, g.data[i], i / g.cols, i % g.cols));
   }
   return Status();
+}
+
+// body(index, team): thousands of small gradients (adapters of experts) are shared out among the threads, a
+// few large ones are each shared by all. The bits are the same.
+template <class Body>
+void for_each(std::span<const NamedGradient> gradients, const Team& team, const Body& body) {
+  if (!team.pool || std::ssize(gradients) < kMany * team.pool->threads()) {
+    for (size_t i = 0; i < gradients.size(); ++i) body(i, team);
+    return;
+  }
+  parallel_for(*team.pool, std::ssize(gradients), kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) body(static_cast<size_t>(i), Team{});
+  });
 }
 
 }  // namespace
@@ -26,17 +42,20 @@ Status check_gradients(std::span<const NamedGradient> gradients, const Team& tea
 Result<double> clip_gradients(std::span<const NamedGradient> gradients, double max_norm, const Team& team) {
   if (!(max_norm > 0))
     return invalid(fmt::format("the largest gradient norm is {}, but must be above 0", max_norm));
+  std::vector<double> squares(gradients.size());
+  for_each(gradients, team,
+           [&](size_t i, const Team& on) { squares[i] = sum_of_squares(on, gradients[i].values.values()); });
   double sum = 0;
-  for (const NamedGradient& gradient : gradients) {
+  for (size_t i = 0; i < gradients.size(); ++i) {
     // Squares of finite float32 numbers are far from the end of float64: a sum that is not finite means one.
-    const double squares = sum_of_squares(team, gradient.values.values());
-    if (!std::isfinite(squares)) MOEBIUS_TRY(locate(gradient));
-    sum += squares;
+    if (!std::isfinite(squares[i])) MOEBIUS_TRY(locate(gradients[i]));
+    sum += squares[i];
   }
   const double norm = std::sqrt(sum), factor = max_norm / (norm + 1e-6);
   if (factor < 1) {
-    for (const NamedGradient& gradient : gradients)
-      scale(team, gradient.values.values(), static_cast<float>(factor));
+    for_each(gradients, team, [&](size_t i, const Team& on) {
+      scale(on, gradients[i].values.values(), static_cast<float>(factor));
+    });
   }
   return norm;
 }

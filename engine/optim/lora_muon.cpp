@@ -11,48 +11,60 @@
 namespace moebius::optim {
 namespace {
 
-// out = left in, or out = in right, with a square factor of the fitting side.
-void times_left(const SquareMatrix& left, ConstMatrixView in, MatrixView out) {
-  std::vector<double> row(static_cast<size_t>(in.cols));
-  for (int64_t i = 0; i < left.n; ++i) {
-    std::ranges::fill(row, 0.0);
-    for (int64_t k = 0; k < left.n; ++k) {
-      const double factor = left.at(i, k);
-      const float* from = in.row(k);
-      for (size_t c = 0; c < row.size(); ++c) row[c] += factor * static_cast<double>(from[c]);
-    }
-    for (size_t c = 0; c < row.size(); ++c) out.row(i)[c] = static_cast<float>(row[c]);
-  }
-}
-
-void times_right(ConstMatrixView in, const SquareMatrix& right, MatrixView out) {
-  std::vector<double> row(static_cast<size_t>(right.n));
-  for (int64_t i = 0; i < in.rows; ++i) {
-    std::ranges::fill(row, 0.0);
-    for (int64_t k = 0; k < right.n; ++k) {
-      const double factor = static_cast<double>(in.row(i)[k]);
-      for (int64_t j = 0; j < right.n; ++j) row[static_cast<size_t>(j)] += factor * right.at(k, j);
-    }
-    for (size_t j = 0; j < row.size(); ++j) out.row(i)[j] = static_cast<float>(row[j]);
-  }
-}
+constexpr int64_t kColumns = 256;  // of a, that are float64 at a time
 
 void average(float* m, ConstMatrixView g, double beta) {
   const float take = static_cast<float>(1 - beta);
   for (int64_t i = 0; i < g.size(); ++i) m[i] += take * (g.data[i] - m[i]);
 }
 
-void add(MatrixView w, ConstMatrixView d, double keep, double rate) {
-  const float k = static_cast<float>(keep), r = static_cast<float>(rate);
-  for (int64_t i = 0; i < w.size(); ++i) w.data[i] = k * w.data[i] + r * d.data[i];
+// a = keep a - rate t m
+void move_left(const SquareMatrix& t, ConstMatrixView m, double keep, double rate, MatrixView a) {
+  double sums[kColumns];
+  for (int64_t begin = 0; begin < a.cols; begin += kColumns) {
+    const int64_t count = std::min(kColumns, a.cols - begin);
+    for (int64_t i = 0; i < t.n; ++i) {
+      std::fill_n(sums, count, 0.0);
+      for (int64_t k = 0; k < t.n; ++k) {
+        const double factor = rate * t.at(i, k);
+        const float* from = m.row(k) + begin;
+        for (int64_t c = 0; c < count; ++c) sums[c] += factor * static_cast<double>(from[c]);
+      }
+      float* to = a.row(i) + begin;
+      for (int64_t c = 0; c < count; ++c)
+        to[c] = static_cast<float>(keep * static_cast<double>(to[c]) - sums[c]);
+    }
+  }
 }
 
-int64_t scratch_of(const LoraMuon& config, const LoraFactors& f) {
-  return 2 * (f.a.size() + f.b.size()) +
-         std::max(config.msign.scratch(f.a.rows, f.a.cols), config.msign.scratch(f.b.rows, f.b.cols));
+// b = keep b - rate m t
+void move_right(ConstMatrixView m, const SquareMatrix& t, double keep, double rate, MatrixView b) {
+  std::vector<double> sums(static_cast<size_t>(t.n));
+  for (int64_t i = 0; i < b.rows; ++i) {
+    std::ranges::fill(sums, 0.0);
+    for (int64_t k = 0; k < t.n; ++k) {
+      const double factor = rate * static_cast<double>(m.row(i)[k]);
+      const double* from = t.values.data() + k * t.n;
+      for (int64_t j = 0; j < t.n; ++j) sums[static_cast<size_t>(j)] += factor * from[j];
+    }
+    float* to = b.row(i);
+    for (int64_t j = 0; j < t.n; ++j)
+      to[j] = static_cast<float>(keep * static_cast<double>(to[j]) - sums[static_cast<size_t>(j)]);
+  }
 }
 
-void step_pair(const LoraMuon& config, double eta, const LoraFactors& f, Scratch scratch) {
+// With root = S^{-1/2} and the Gram matrix of m: root msign(root m), or msign(m root) root, is m times this
+// from that side. Only matrices of the rank's size are orthogonalised, whatever the factors' other sides.
+SquareMatrix whitened(const LoraMuon& config, const SquareMatrix& s, const SquareMatrix& gram) {
+  const SquareMatrix root = inverse_root(s, config.damping);
+  return product(product(root, config.msign.on_gram(product(product(root, gram), root))), root);
+}
+
+void scale_to(MatrixView w, double keep) {
+  for (float& value : w.values()) value = static_cast<float>(keep * static_cast<double>(value));
+}
+
+void step_pair(const LoraMuon& config, double eta, const LoraFactors& f) {
   const MatrixView mean_a{f.state->tensors[0].values.data(), f.a.rows, f.a.cols};
   const MatrixView mean_b{f.state->tensors[1].values.data(), f.b.rows, f.b.cols};
   average(mean_a.data, f.grad_a, config.beta);
@@ -61,26 +73,15 @@ void step_pair(const LoraMuon& config, double eta, const LoraFactors& f, Scratch
   const SquareMatrix gram_a = row_gram(f.a), gram_b = column_gram(f.b);
   const bool move_a = gram_b.trace() > 0, move_b = gram_a.trace() > 0;
   const double budget = move_a && move_b ? eta / 2 : eta;
-  const MatrixView whitened_a{scratch.take(f.a.size()), f.a.rows, f.a.cols};
-  const MatrixView step_a{scratch.take(f.a.size()), f.a.rows, f.a.cols};
-  const MatrixView whitened_b{scratch.take(f.b.size()), f.b.rows, f.b.cols};
-  const MatrixView step_b{scratch.take(f.b.size()), f.b.rows, f.b.cols};
-  PartContext context{f.state->step + 1, {}, scratch, Team{}};
-  if (move_b) {
-    const SquareMatrix root = inverse_root(gram_a, config.damping);
-    times_right(mean_b, root, whitened_b);
-    config.msign.apply(context, whitened_b);
-    times_right(whitened_b, root, step_b);
-  }
-  if (move_a) {
-    const SquareMatrix root = inverse_root(gram_b, config.damping);
-    times_left(root, mean_a, whitened_a);
-    config.msign.apply(context, whitened_a);
-    times_left(root, whitened_a, step_a);
-  }
-  const double keep = std::sqrt(1 - config.decay * eta);
-  add(f.b, step_b, keep, -(budget / keep));
-  add(f.a, step_a, keep, -(budget / keep));
+  const double keep = std::sqrt(1 - config.decay * eta), rate = budget / keep;
+  if (move_b)
+    move_right(mean_b, whitened(config, gram_a, column_gram(mean_b)), keep, rate, f.b);
+  else
+    scale_to(f.b, keep);
+  if (move_a)
+    move_left(whitened(config, gram_b, row_gram(mean_a)), mean_a, keep, rate, f.a);
+  else
+    scale_to(f.a, keep);
   ++f.state->step;
 }
 
@@ -129,17 +130,9 @@ Status apply_lora_muon(const LoraMuon& config, double eta, std::span<const LoraF
         fmt::format("LoRA-Muon: step {} with decay {}: the step must be at least 0 and their product below 1",
                     eta, config.decay));
   }
-  std::vector<int64_t> begin{0};
-  for (const LoraFactors& f : pairs) {
-    MOEBIUS_TRY(check_pair(f));
-    begin.push_back(begin.back() + scratch_of(config, f));
-  }
-  // Adapters are small: scratch for all pairs at once is a few times their size.
-  MOEBIUS_ASSIGN(Buffer memory, Buffer::host(static_cast<size_t>(begin.back()) * sizeof(float)));
-  parallel_for(pool, std::ssize(pairs), 1, [&](int64_t i, int64_t) {
-    const size_t n = static_cast<size_t>(i);
-    step_pair(config, eta, pairs[n], {memory.as<float>() + begin[n], begin[n + 1] - begin[n]});
-  });
+  for (const LoraFactors& f : pairs) MOEBIUS_TRY(check_pair(f));
+  parallel_for(pool, std::ssize(pairs), 1,
+               [&](int64_t i, int64_t) { step_pair(config, eta, pairs[static_cast<size_t>(i)]); });
   return Status();
 }
 

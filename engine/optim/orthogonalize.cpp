@@ -121,6 +121,25 @@ void Orthogonalize::apply(PartContext& context, MatrixView u) const {
   if (w.x.data != u.data) std::copy_n(w.x.data, u.size(), u.data);
 }
 
+// Rounding can make a zero eigenvalue negative by 1e-16 of the largest, and ten steps of Polar Express lift
+// it by 6e8: it stays small, and no restart from u is needed.
+SquareMatrix Orthogonalize::on_gram(const SquareMatrix& gram) const {
+  const int64_t n = gram.n;
+  SquareMatrix s = gram, q{n, std::vector<double>(gram.values.size())};
+  const double norm = std::sqrt(std::max(0.0, gram.trace()));
+  const double start = norm == 0 ? 0 : 1 / (margin * norm + eps);
+  for (double& value : s.values) value *= start * start;
+  for (int64_t i = 0; i < n; ++i) q.at(i, i) = start;
+  for (const Quintic& step : steps) {
+    SquareMatrix p = product(s, s);
+    for (size_t i = 0; i < p.values.size(); ++i) p.values[i] = step.c * p.values[i] + step.b * s.values[i];
+    for (int64_t i = 0; i < n; ++i) p.at(i, i) += step.a;
+    q = product(p, q);
+    s = product(product(p, s), p);
+  }
+  return q;
+}
+
 Orthogonalize newton_schulz(int steps) {
   Orthogonalize part;
   part.steps.assign(static_cast<size_t>(std::max(0, steps)), {3.4445, -4.7750, 2.0315});

@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "engine/optim/matrix.h"
+#include "engine/optim/small_matrix.h"
 #include "engine/optim/state.h"
 
 namespace moebius::optim {
@@ -101,6 +102,9 @@ struct Orthogonalize {
   std::vector<StateShape> state(int64_t, int64_t) const { return {}; }
   int64_t scratch(int64_t rows, int64_t cols) const;
   void apply(PartContext& context, MatrixView u) const;
+  // The same for a u of which only the Gram matrix on its shorter side is at hand, in float64, where all
+  // steps can act on it: u times what is returned (from the left where u is wide) is what apply makes of u.
+  SquareMatrix on_gram(const SquareMatrix& gram) const;
 };
 
 // Muon's (3.4445, -4.7750, 2.0315): singular values above about 1e-3 of the norm end within 0.5 to 1.5.

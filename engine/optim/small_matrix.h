@@ -19,6 +19,7 @@ struct SquareMatrix {
 
 SquareMatrix row_gram(ConstMatrixView a);     // a a^T
 SquareMatrix column_gram(ConstMatrixView b);  // b^T b
+SquareMatrix product(const SquareMatrix& a, const SquareMatrix& b);
 
 // s = V diag(values) V^T for symmetric s, by cyclic Jacobi rotations: small eigenvalues keep their relative
 // accuracy where s is well scaled, and nothing can fail. Column j of vectors belongs to values[j].
