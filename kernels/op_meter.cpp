@@ -2,6 +2,7 @@
 
 #include <chrono>
 
+#include "kernels/flops.h"
 #include "kernels/forwarding_backend.h"
 #include "kernels/traffic.h"
 
@@ -29,6 +30,7 @@ class MeteredBackend final : public ForwardingBackend {
     add(meter_.of(#name, matrix_of(args)), args, took); \
   }
   MOEBIUS_OPS(X)
+  MOEBIUS_GRAD_OPS(X)
 #undef X
 
  private:
@@ -36,9 +38,12 @@ class MeteredBackend final : public ForwardingBackend {
   static void add(OpTotal& total, const Args& args, Clock::duration took) {
     ++total.calls;
     total.seconds += std::chrono::duration<double>(took).count();
-    total.bytes += Traffic::bytes(args);
-    if constexpr (!std::is_same_v<Args, EmbedArgs> && !std::is_same_v<Args, TakeSlotsArgs>)
-      total.stored_bytes += Traffic::of(args).stored();
+    total.flops += Flops::of(args);
+    if constexpr (requires(Args copy, Traffic traffic) { copy.visit(traffic); }) {
+      total.bytes += Traffic::bytes(args);
+      if constexpr (!std::is_same_v<Args, EmbedArgs> && !std::is_same_v<Args, TakeSlotsArgs>)
+        total.stored_bytes += Traffic::of(args).stored();
+    }
   }
 
   OpMeter& meter_;
@@ -47,7 +52,7 @@ class MeteredBackend final : public ForwardingBackend {
 }  // namespace
 
 OpTotal& OpMeter::of(const char* op, const void* data) {
-  OpTotal*& known = known_[data ? data : op];
+  OpTotal*& known = known_[{op, data}];
   if (known) return *known;
   const auto label = data ? labels_.find(data) : labels_.end();
   known = &totals_[label == labels_.end() ? op : std::string(op) + " " + label->second];
