@@ -1,5 +1,9 @@
 #include "kernels/cpu/adapter.h"
 
+#include <algorithm>
+
+#include "kernels/cpu/vector_ops.h"
+
 namespace moebius {
 namespace {
 
@@ -8,6 +12,36 @@ constexpr int64_t kGrain = 16;  // tokens
 // [n, rank] contiguous
 void scale_rows(float factor, float* mid, int64_t numbers) {
   for (int64_t i = 0; i < numbers; ++i) mid[i] *= factor;
+}
+
+void add_dots(const Adapter& adapter, int64_t begin, int64_t end, int64_t first, int64_t count, float* tile,
+              const HostContext& context) {
+  Tile part;
+  context.kernels(Format::kF32)
+      .dot_rows(adapter.b, begin, end, tokens_from(adapter.mid, first), nullptr, count, part.values,
+                end - begin);
+  for (int64_t i = 0; i < count * (end - begin); ++i) tile[i] += part.values[i];
+}
+
+// A row of b is too short for a dot product to fill vectors: rows are turned, some at a time, and go by as
+// columns. Each number of the tile is summed over the rank, ascending.
+void add_turned(const Adapter& adapter, int64_t begin, int64_t end, const float* mid, int64_t count,
+                float* tile) {
+  constexpr int64_t kRanks = 16, kRows = 64;
+  alignas(64) float turned[kRanks * kRows];
+  const int64_t rank = adapter.b.cols;
+  const float* b = static_cast<const float*>(adapter.b.data);
+  for (int64_t row = begin; row < end; row += kRows) {
+    const int64_t rows = std::min(kRows, end - row);
+    for (int64_t k = 0; k < rank; k += kRanks) {
+      const int64_t ranks = std::min(kRanks, rank - k);
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t j = 0; j < ranks; ++j) turned[j * kRows + r] = b[(row + r) * rank + k + j];
+      for (int64_t i = 0; i < count; ++i)
+        add_scaled_rows_avx2(mid + i * rank + k, ranks, turned, kRows, rows,
+                             tile + i * (end - begin) + row - begin);
+    }
+  }
 }
 
 }  // namespace
@@ -53,11 +87,10 @@ Adapter prepare_adapter(const Matrix& w, const Activations& x, int64_t n, HostCo
 void add_adapter(const Adapter& adapter, int64_t begin, int64_t end, int64_t first, int64_t count,
                  float* tile, const HostContext& context) {
   if (adapter.empty()) return;
-  Tile part;
-  context.kernels(Format::kF32)
-      .dot_rows(adapter.b, begin, end, tokens_from(adapter.mid, first), nullptr, count, part.values,
-                end - begin);
-  for (int64_t i = 0; i < count * (end - begin); ++i) tile[i] += part.values[i];
+  if (context.avx2())
+    add_turned(adapter, begin, end, adapter.mid.x + first * adapter.mid.ld, count, tile);
+  else
+    add_dots(adapter, begin, end, first, count, tile, context);
 }
 
 void multiply_panels_adapted(const Matrix& w, const float* x, int64_t ldx, int64_t n, float* y, int64_t ldy,

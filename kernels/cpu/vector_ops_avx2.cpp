@@ -156,6 +156,24 @@ void add_scaled_row_avx2(float weight, const float* x, int64_t n, float* y) {
       });
 }
 
+void add_scaled_rows_avx2(const float* weights, int64_t count, const float* x, int64_t ld, int64_t n,
+                          float* y) {
+  by_eight(
+      n,
+      [&](int64_t i) {
+        __m256 sum = _mm256_loadu_ps(y + i);
+        for (int64_t j = 0; j < count; ++j)
+          sum = _mm256_fmadd_ps(_mm256_set1_ps(weights[j]), _mm256_loadu_ps(x + j * ld + i), sum);
+        _mm256_storeu_ps(y + i, sum);
+      },
+      [&](int64_t i, __m256i m) {
+        __m256 sum = _mm256_maskload_ps(y + i, m);
+        for (int64_t j = 0; j < count; ++j)
+          sum = _mm256_fmadd_ps(_mm256_set1_ps(weights[j]), _mm256_maskload_ps(x + j * ld + i, m), sum);
+        _mm256_maskstore_ps(y + i, m, sum);
+      });
+}
+
 void swiglu_row_avx2(const float* gate, const float* up, int64_t n, float* y) {
   by_eight(
       n,
