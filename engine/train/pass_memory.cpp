@@ -5,7 +5,7 @@
 namespace moebius {
 namespace {
 
-constexpr int64_t kLogitNumbers = 1 << 22;  // in one piece of the head's work
+constexpr int64_t kLogitNumbers = 1 << 25;  // in one piece of the head's work, which reads the head once
 constexpr int64_t kMaxHeadRows = 1024;
 
 int64_t head_rows_at_once(const ModelConfig& c, int64_t n) {
