@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include "kernels/backend.h"
+
 namespace moebius {
 namespace {
 
@@ -35,7 +37,7 @@ bool must_merge(const std::string& module, Role role) {
 }
 
 void merge_adapter(const Matrix& w, const AdapterFactors& f, int64_t begin, int64_t end, float* out) {
-  format_kernels(w.format).back().dequantize_rows(w, begin, end, out, w.cols);
+  best_kernels(w.format, cpu_features().isa()).dequantize_rows(w, begin, end, out, w.cols);
   for (int64_t r = begin; r < end; ++r, out += f.in) {
     for (int64_t k = 0; k < f.rank; ++k) {
       const float b = f.scale * f.b[static_cast<size_t>(r * f.rank + k)];
@@ -81,9 +83,18 @@ Result<std::unique_ptr<AdaptedWeights>> AdaptedWeights::create(const ModelConfig
   return adapted;
 }
 
-void AdaptedWeights::merge_again() {
-  for (AdaptedMatrix& m : matrices_)
-    if (!m.merged.empty()) merge_adapter(m.base, m.factors, 0, m.factors.out, m.merged.data());
+void AdaptedWeights::merge_again(ThreadPool* pool) {
+  constexpr int64_t kRows = 64;  // that a thread merges at a time
+  for (AdaptedMatrix& m : matrices_) {
+    if (m.merged.empty()) continue;
+    auto merge = [&](int64_t begin, int64_t end) {
+      merge_adapter(m.base, m.factors, begin, end, m.merged.data() + begin * m.factors.in);
+    };
+    if (pool)
+      parallel_for(*pool, m.factors.out, kRows, merge);
+    else
+      merge(0, m.factors.out);
+  }
 }
 
 }  // namespace moebius

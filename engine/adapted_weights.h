@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/parallel.h"
 #include "models/peft.h"
 #include "models/weights.h"
 
@@ -37,7 +38,7 @@ class AdaptedWeights {
   const Weights& weights() const { return weights_; }
   std::deque<AdaptedMatrix>& matrices() { return matrices_; }
   const std::deque<AdaptedMatrix>& matrices() const { return matrices_; }
-  void merge_again();  // after factors changed
+  void merge_again(ThreadPool* pool = nullptr);  // after factors changed
 
  private:
   AdaptedWeights() = default;

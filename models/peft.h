@@ -74,6 +74,8 @@ struct AdapterWriteOptions {
 // within a layer is folded into B. It needs experts of one width and no zero experts (kUnsupported).
 // Embeddings have no such layout (kUnsupported). Factors that the reader would refuse are refused.
 Status write_adapter(const std::string& dir, const ModelConfig& config,
+                     std::span<const AdapterFactors* const> factors, const AdapterWriteOptions& options);
+Status write_adapter(const std::string& dir, const ModelConfig& config,
                      std::span<const AdapterFactors> factors, const AdapterWriteOptions& options);
 
 // "28 of 40 matrices: 12 of 12 attention, ...", for the log.

@@ -79,7 +79,7 @@ class Writer {
   Writer(const ModelConfig& model, const AdapterWriteOptions& options)
       : model_(model), options_(options), matrices_(model) {}
 
-  Status plan(std::span<const AdapterFactors> factors);
+  Status plan(std::span<const AdapterFactors* const> factors);
   Status write_weights(const std::string& path);
   Result<std::string> config();
   std::string card() const;
@@ -102,15 +102,15 @@ class Writer {
   std::vector<Stored> stored_;
 };
 
-Status Writer::plan(std::span<const AdapterFactors> factors) {
+Status Writer::plan(std::span<const AdapterFactors* const> factors) {
   if (factors.empty()) return invalid("cannot write an adapter without factors");
   bool experts = false;
-  for (const AdapterFactors& f : factors) {
-    MOEBIUS_TRY(check_factors(matrices_, f));
-    if (!factors_.emplace(f.module, &f).second) {
-      return invalid(fmt::format("cannot write two adapters of {}", printable(f.module)));
+  for (const AdapterFactors* f : factors) {
+    MOEBIUS_TRY(check_factors(matrices_, *f));
+    if (!factors_.emplace(f->module, f).second) {
+      return invalid(fmt::format("cannot write two adapters of {}", printable(f->module)));
     }
-    experts = experts || matrices_.at(f.module)->role == Role::kExpert;
+    experts = experts || matrices_.at(f->module)->role == Role::kExpert;
   }
   if (fused() && experts && (!model_.moe.widths.empty() || model_.moe.zero_experts > 0)) {
     return unsupported(
@@ -377,6 +377,13 @@ Status failed(const std::string& action, const std::string& path, const std::err
 
 Status write_adapter(const std::string& dir, const ModelConfig& model,
                      std::span<const AdapterFactors> factors, const AdapterWriteOptions& options) {
+  std::vector<const AdapterFactors*> all;
+  for (const AdapterFactors& f : factors) all.push_back(&f);
+  return write_adapter(dir, model, all, options);
+}
+
+Status write_adapter(const std::string& dir, const ModelConfig& model,
+                     std::span<const AdapterFactors* const> factors, const AdapterWriteOptions& options) {
   Writer writer(model, options);
   MOEBIUS_TRY(writer.plan(factors));
   MOEBIUS_ASSIGN(const std::string config, writer.config());

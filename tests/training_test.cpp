@@ -290,11 +290,11 @@ TEST_P(Adapts, AFrozenBase) {
   EXPECT_EQ(base_bytes(*run->files), before);
 
   size_t moved = 0;
-  for (const AdapterFactors& f : run->lora->factors()) {
+  for (const AdapterFactors* f : run->lora->factors()) {
     for (const std::string& target : a.targets)
-      EXPECT_TRUE(f.module.ends_with(target == "router" ? ".mlp.gate" : "." + target)) << f.module;
-    EXPECT_EQ(f.module.ends_with(".mlp.gate"), a.targets == std::vector<std::string>{"router"});
-    moved += std::ranges::any_of(f.b, [](float value) { return value != 0; });
+      EXPECT_TRUE(f->module.ends_with(target == "router" ? ".mlp.gate" : "." + target)) << f->module;
+    EXPECT_EQ(f->module.ends_with(".mlp.gate"), a.targets == std::vector<std::string>{"router"});
+    moved += std::ranges::any_of(f->b, [](float value) { return value != 0; });
   }
   // Experts that no token chose stay as they were.
   EXPECT_GT(moved, run->lora->factors().size() / 2);

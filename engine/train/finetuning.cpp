@@ -205,8 +205,8 @@ class Finetuning final : public TrainingJob {
     const MoeConfig& moe = files_->config().moe;
     const bool even = moe.widths.empty() && moe.zero_experts == 0;
     if (even || options_.layout != AdapterLayout::kFused) return Status();
-    for (const AdapterFactors& f : lora_->factors()) {
-      if (f.module.find(".experts.") == std::string::npos) continue;
+    for (const AdapterFactors* f : lora_->factors()) {
+      if (f->module.find(".experts.") == std::string::npos) continue;
       return unsupported(
           "experts of different widths and zero experts have no fused layout; give --adapter-layout "
           "per-expert, or --targets without experts");

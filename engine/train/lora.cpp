@@ -46,6 +46,11 @@ optim::MatrixView view(std::vector<float>& values, int64_t rows, int64_t cols) {
   return {values.data(), rows, cols};
 }
 
+// Of single factors.
+optim::Recipe recipe_of(const LoraOptions& o) {
+  return o.optimizer == LoraOptimizer::kAdamW ? optim::adamw(o.decay) : optim::muon(o.decay);
+}
+
 Status check_options(const LoraOptions& o) {
   if (o.rank < 1) return invalid(fmt::format("--rank {} must be at least 1", o.rank));
   if (!(o.alpha > 0) || !std::isfinite(o.alpha))
@@ -113,8 +118,7 @@ Result<std::unique_ptr<LoraModel>> LoraModel::create(const ModelConfig& config, 
                  AdaptedWeights::create(config, base, std::move(factors), true));
   std::unique_ptr<LoraModel> model(new LoraModel(options, std::move(adapted)));
   model->gradients_.layers.resize(static_cast<size_t>(config.layers));
-  const optim::Recipe recipe =
-      options.optimizer == LoraOptimizer::kAdamW ? optim::adamw(options.decay) : optim::muon(options.decay);
+  const optim::Recipe recipe = recipe_of(options);
   MOEBIUS_TRY(optim::check_recipe(recipe));
   for (AdaptedMatrix& m : model->adapted_->matrices()) {
     const AdapterFactors& f = m.factors;
@@ -129,6 +133,7 @@ Result<std::unique_ptr<LoraModel>> LoraModel::create(const ModelConfig& config, 
     model->named_.push_back({f.module + ".lora_A", view(m.da, f.rank, f.in)});
     model->named_.push_back({f.module + ".lora_B", view(m.db, f.out, f.rank)});
   }
+  model->list_factors();
   return model;
 }
 
@@ -140,50 +145,32 @@ void LoraModel::zero_gradients() {
 }
 
 Status LoraModel::step(double lr, const TrainingPass&, ThreadPool& pool) {
-  switch (options_.optimizer) {
-    case LoraOptimizer::kMuon:
-      MOEBIUS_TRY(step_factors(optim::muon(options_.decay), lr, pool));
-      break;
-    case LoraOptimizer::kAdamW:
-      MOEBIUS_TRY(step_factors(optim::adamw(options_.decay), lr, pool));
-      break;
-    case LoraOptimizer::kLoraMuon:
-      MOEBIUS_TRY(step_products(lr, pool));
-      break;
-  }
-  adapted_->merge_again();
+  if (options_.optimizer != LoraOptimizer::kLoraMuon)
+    MOEBIUS_TRY(optim::apply_step(recipe_of(options_), lr, factors_, pool));
+  optim::LoraMuon rule;
+  rule.decay = options_.decay;
+  for (const auto& [norm, pairs] : products_)
+    MOEBIUS_TRY(optim::apply_lora_muon(rule, lr * norm, pairs, pool));
+  adapted_->merge_again(&pool);
   return Status();
 }
 
-Status LoraModel::step_factors(const optim::Recipe& recipe, double lr, ThreadPool& pool) {
-  std::vector<optim::Parameter> parameters;
+// What the optimizer is given at every step.
+void LoraModel::list_factors() {
   size_t i = 0;
   for (AdaptedMatrix& m : adapted_->matrices()) {
     AdapterFactors& f = m.factors;
     States& states = states_[i++];
-    parameters.push_back(
-        {f.module + ".lora_A", view(f.a, f.rank, f.in), view(m.da, f.rank, f.in), &states.a});
-    parameters.push_back(
-        {f.module + ".lora_B", view(f.b, f.out, f.rank), view(m.db, f.out, f.rank), &states.b});
+    const optim::MatrixView a = view(f.a, f.rank, f.in), b = view(f.b, f.out, f.rank);
+    const optim::MatrixView da = view(m.da, f.rank, f.in), db = view(m.db, f.out, f.rank);
+    if (options_.optimizer == LoraOptimizer::kLoraMuon) {
+      const double norm = 0.2 * std::sqrt(static_cast<double>(std::max(f.in, f.out)));
+      products_[norm / static_cast<double>(f.scale)].push_back({f.module, a, b, da, db, &states.a});
+    } else {
+      factors_.push_back({f.module + ".lora_A", a, da, &states.a});
+      factors_.push_back({f.module + ".lora_B", b, db, &states.b});
+    }
   }
-  return optim::apply_step(recipe, lr, parameters, pool);
-}
-
-Status LoraModel::step_products(double lr, ThreadPool& pool) {
-  // Matrices of one budget go together.
-  std::map<double, std::vector<optim::LoraFactors>> groups;
-  size_t i = 0;
-  for (AdaptedMatrix& m : adapted_->matrices()) {
-    AdapterFactors& f = m.factors;
-    const double norm = 0.2 * std::sqrt(static_cast<double>(std::max(f.in, f.out)));
-    groups[lr * norm / static_cast<double>(f.scale)].push_back(
-        {f.module, view(f.a, f.rank, f.in), view(f.b, f.out, f.rank), view(m.da, f.rank, f.in),
-         view(m.db, f.out, f.rank), &states_[i++].a});
-  }
-  optim::LoraMuon rule;
-  rule.decay = options_.decay;
-  for (const auto& [eta, pairs] : groups) MOEBIUS_TRY(optim::apply_lora_muon(rule, eta, pairs, pool));
-  return Status();
 }
 
 std::vector<optim::StateEntry> LoraModel::entries() {
@@ -220,9 +207,9 @@ Status LoraModel::start_from(const LoraModel& other) {
   return Status();
 }
 
-std::vector<AdapterFactors> LoraModel::factors() const {
-  std::vector<AdapterFactors> all;
-  for (const AdaptedMatrix& m : adapted_->matrices()) all.push_back(m.factors);
+std::vector<const AdapterFactors*> LoraModel::factors() const {
+  std::vector<const AdapterFactors*> all;
+  for (const AdaptedMatrix& m : adapted_->matrices()) all.push_back(&m.factors);
   return all;
 }
 

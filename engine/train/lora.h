@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 
@@ -55,7 +56,7 @@ class LoraModel final : public Trained {
   // state stays.
   Status start_from(const LoraModel& other);
 
-  std::vector<AdapterFactors> factors() const;
+  std::vector<const AdapterFactors*> factors() const;  // as they are trained, of every adapted matrix
   int64_t parameters() const;
 
  private:
@@ -64,14 +65,15 @@ class LoraModel final : public Trained {
   };
   LoraModel(const LoraOptions& options, std::unique_ptr<AdaptedWeights> adapted)
       : options_(options), adapted_(std::move(adapted)) {}
-  Status step_factors(const optim::Recipe& recipe, double lr, ThreadPool& pool);
-  Status step_products(double lr, ThreadPool& pool);
+  void list_factors();
 
   LoraOptions options_;
   std::unique_ptr<AdaptedWeights> adapted_;
   Gradients gradients_;         // all frozen
   std::vector<States> states_;  // one for each adapted matrix
   std::vector<optim::NamedGradient> named_;
+  std::vector<optim::Parameter> factors_;                       // but for kLoraMuon, else
+  std::map<double, std::vector<optim::LoraFactors>> products_;  // by the norm of a step at learning rate 1
 };
 
 }  // namespace moebius

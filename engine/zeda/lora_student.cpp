@@ -29,8 +29,8 @@ class LoraStudent final : public Student {
     visitor.vector = [](const std::string&, int64_t, Tensor&) { return Status(); };
     MOEBIUS_TRY(visit_weights(files_.config(), base_, visitor));
     MOEBIUS_ASSIGN(lora_, LoraModel::create(files_.config(), base_, options));
-    for (const AdapterFactors& f : lora_->factors())
-      if (routers_.contains(f.module + ".weight"))
+    for (const AdapterFactors* f : lora_->factors())
+      if (routers_.contains(f->module + ".weight"))
         return invalid("--targets: routers are trained as they are, and get no adapter; leave them out");
     gradients_ = lora_->gradients();
     size_t layer = 0;

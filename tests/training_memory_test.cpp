@@ -1,0 +1,102 @@
+// That a fine-tuning run allocates nothing once it runs: after the first steps, which let scratch memory find
+// its size, a step takes no block of the size of an adapter, a gradient or an activation. Every way in which
+// this program takes memory goes through the functions below.
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include <gtest/gtest.h>
+
+#include "engine/train/lora.h"
+#include "engine/train/trainer.h"
+
+namespace {
+std::atomic<size_t> largest{0}, taken{0};
+
+void note(size_t bytes) {
+  taken += bytes;
+  size_t before = largest;
+  while (bytes > before && !largest.compare_exchange_weak(before, bytes)) {
+  }
+}
+void* take(size_t bytes, size_t align) {
+  note(bytes);
+  void* at = nullptr;
+  if (posix_memalign(&at, std::max(align, sizeof(void*)), std::max<size_t>(bytes, 1)) != 0) std::abort();
+  return at;
+}
+}  // namespace
+
+void* operator new(size_t bytes) { return take(bytes, __STDCPP_DEFAULT_NEW_ALIGNMENT__); }
+void* operator new(size_t bytes, std::align_val_t align) { return take(bytes, static_cast<size_t>(align)); }
+void operator delete(void* at) noexcept { std::free(at); }
+void operator delete(void* at, size_t) noexcept { std::free(at); }
+void operator delete(void* at, std::align_val_t) noexcept { std::free(at); }
+void operator delete(void* at, size_t, std::align_val_t) noexcept { std::free(at); }
+extern "C" void* aligned_alloc(size_t align, size_t bytes) noexcept { return take(bytes, align); }
+extern "C" void* mmap(void* at, size_t bytes, int protection, int flags, int file, off_t offset) noexcept {
+  note(bytes);
+  return reinterpret_cast<void*>(syscall(SYS_mmap, at, bytes, protection, flags, file, offset));
+}
+
+namespace moebius {
+namespace {
+
+// Sequences of 2 to 40 tokens, so that batches differ in all their sizes.
+Dataset some_data(int64_t vocab) {
+  Dataset data;
+  for (int64_t i = 0; i < 40; ++i) {
+    std::vector<int32_t> ids(static_cast<size_t>(2 + (i * 7) % 39));
+    for (size_t t = 0; t < ids.size(); ++t)
+      ids[t] = static_cast<int32_t>((static_cast<size_t>(i) * 31 + t * 17) % static_cast<size_t>(vocab));
+    data.add(ids, std::vector<uint8_t>(ids.size(), 1));
+  }
+  return data;
+}
+
+class TrainingMemory : public testing::TestWithParam<LoraOptimizer> {};
+
+TEST_P(TrainingMemory, StepsTakeNoneOfAnySize) {
+  auto files = ModelFiles::open("tests/golden/models/deepseek_v3_int4");
+  ASSERT_TRUE(files.ok()) << files.status().message();
+  const ModelConfig& config = (*files)->config();
+  const RotaryTable rotary = rotary_table(config.rotary);
+  const auto backend = make_host_backend({2});
+  LoraOptions options;
+  options.rank = 8, options.optimizer = GetParam();
+  auto lora = LoraModel::create(config, (*files)->weights(), options);
+  ASSERT_TRUE(lora.ok()) << lora.status().message();
+  TrainerOptions steps;
+  steps.steps = 100, steps.micro_tokens = 200, steps.lr = 1e-3;
+  const Dataset data = some_data(config.vocab);
+  auto trainer =
+      Trainer::create({config, (*lora)->weights(), rotary, *backend}, **lora, all_of(data), steps, 2, "");
+  ASSERT_TRUE(trainer.ok()) << trainer.status().message();
+  constexpr int kEpoch = 5;  // steps that have seen every example
+  for (int i = 0; i < kEpoch; ++i) ASSERT_TRUE((*trainer)->step().ok());
+  size_t adapter = 0;
+  for (const optim::NamedGradient& g : (*lora)->named_gradients())
+    adapter += static_cast<size_t>(g.values.size()) * 4;
+  for (int i = 0; i < 3 * kEpoch; ++i) {
+    largest = 0, taken = 0;
+    ASSERT_TRUE((*trainer)->step().ok());
+    // Lists of a batch's tokens and of what is worked on.
+    EXPECT_LT(largest, 16384u) << "step " << i;
+    EXPECT_LT(taken, adapter) << "step " << i;
+  }
+}
+INSTANTIATE_TEST_SUITE_P(All, TrainingMemory,
+                         testing::Values(LoraOptimizer::kMuon, LoraOptimizer::kLoraMuon,
+                                         LoraOptimizer::kAdamW),
+                         [](const auto& one) {
+                           const char* const names[] = {"muon", "lora_muon", "adamw"};
+                           return std::string(names[static_cast<size_t>(one.param)]);
+                         });
+
+}  // namespace
+}  // namespace moebius
