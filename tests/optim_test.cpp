@@ -278,6 +278,42 @@ TEST(Orthogonalize, GramFormEqualsThePlainForm) {
   }
 }
 
+// u times what on_gram gives, in float64.
+Numbers orthogonalized_on_gram(const Orthogonalize& how, const Numbers& m) {
+  const bool wide = m.rows <= m.cols;
+  const SquareMatrix k = how.on_gram(wide ? row_gram(m.view()) : column_gram(m.view()));
+  Numbers out(m.rows, m.cols);
+  for (int64_t i = 0; i < m.rows; ++i) {
+    for (int64_t j = 0; j < m.cols; ++j) {
+      double sum = 0;
+      for (int64_t l = 0; l < k.n; ++l)
+        sum += wide ? k.at(i, l) * static_cast<double>(m.view().row(l)[j])
+                    : static_cast<double>(m.view().row(i)[l]) * k.at(l, j);
+      out.view().row(i)[j] = static_cast<float>(sum);
+    }
+  }
+  return out;
+}
+
+TEST(Orthogonalize, OnTheGramMatrixAloneIsTheSame) {
+  for (const auto& [rows, cols, rank] :
+       {std::array<int64_t, 3>{96, 16, 16}, {8, 200, 8}, {20, 20, 20}, {120, 24, 5}, {1, 50, 1}}) {
+    Numbers m(rows, cols);
+    const Numbers left = random_numbers(rows, rank, 11), right = random_numbers(cols, rank, 12);
+    multiply_nt(Team{}, left.view(), right.view(), m.view());
+    for (Orthogonalize how : {newton_schulz(), polar_express(5), polar_express(10)}) {
+      how.form = Orthogonalize::Form::kPlain;
+      double gain = 1;  // of a rounding of m along a direction that is not there, which both forms lift
+      for (const Quintic& step : how.steps) gain *= step.a;
+      EXPECT_LE(largest_gap(orthogonalized(how, m), orthogonalized_on_gram(how, m)),
+                (rank < std::min(rows, cols) ? 4 * gain : 2000) * kUlp)
+          << rows << "x" << cols << " " << how.steps.size();
+    }
+  }
+  const SquareMatrix nothing{3, std::vector<double>(9)};
+  for (const double value : polar_express(10).on_gram(nothing).values) EXPECT_EQ(value, 0);
+}
+
 struct Model {
   std::vector<Numbers> weights, gradients;
   std::vector<ParameterState> states;
