@@ -46,7 +46,7 @@ class Flops {
     double sum = 0;
     for_each_expert(args, [&](const ExpertWeights& e, double n) {
       const ExpertGradients* d = args.gradients ? args.gradients + (&e - args.experts) : nullptr;
-      const bool dx = !args.dx.empty();
+      const bool dx = !args.dslots.empty();
       sum += product(e.gate, n) + product(e.up, n);
       sum += backward(e.gate, n, double(dx) + double(d && !d->gate.empty()), dx);
       sum += backward(e.up, n, double(dx) + double(d && !d->up.empty()), dx);

@@ -39,11 +39,9 @@ class MeteredBackend final : public ForwardingBackend {
     ++total.calls;
     total.seconds += std::chrono::duration<double>(took).count();
     total.flops += Flops::of(args);
-    if constexpr (requires(Args copy, Traffic traffic) { copy.visit(traffic); }) {
-      total.bytes += Traffic::bytes(args);
-      if constexpr (!std::is_same_v<Args, EmbedArgs> && !std::is_same_v<Args, TakeSlotsArgs>)
-        total.stored_bytes += Traffic::of(args).stored();
-    }
+    total.bytes += Traffic::bytes(args);
+    if constexpr (!std::is_same_v<Args, EmbedArgs> && !std::is_same_v<Args, TakeSlotsArgs>)
+      total.stored_bytes += Traffic::of(args).stored();
   }
 
   OpMeter& meter_;

@@ -57,7 +57,7 @@ TEST(Flops, CountAdaptersAndExpertsInUse) {
 
   ExpertFfnBackwardArgs backward;
   backward.x = x.view, backward.experts = experts.data(), backward.n_experts = 3;
-  backward.ids = forward.ids, backward.dx = x.view;
+  backward.ids = forward.ids, backward.dslots = Numbers({3, 2, kHidden}).view;
   EXPECT_EQ(Flops::of(backward), 4 * 5 * weights + 3 * 3 * adapter);
 }
 

@@ -90,13 +90,14 @@ TEST_P(TrainingMemory, StepsTakeNoneOfAnySize) {
     EXPECT_LT(taken, adapter) << "step " << i;
   }
 }
+std::string name_of(const testing::TestParamInfo<LoraOptimizer>& one) {
+  const char* const names[] = {"muon", "lora_muon", "adamw"};
+  return names[static_cast<size_t>(one.param)];
+}
 INSTANTIATE_TEST_SUITE_P(All, TrainingMemory,
                          testing::Values(LoraOptimizer::kMuon, LoraOptimizer::kLoraMuon,
                                          LoraOptimizer::kAdamW),
-                         [](const auto& one) {
-                           const char* const names[] = {"muon", "lora_muon", "adamw"};
-                           return std::string(names[static_cast<size_t>(one.param)]);
-                         });
+                         name_of);
 
 }  // namespace
 }  // namespace moebius
