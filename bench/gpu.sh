@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # All that is to be known of a GPU in one run: its operations against the reference, whole models against the host,
-# speeds of operations beside PyTorch's, and Moonlight's geometry at several budgets of its memory.
+# speeds of operations beside PyTorch's, and Moonlight's geometry, run and fine-tuned, at several budgets of its memory.
 # Usage: bench/gpu.sh RESULTS [BUILD]  (default build: build; python3 with torch is optional)
-# Writes RESULTS/{op_test.txt,models.txt,sanitizer.txt,operations.csv,torch.csv,moonlight-*.csv} and a summary.
+# Writes RESULTS/{op_test.txt,models.txt,sanitizer.txt,operations.csv,torch.csv,moonlight-*.csv,finetune-*} and a summary.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 results=${1:?usage: bench/gpu.sh RESULTS [BUILD]} build=${2:-build}
@@ -36,6 +36,17 @@ for budget in 10 30 60 100; do  # per cent of the routed experts' 7.7 GB, beside
   step "$budget % of the experts: $memory MiB"
   timeout 120 "$build/moebius" bench -m "$model/m" --device cuda --gpu-memory "${memory}MiB" -c 4096 -p 512,2048 -n 32 \
     --depth 0,2048 --batch 1,8 --repeats 2 --csv "$results/moonlight-$budget.csv"
+done
+step "fine-tuning it: LoRA-Muon of rank 8 on attention and all routed experts"
+for _ in $(seq 48); do
+  printf '{"text": "%s"}\n' "$(for _ in $(seq 400); do printf '%x ' $RANDOM; done)"
+done > "$model/lesson.jsonl"
+for memory in 4 8 24; do
+  timeout 120 "$build/moebius" finetune -m "$model/m" --data "$model/lesson.jsonl" --eval-part 0 --micro-tokens 4096 \
+    --max-tokens 513 --cut-long --rank 8 --targets q,kv,o,experts --optimizer lora-muon --steps 3 \
+    --device cuda --gpu-memory "${memory}GiB" -o "$model/adapter-$memory" > "$results/finetune-$memory.txt" 2>&1
+  tail -2 "$results/finetune-$memory.txt"
+  cp "$model/adapter-$memory/log.csv" "$results/finetune-$memory.csv"
 done
 if command -v compute-sanitizer > /dev/null; then
   step "memory accesses"
