@@ -16,23 +16,21 @@ namespace moebius::cuda {
 
 #ifdef MOEBIUS_EMULATE_CUDA
 struct MatrixWords {
-  uint32_t word[4];
+  uint32_t a[4], b[2];
 };
 
-// The same with shuffles. product(a, b, c): c plus the products of the numbers in two words.
+// The same by hand. product(a, b, c): c plus the products of the numbers in two words.
 template <class Sum, class Product>
-void multiply_by_shuffles(Sum (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                          const Product& product) {
+void multiply_by_lanes(Sum (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const Product& product) {
   const int row = lane() / 4 * 4, column = lane() % 4 * 8;
+  const Lanes<MatrixWords> lanes = exchange(MatrixWords{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}});
   for (int t = 0; t < 4; ++t) {
-    const MatrixWords x = shuffle(MatrixWords{{a[0], a[1], a[2], a[3]}}, row + t);
-    const MatrixWords y0 = shuffle(MatrixWords{{b[0], b[1], 0, 0}}, column + t);
-    const MatrixWords y1 = shuffle(MatrixWords{{b[0], b[1], 0, 0}}, column + 4 + t);
+    const MatrixWords x = lanes[row + t], y0 = lanes[column + t], y1 = lanes[column + 4 + t];
     for (int half = 0; half < 2; ++half) {
-      c[0] = product(x.word[2 * half], y0.word[half], c[0]);
-      c[1] = product(x.word[2 * half], y1.word[half], c[1]);
-      c[2] = product(x.word[2 * half + 1], y0.word[half], c[2]);
-      c[3] = product(x.word[2 * half + 1], y1.word[half], c[3]);
+      c[0] = product(x.a[2 * half], y0.b[half], c[0]);
+      c[1] = product(x.a[2 * half], y1.b[half], c[1]);
+      c[2] = product(x.a[2 * half + 1], y0.b[half], c[2]);
+      c[3] = product(x.a[2 * half + 1], y1.b[half], c[3]);
     }
   }
 }
@@ -41,7 +39,7 @@ void multiply_by_shuffles(Sum (&c)[4], const uint32_t (&a)[4], const uint32_t (&
 // Signed bytes, K = 32, exact.
 __device__ inline void multiply_s8(int32_t (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #ifdef MOEBIUS_EMULATE_CUDA
-  multiply_by_shuffles(c, a, b, dot4);
+  multiply_by_lanes(c, a, b, dot4);
 #else
   asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
@@ -53,7 +51,7 @@ __device__ inline void multiply_s8(int32_t (&c)[4], const uint32_t (&a)[4], cons
 // BF16, K = 16, products exact, sums in float32 in any order.
 __device__ inline void multiply_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #ifdef MOEBIUS_EMULATE_CUDA
-  multiply_by_shuffles(c, a, b, [](uint32_t x, uint32_t y, float sum) {
+  multiply_by_lanes(c, a, b, [](uint32_t x, uint32_t y, float sum) {
     sum = fmaf(std::bit_cast<float>(x << 16), std::bit_cast<float>(y << 16), sum);
     return fmaf(std::bit_cast<float>(x & 0xffff0000u), std::bit_cast<float>(y & 0xffff0000u), sum);
   });

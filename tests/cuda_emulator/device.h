@@ -45,6 +45,26 @@ T shuffle_xor(T value, int mask, const char* file = __builtin_FILE(), int line =
   return shuffle(value, (thread() % emulator::kLanes) ^ mask, file, line);
 }
 
+// What all lanes of the warp give: for what a device's instructions do across them.
+template <class T>
+class Lanes {
+ public:
+  explicit Lanes(const emulator::Machine::LaneValues& values) : values_(values) {}
+  T operator[](int from_lane) const {
+    T value;
+    std::memcpy(&value, values_[from_lane], sizeof(T));
+    return value;
+  }
+
+ private:
+  const emulator::Machine::LaneValues& values_;
+};
+template <class T>
+Lanes<T> exchange(const T& value, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= emulator::kMostShuffled);
+  return Lanes<T>(emulator::Machine::now().machine->exchange(&value, sizeof(T), {file, line}));
+}
+
 inline int32_t dot4(uint32_t a, uint32_t b, int32_t sum) {
   for (int shift = 0; shift < 32; shift += 8)
     sum += static_cast<int8_t>(a >> shift) * static_cast<int8_t>(b >> shift);

@@ -166,11 +166,15 @@ void Machine::warp_barrier(Place place) { arrive_with_warp(Wait::kWarpBarrier, p
 
 void Machine::shuffle(const void* value, size_t bytes, int from_lane, void* out, Place place) {
   if (from_lane < 0 || from_lane >= kLanes) fail(fmt::format("a shuffle from lane {}", from_lane));
+  std::memcpy(out, exchange(value, bytes, place)[from_lane], bytes);
+}
+
+const Machine::LaneValues& Machine::exchange(const void* value, size_t bytes, Place place) {
   Warp& warp = warps_[static_cast<size_t>(now_.thread / kLanes)];
-  auto& values = warp.values[warp.shuffles % 2];
+  LaneValues& values = warp.values[warp.shuffles % 2];
   std::memcpy(values[now_.thread % kLanes], value, bytes);
   arrive_with_warp(Wait::kShuffle, place);
-  std::memcpy(out, values[from_lane], bytes);
+  return values;
 }
 
 void* Machine::dynamic_shared(int64_t offset, int64_t bytes) {

@@ -29,7 +29,7 @@ namespace emulator {
 inline constexpr int kLanes = 32;
 inline constexpr int kMostThreads = 1024;
 inline constexpr int64_t kMostShared = 227 * 1024, kMostStaticShared = 48 * 1024;
-inline constexpr size_t kMostShuffled = 16;
+inline constexpr size_t kMostShuffled = 32;
 
 struct Place {
   const char* file = "";
@@ -64,6 +64,9 @@ class Machine {
   void warp_barrier(Place place);
   // out: what from_lane gave as value.
   void shuffle(const void* value, size_t bytes, int from_lane, void* out, Place place);
+  // What every lane of the warp gave as value, until the lane's next exchange or shuffle.
+  using LaneValues = unsigned char[kLanes][kMostShuffled];
+  const LaneValues& exchange(const void* value, size_t bytes, Place place);
   void* dynamic_shared(int64_t offset, int64_t bytes);
   // The same memory for every thread of the block; tag: one per declaration.
   void* static_shared(const void* tag, int64_t bytes);
@@ -80,7 +83,7 @@ class Machine {
     int arrived = 0;
     uint32_t epoch = 0;  // counts warp barriers
     uint32_t shuffles = 0;
-    unsigned char values[2][kLanes][kMostShuffled];  // a lane may be one shuffle ahead of another
+    LaneValues values[2];  // a lane may be one shuffle ahead of another
   };
   // Who touched a byte of shared memory since the last barrier of the block.
   struct Access {
