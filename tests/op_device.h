@@ -68,6 +68,12 @@ class Mirror {
       for (ExpertWeights& e : copy) (*this)(e.gate), (*this)(e.up), (*this)(e.down);
       experts = copy.data();
     }
+    void operator()(const ExpertGradients*& gradients, int64_t count) const {
+      if (!gradients) return;
+      auto& copy = mirror.gradients_.emplace_back(gradients, gradients + count);
+      for (ExpertGradients& g : copy) (*this)(g.gate), (*this)(g.up), (*this)(g.down);
+      gradients = copy.data();
+    }
   };
 
   static size_t size(const Output& out) { return static_cast<size_t>(out.count) * dtype_bytes(out.dtype); }
@@ -84,6 +90,7 @@ class Mirror {
   std::vector<Piece> pieces_;
   std::deque<Lora> loras_;
   std::deque<std::vector<ExpertWeights>> experts_;
+  std::deque<std::vector<ExpertGradients>> gradients_;
 };
 
 // A device to run the cases on.
@@ -102,6 +109,7 @@ struct Device {
 #define X(op, Args) \
   inline void call(Backend& backend, const Args& args) { backend.op(args); }
 MOEBIUS_OPS(X)
+MOEBIUS_GRAD_OPS(X)
 #undef X
 
 template <class Args>
@@ -121,12 +129,15 @@ class DeviceTest {
       ++count.large;
     } else {
       ++count.cases;
-      for (size_t i = 0; i < device.backends.size(); ++i) test_on(*device.backends[i], i == 0, count.tally);
+      Snapshot first;
+      for (const std::unique_ptr<Backend>& backend : device.backends) test_on(*backend, first, count.tally);
     }
   }
 
  private:
-  void test_on(Backend& backend, bool parts, Tally& tally) {
+  // first: what the first of the device's backends gave; others, which run blocks and threads in another
+  // order, must give the same bits.
+  void test_on(Backend& backend, Snapshot& first, Tally& tally) {
     restore(case_.outputs, before_);
     Mirror mirror(backend, case_.arena);
     const auto run = [&](int64_t count) {  // tokens at a time; 0: all
@@ -141,7 +152,11 @@ class DeviceTest {
     };
     const Snapshot whole = run(0);
     report(backend, "", difference(case_.outputs, whole, reference_, false), tally);
-    if (!parts) return;
+    if (!first.empty()) {
+      report(backend, ", in another order", difference(case_.outputs, whole, first, true), tally);
+      return;
+    }
+    first = whole;
     report(backend, ", again", difference(case_.outputs, run(0), whole, true), tally);
     if (!case_.part) return;
     for (const int64_t count : {int64_t{1}, int64_t{3}})
