@@ -1,16 +1,16 @@
 // What the host side of an operation on a CUDA device may use: its streams, scratch and uploads.
 //
 // The folder's launchers are free functions `void <op>(Context& context, const <Op>Args& args)`, one to a
-// file; dispatch.h checks the arguments (check(args) of ops.h) and calls them. All memory that the arguments
-// point to is the device's, except for pages, the array of experts and what ops.h says may be pinned.
-// Launchers queue on compute() and return; nothing in them waits for the device. A call may have no tokens: a
-// launcher that has nothing to do launches nothing.
+// file; dispatch.h checks the arguments (check(args) of ops.h and grad_ops.h) and calls them. All memory that
+// the arguments point to is the device's, except for pages, spans, arrays of experts and of their gradients,
+// and what ops.h says may be pinned. Launchers queue on compute() and return; nothing in them waits for the
+// device. A call may have no tokens: a launcher that has nothing to do launches nothing.
 #pragma once
 
 #include <cstdint>
 
 #include "kernels/cuda/device.h"
-#include "kernels/ops.h"
+#include "kernels/grad_ops.h"
 
 namespace moebius::cuda {
 
@@ -42,6 +42,7 @@ class Context {
 
 #define X(name, Args) void name(Context& context, const Args& args);
 MOEBIUS_OPS(X)
+MOEBIUS_GRAD_OPS(X)
 #undef X
 
 }  // namespace moebius::cuda

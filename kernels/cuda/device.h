@@ -106,7 +106,7 @@ struct alignas(16) Bytes16 {
 };
 __device__ inline Bytes16 load16(const void* at) { return *static_cast<const Bytes16*>(at); }
 __device__ inline void store16(void* at, const Bytes16& bytes) { *static_cast<Bytes16*>(at) = bytes; }
-inline bool aligned16(const void* at, int64_t stride_bytes = 0) {
+__host__ __device__ inline bool aligned16(const void* at, int64_t stride_bytes = 0) {
   return (reinterpret_cast<uintptr_t>(at) | static_cast<uintptr_t>(stride_bytes)) % 16 == 0;
 }
 

@@ -46,9 +46,6 @@ class CudaOperations : public Backend {
     end(#op);                          \
   }
   MOEBIUS_OPS(X)
-#undef X
-#define X(op, Args) \
-  void op(const Args&) override { MOEBIUS_CHECK(false, #op ": backward operations run on the host"); }
   MOEBIUS_GRAD_OPS(X)
 #undef X
 

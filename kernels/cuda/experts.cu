@@ -12,13 +12,7 @@ namespace {
 
 constexpr int kBlock = 256, kWarps = kBlock / kWarp;
 
-LoraView view_of(const Matrix& m) {
-  LoraView view;
-  if (!m.adapted()) return view;
-  view.a = m.lora->a.f32(), view.b = m.lora->b.f32();
-  view.scale = m.lora->scale, view.rank = static_cast<int32_t>(m.lora->a.shape[0]);
-  return view;
-}
+LoraView view_of(const Matrix& m) { return lora_view(m.adapted() ? m.lora : nullptr); }
 
 void note_format(int& common, Format format) {
   const int here = static_cast<int>(format);
@@ -33,6 +27,7 @@ void note(ExpertTable& table, const ExpertWeights& e) {
     table.up_formats[static_cast<int>(m->format)] = true;
   }
   note_format(table.down_format, e.down.format);
+  table.down_formats[static_cast<int>(e.down.format)] = true;
   (is_integer(e.down.format) ? table.down_integer : table.down_float) = true;
   for (const Matrix* m : {&e.gate, &e.up, &e.down})
     if (m->adapted()) table.rank = std::max(table.rank, static_cast<int32_t>(m->lora->a.shape[0]));
@@ -83,7 +78,7 @@ __global__ void count_slots(const int32_t* ids, int64_t ld, int64_t k, int64_t s
 
 // A block writes the tiles of its expert and its slots in order.
 __global__ void place_slots(const int32_t* ids, int64_t ld, int64_t k, int64_t slots, const int32_t* counts,
-                            int tile, SlotTile* tiles, int32_t* tile_count, int32_t* order) {
+                            int tile, SlotTile* tiles, int32_t* tile_count, int32_t* order, int32_t* firsts) {
   MOEBIUS_SHARED(int32_t, partial, kWarps);
   const int32_t e = static_cast<int32_t>(block_x());
   int32_t before = 0, tiles_before = 0;
@@ -91,6 +86,7 @@ __global__ void place_slots(const int32_t* ids, int64_t ld, int64_t k, int64_t s
     before += counts[other], tiles_before += (counts[other] + tile - 1) / tile;
   before = block_total(before, partial), tiles_before = block_total(tiles_before, partial);
   const int32_t count = counts[e], mine = (count + tile - 1) / tile;
+  if (thread() == 0) firsts[e] = before;
   if (thread() == 0 && e == blocks_x() - 1) *tile_count = tiles_before + mine;
   if (count == 0) return;
   for (int32_t i = thread(); i < mine; i += kBlock)
@@ -107,6 +103,14 @@ __global__ void place_slots(const int32_t* ids, int64_t ld, int64_t k, int64_t s
 }
 
 }  // namespace
+
+LoraView lora_view(const Lora* lora) {
+  LoraView view;
+  if (!lora) return view;
+  view.a = lora->a.f32(), view.b = lora->b.f32();
+  view.scale = lora->scale, view.rank = static_cast<int32_t>(lora->a.shape[0]);
+  return view;
+}
 
 ExpertTable upload_experts(Context& context, const ExpertWeights* experts, int64_t n_experts,
                            int64_t hidden) {
@@ -133,27 +137,34 @@ ExpertTable upload_experts(Context& context, const ExpertWeights* experts, int64
   return table;
 }
 
-SlotOrder sort_slots(Context& context, const Tensor& ids, const ExpertTable& table, int64_t n_experts,
-                     int tile) {
+SlotOrder sort_all_slots(Context& context, const Tensor& ids, const ExpertTable& table, int64_t n_experts,
+                         int tile) {
   SlotOrder sorted;
-  const int64_t n = ids.shape[0], k = ids.shape[1], slots = n * k;
+  const int64_t k = ids.shape[1], slots = ids.shape[0] * k;
   sorted.ids = ids.i32(), sorted.ids_ld = ids.stride[0], sorted.k = static_cast<int32_t>(k);
-  if (n == 1) {
-    sorted.most_tiles = k;
-    return sorted;
-  }
   const int64_t most = std::min(slots, slots / tile + n_experts);
   auto* tiles = static_cast<SlotTile*>(context.scratch(most * static_cast<int64_t>(sizeof(SlotTile))));
-  auto* numbers =
-      static_cast<int32_t*>(context.scratch((slots + n_experts + 1) * static_cast<int64_t>(sizeof(int32_t))));
+  auto* numbers = static_cast<int32_t*>(
+      context.scratch((slots + 2 * n_experts + 1) * static_cast<int64_t>(sizeof(int32_t))));
   if (!tiles || !numbers) return sorted;
-  int32_t *order = numbers, *counts = order + slots, *tile_count = counts + n_experts;
+  int32_t *order = numbers, *counts = order + slots, *firsts = counts + n_experts;
+  int32_t* tile_count = firsts + n_experts;
   launch(context.compute(), count_slots, Grid{n_experts}, kBlock, 0, sorted.ids, sorted.ids_ld, k, slots,
          table.experts, counts);
   launch(context.compute(), place_slots, Grid{n_experts}, kBlock, 0, sorted.ids, sorted.ids_ld, k, slots,
-         static_cast<const int32_t*>(counts), tile, tiles, tile_count, order);
+         static_cast<const int32_t*>(counts), tile, tiles, tile_count, order, firsts);
   sorted.tiles = tiles, sorted.tile_count = tile_count, sorted.order = order;
+  sorted.firsts = firsts, sorted.counts = counts;
   sorted.most_tiles = most;
+  return sorted;
+}
+
+SlotOrder sort_slots(Context& context, const Tensor& ids, const ExpertTable& table, int64_t n_experts,
+                     int tile) {
+  if (ids.shape[0] > 1) return sort_all_slots(context, ids, table, n_experts, tile);
+  SlotOrder sorted;
+  sorted.ids = ids.i32(), sorted.ids_ld = ids.stride[0], sorted.k = static_cast<int32_t>(ids.shape[1]);
+  sorted.most_tiles = ids.shape[1];
   return sorted;
 }
 

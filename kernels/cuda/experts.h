@@ -14,6 +14,7 @@ struct LoraView {
   float scale = 1;
   int32_t rank = 0;
 };
+LoraView lora_view(const Lora* lora);  // null: none
 
 struct Expert {
   Weight gate, up, down;
@@ -31,6 +32,7 @@ struct ExpertTable {
   int32_t rank = 0;                          // the largest
   int up_format = -1, down_format = -1;      // a Format that all have, or kFormats for several
   bool up_formats[kFormats] = {};            // whether some gate or up has it
+  bool down_formats[kFormats] = {};
   bool down_integer = false, down_float = false;
 };
 // Uploads the table. Aborts when an expert does not fit `hidden`.
@@ -50,6 +52,9 @@ struct SlotOrder {
   const SlotTile* tiles = nullptr;
   const int32_t* tile_count = nullptr;
   const int32_t* order = nullptr;
+  // [n_experts]: where an expert's slots begin in the order, and how many they are; null for one token.
+  const int32_t* firsts = nullptr;
+  const int32_t* counts = nullptr;
   int64_t most_tiles = 0;  // 0: no memory
 
   __device__ int64_t count() const { return tiles ? *tile_count : k; }
@@ -69,5 +74,8 @@ struct SlotOrder {
 // tile: the most slots in a tile, for more than one token.
 SlotOrder sort_slots(Context& context, const Tensor& ids, const ExpertTable& table, int64_t n_experts,
                      int tile);
+// The same with one token's slots sorted, too.
+SlotOrder sort_all_slots(Context& context, const Tensor& ids, const ExpertTable& table, int64_t n_experts,
+                         int tile);
 
 }  // namespace moebius::cuda

@@ -33,6 +33,11 @@ struct LargeSums {
   __device__ static int row(int i) { return warp() / 4 * 32 + i / 8 * 16 + i % 4 / 2 * 8 + lane() / 4; }
   __device__ static int token(int i) { return warp() % 4 * 16 + i / 4 % 2 * 8 + lane() % 4 * 2 + i % 2; }
   __device__ float operator[](int i) const { return at[i / 8][i / 4 % 2][i % 4]; }
+  __device__ float& operator[](int i) { return at[i / 8][i / 4 % 2][i % 4]; }
+  __device__ void add(float factor, const LargeSums& more) {
+    MOEBIUS_UNROLL
+    for (int i = 0; i < 16; ++i) (*this)[i] = fmaf(factor, more[i], (*this)[i]);
+  }
 };
 
 struct alignas(8) Bytes8 {
