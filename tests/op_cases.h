@@ -65,6 +65,7 @@ struct Output {
   int64_t count;
   std::vector<double> bound;
   double relative = 0;
+  bool of_largest = false;  // bound[i] is a share of the largest |reference|
 };
 
 // random_matrix with its memory from an arena; elements of magnitude up to about 1.

@@ -39,8 +39,18 @@ inline double number_at(const char* data, DType dtype, int64_t i) {
   return load_unaligned<float>(data, i);
 }
 
-inline double allowance(const Output& out, int64_t i, double want) {
-  return (out.bound.empty() ? 0.0 : out.bound[static_cast<size_t>(i)]) + out.relative * std::fabs(want);
+// What a share of an output's bound is of.
+inline double unit_of(const Output& out, const std::vector<char>& want) {
+  if (!out.of_largest) return 1;
+  double largest = 0;
+  for (int64_t i = 0; i < out.count; ++i)
+    largest = std::max(largest, std::fabs(number_at(want.data(), out.dtype, i)));
+  return largest;
+}
+
+inline double allowance(const Output& out, int64_t i, double want, double unit) {
+  return (out.bound.empty() ? 0.0 : out.bound[static_cast<size_t>(i)]) * unit +
+         out.relative * std::fabs(want);
 }
 
 // What stands furthest over its bound, or "" when all is within. exact ignores the bounds: bits must be
@@ -52,13 +62,14 @@ inline std::string difference(const std::vector<Output>& outputs, const Snapshot
     const bool bits = exact || (out.bound.empty() && out.relative == 0);
     if (bits && got[o] == want[o]) continue;
     const int64_t width = static_cast<int64_t>(dtype_bytes(out.dtype));
+    const double unit = bits ? 0.0 : unit_of(out, want[o]);
     int64_t worst = -1, wrong = 0;
     double excess = 0;
     for (int64_t i = 0; i < out.count; ++i) {
       if (std::memcmp(&got[o][i * width], &want[o][i * width], width) == 0) continue;
       const double g = number_at(got[o].data(), out.dtype, i), w = number_at(want[o].data(), out.dtype, i);
       if (!bits && std::isnan(g) && std::isnan(w)) continue;
-      const double allowed = bits ? 0.0 : allowance(out, i, w), error = std::fabs(g - w);
+      const double allowed = bits ? 0.0 : allowance(out, i, w, unit), error = std::fabs(g - w);
       if (!bits && error <= allowed) continue;
       ++wrong;
       const double over = std::isnan(error) ? INFINITY : error / std::max(allowed, 1e-300);
@@ -67,10 +78,10 @@ inline std::string difference(const std::vector<Output>& outputs, const Snapshot
     if (worst < 0) continue;
     const double g = number_at(got[o].data(), out.dtype, worst),
                  w = number_at(want[o].data(), out.dtype, worst);
-    return fmt::format(
-        "{} of {} elements of {} wrong; worst [{}]: got {:.9g}, want {:.9g}, error {:.3g}, {}", wrong,
-        out.count, out.name, worst, g, w, std::fabs(g - w),
-        bits ? std::string("bits must be equal") : fmt::format("bound {:.3g}", allowance(out, worst, w)));
+    return fmt::format("{} of {} elements of {} wrong; worst [{}]: got {:.9g}, want {:.9g}, error {:.3g}, {}",
+                       wrong, out.count, out.name, worst, g, w, std::fabs(g - w),
+                       bits ? std::string("bits must be equal")
+                            : fmt::format("bound {:.3g}", allowance(out, worst, w, unit)));
   }
   return "";
 }

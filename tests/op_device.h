@@ -68,8 +68,8 @@ class Mirror {
       for (ExpertWeights& e : copy) (*this)(e.gate), (*this)(e.up), (*this)(e.down);
       experts = copy.data();
     }
+    void operator()(std::span<const int64_t>) const {}  // on the host
     void operator()(const ExpertGradients*& gradients, int64_t count) const {
-      if (!gradients) return;
       auto& copy = mirror.gradients_.emplace_back(gradients, gradients + count);
       for (ExpertGradients& g : copy) (*this)(g.gate), (*this)(g.up), (*this)(g.down);
       gradients = copy.data();

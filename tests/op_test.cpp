@@ -1,13 +1,14 @@
-// Every implementation of every operation against the scalar reference:
+// Every implementation of every operation, forward and backward, against the scalar reference:
 //
 //   op_test [test|perf|list] [--device all|host|emulated|cuda] [--filter TEXT] [--threads N]
 //
 // test: each case runs on the host with 1, 2 and 3 threads, with and without AVX2, through every candidate
 // that takes it, and on every device: the CUDA kernels on the emulator, and on a GPU where there is one.
 // Results must lie within the case's derived bound of the reference and must be bit-equal between thread
-// counts, from run to run and, where the contract says so, between a token alone and in company. perf: time
-// per candidate on N threads, one per core unless given, and on the GPU. list: what there is. TEXT selects by
-// "<op> <shape>". With --device cuda and no GPU it says so and ends with 77.
+// counts, from run to run, between two orders of an emulated device's blocks and threads and, where the
+// contract says so, between a token alone and in company. perf: time per candidate on N threads, one per core
+// unless given, and on the GPU. list: what there is. TEXT selects by "<op> <shape>". With --device cuda and
+// no GPU it says so and ends with 77.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -16,8 +17,9 @@
 
 #include <fmt/format.h>
 
+#include "kernels/cpu/host_grad.h"
 #include "kernels/gpu.h"
-#include "tests/op_cases_experts.h"
+#include "tests/op_cases_grad.h"
 #include "tests/op_device.h"
 #ifdef MOEBIUS_EMULATE_CUDA
 #include "tests/cuda_emulator/backend.h"
@@ -227,6 +229,7 @@ void run_op(const Op<Args>& op, const Options& options, const std::vector<Device
   if (options.mode == "list") {
     std::string names;
     for (const Candidate<Args>& candidate : op.candidates) names += fmt::format(" {}", candidate.name);
+    for (const Device& device : devices) names += fmt::format(" [{}]", device.name);
     fmt::print("{:<12} {:>4} cases, candidates:{}\n", op.name, cases, names);
   }
   total.passed += tally.passed, total.failed += tally.failed;
@@ -273,6 +276,11 @@ int main_of(const Options& options) {
 #define X(name, Args) \
   run_op(Op<Args>{#name, host_##name(), ref::name, name##_cases}, options, devices, total);
   MOEBIUS_OPS(X)
+#undef X
+#define X(name, Args)                                                                                   \
+  run_op(Op<Args>{#name, host_##name(), [](const Args& args, bool) { ref::name(args); }, name##_cases}, \
+         options, devices, total);
+  MOEBIUS_GRAD_OPS(X)
 #undef X
   if (options.mode != "test") return 0;
   if (cpu_features().isa() < Isa::kAvx512) fmt::print("kernels for AVX-512: skipped (no AVX-512 VNNI)\n");
