@@ -9,7 +9,7 @@
 #include <string_view>
 #include <thread>
 
-#include "bench/gpu_bench.h"
+#include "bench/gpu_gradients.h"
 
 namespace moebius {
 namespace {
@@ -235,6 +235,7 @@ int run(const GpuBenchOptions& options) {
   bench_attention(bench, {"gqa", 32, 4, 128, 128, false}, 0, 2048);
   for (const int64_t depth : {0, 8192}) bench_mla_prefill(bench, 16, depth, 2048);
   bench_small(bench);
+  GradientBench(bench).run();
   bench_handoff(bench);
   return 0;
 }

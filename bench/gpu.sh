@@ -14,7 +14,7 @@ step() { echo "== [${SECONDS} s] $*"; }
 step doctor
 timeout 60 "$build/moebius" doctor
 step "operations against the reference"
-timeout 180 "$build/op_test" test --device cuda > "$results/op_test.txt" 2>&1
+timeout 240 "$build/op_test" test --device cuda > "$results/op_test.txt" 2>&1
 if [ $? = 77 ]; then cat "$results/op_test.txt"; exit 77; fi  # no GPU
 grep FAILED "$results/op_test.txt" | head -20
 tail -1 "$results/op_test.txt"
@@ -22,7 +22,7 @@ step "whole models against the host"
 timeout 120 "$build/cuda_model_test" '--gtest_filter=*OnGpu*' > "$results/models.txt" 2>&1
 grep -E '^\[  (PASSED|FAILED)' "$results/models.txt" | head -20
 step "speeds of operations"
-timeout 120 "$build/bench_gpu" > "$results/operations.csv"
+timeout 200 "$build/bench_gpu" > "$results/operations.csv"
 column -s, -t < "$results/operations.csv" | cut -c1-120
 if python3 -c 'import torch' 2> /dev/null; then
   step "PyTorch's"
