@@ -4,84 +4,16 @@
 #include <filesystem>
 
 #include "engine/train/checkpoint.h"
-#include "engine/train/device_training.h"
 #include "engine/train/lora.h"
 #include "engine/train/trainer.h"
-#include "tests/gradient_golden.h"
+#include "tests/device_training.h"
 
 namespace moebius::test {
 namespace {
 
-// A golden model's adapters as DeviceTraining takes them. Nothing is optimized.
-class Adapters final : public Trained {
- public:
-  explicit Adapters(Trainee& trainee) : trainee_(trainee) {}
-  const Weights& weights() const override { return trainee_.weights; }
-  const Gradients& gradients() const override { return trainee_.gradients; }
-  std::span<const optim::NamedGradient> named_gradients() const override { return {}; }
-  void zero_gradients() override {
-    for (auto& [name, gradient] : trainee_.found) std::fill_n(gradient.f32(), gradient.numel(), 0.0f);
-  }
-  Status step(double, const TrainingPass&, ThreadPool&) override { return Status(); }
-  std::vector<optim::StateEntry> entries() override { return {}; }
-
- private:
-  Trainee& trainee_;
-};
-
-// How experts are shared out: what the device has room for, beside the least, and speeds that make experts
-// stream, stay on the CPU, or both.
-struct Sharing {
-  const char* name;
-  double experts;  // share of them that fits
-  double link_GBs;
-  double cpu_GFLOPs;
-  bool park = false, head = true, overlap = true;
-};
-constexpr Sharing kSharings[] = {
-    {"all_there", 2, 1, 1},
-    {"half_on_the_cpu", 0.5, 1e-6, 1e3},
-    {"half_streamed", 0.5, 1e3, 1e-6},
-    {"all_streamed", 0, 1e3, 1e-6},
-    {"mixed", 0.2, 1, 1, true, false},
-    {"in_turn", 0.3, 1, 1, true, true, false},
-};
-
-MachineSpeeds speeds_of(const Sharing& s) { return {100, 1000, s.link_GBs, 10, s.cpu_GFLOPs, 1, 0}; }
-
-struct OnDevice {
-  std::unique_ptr<Backend> host, device;
-  std::unique_ptr<DeviceTraining> training;
-};
-
-constexpr int64_t kPlenty = int64_t{256} << 20;
-
-OnDevice on_device(const ModelConfig& config, Trained& trained, const Sharing& s, int64_t tokens,
-                   const HostOptions& host, uint64_t seed = 3, SimOptions sim = {}) {
-  OnDevice d;
-  d.host = make_host_backend(host);
-  sim.memory_bytes = kPlenty, sim.seed = seed, sim.host = host;
-  d.device = std::move(*make_sim_backend(sim));
-  int64_t experts = 0, count = 0;
-  for (const LayerWeights& layer : trained.weights().layers)
-    for (const ExpertWeights& e : layer.experts) experts += expert_bytes(e) + 2048, ++count;
-  TrainingPlan plan;
-  plan.park = s.park, plan.head_on_device = s.head, plan.ring_places = 4;
-  DeviceTraining::Options how;
-  how.pass.max_tokens = tokens, how.overlap = s.overlap, how.speeds = speeds_of(s);
-  const double room = s.experts * static_cast<double>(experts);
-  how.memory =
-      DeviceTraining::needed_bytes(config, trained.weights(), how.pass, plan) + static_cast<int64_t>(room);
-  auto training = DeviceTraining::create(config, trained, plan, how, *d.host, *d.device);
-  MOEBIUS_CHECK(training.ok(), training.status().message());
-  d.training = std::move(*training);
-  return d;
-}
-
-HostOptions exact() {
-  HostOptions options;
-  options.threads = 2, options.exact_activations = true;
-  return options;
+std::unique_ptr<Backend> simulated(const HostOptions& host, SimOptions sim = {}) {
+  sim.memory_bytes = int64_t{256} << 20, sim.seed = 3, sim.host = host;
+  return std::move(*make_sim_backend(sim));
 }
 
 class OnSim : public testing::TestWithParam<std::string> {};
@@ -95,16 +27,7 @@ TEST_P(OnSim, GradientsAreTheHostsAndPyTorchs) {
     SCOPED_TRACE(sharing.name);
     Trainee trainee(GetParam());
     trainee.adapt(golden);
-    Adapters adapters(trainee);
-    OnDevice d = on_device(trainee.config(), adapters, sharing, std::ssize(golden.ids), exact());
-    const RotaryTable rotary = rotary_table(trainee.config().rotary);
-    auto pass = TrainingPass::create(d.training->model(rotary), d.training->pass_options());
-    ASSERT_TRUE(pass.ok()) << pass.status().message();
-    d.training->zero_gradients();
-    const auto got = (*pass)->accumulate(golden.batch(), 1, d.training->gradients());
-    ASSERT_TRUE(got.ok()) << got.status().message();
-    ASSERT_TRUE(d.training->collect_gradients().ok());
-    EXPECT_EQ(*got, loss);
+    EXPECT_EQ(train_there(trainee, golden, sharing, exact(), simulated(exact())), loss);
     for (const auto& [name, gradient] : on_host.found) {
       const Tensor& mine = trainee.found.at(name);
       ASSERT_EQ(std::memcmp(gradient.data, mine.data, static_cast<size_t>(mine.numel()) * 4), 0) << name;
@@ -161,7 +84,7 @@ struct Trial {
 constexpr int64_t kTokens = 48;
 
 Trial start(const std::string& model, const Sharing* sharing,
-          LoraOptimizer optimizer = LoraOptimizer::kLoraMuon, SimOptions faults = {}) {
+            LoraOptimizer optimizer = LoraOptimizer::kLoraMuon, SimOptions faults = {}) {
   Trial run;
   run.files = std::move(*ModelFiles::open("tests/golden/models/" + model));
   run.rotary = rotary_table(run.files->config().rotary);
@@ -174,7 +97,7 @@ Trial start(const std::string& model, const Sharing* sharing,
   TrainerOptions options;
   options.steps = 100, options.lr = 0.02, options.micro_tokens = kTokens, options.accumulation = 2;
   if (sharing) {
-    run.device = on_device(run.files->config(), *run.lora, *sharing, kTokens, host, 3, faults);
+    run.device = on_device(run.files->config(), *run.lora, *sharing, kTokens, host, simulated(host, faults));
     options.memory = run.device.training->pass_options();
   }
   const Model on_host{run.files->config(), run.lora->weights(), run.rotary, *run.backend};

@@ -68,7 +68,11 @@ ordered_json residents_by_layer(const ModelPlan& plan) {
 
 std::string rows_text(const std::vector<PlaceRow>& rows, int64_t device_bytes, int64_t ram_bytes) {
   int64_t disk = 0, device = 0, ram = 0;
-  for (const PlaceRow& row : rows) device += row.device, ram += row.ram, disk += row.disk;
+  size_t width = 18;
+  for (const PlaceRow& row : rows) {
+    device += row.device, ram += row.ram, disk += row.disk;
+    width = std::max(width, row.name.size() + 1);
+  }
   const bool large = std::max(device, ram) >= int64_t{1} << 30;
   const auto size = [&](int64_t bytes) {
     return bytes == 0 ? "" : fmt::format("{:.2f}", static_cast<double>(bytes) / (large ? 1 << 30 : 1 << 20));
@@ -76,7 +80,7 @@ std::string rows_text(const std::vector<PlaceRow>& rows, int64_t device_bytes, i
   std::string text = "\n";
   const auto line = [&](const std::string& name, const std::string& on_device, const std::string& in_ram,
                         const std::string& on_disk) {
-    std::string row = fmt::format("{:<24}{:>10}{:>10}{:>10}", name, on_device, in_ram, on_disk);
+    std::string row = fmt::format("{:<{}}{:>10}{:>10}{:>10}", name, width, on_device, in_ram, on_disk);
     row.erase(row.find_last_not_of(' ') + 1);
     text += row + "\n";
   };
@@ -89,7 +93,7 @@ std::string rows_text(const std::vector<PlaceRow>& rows, int64_t device_bytes, i
 
 std::string speeds_text(const Speeds& speeds) {
   std::string text = "\n";
-  for (const Speed& s : speeds) text += fmt::format("{:<24}{:>10.4g}  {}\n", s.what, s.value, s.source);
+  for (const Speed& s : speeds) text += fmt::format("{:<18}{:>10.4g}  {}\n", s.what, s.value, s.source);
   return text;
 }
 
