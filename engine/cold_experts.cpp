@@ -57,10 +57,6 @@ Status ColdExperts::compute(const Job& job) {
   using Clock = std::chrono::steady_clock;
   const Clock::time_point start = Clock::now();
   const std::vector<ExpertWeights>& experts = *job.rows.front().experts;
-  const auto on_host = [](Tensor t) {
-    t.space = Space::kHost;
-    return t;
-  };
   const Tensor ids = on_host(job.mail.ids), x = on_host(job.mail.x), slots = on_host(job.mail.slots);
   if (!all_experts(ids, std::ssize(experts)))
     return Status();  // the device has failed, and the step's sync says so

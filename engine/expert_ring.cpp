@@ -42,6 +42,25 @@ ExpertWeights ExpertRing::load(const ExpertWeights& expert, std::deque<Lora>& lo
   return loaded;
 }
 
+void ExpertRing::stream(const std::vector<ExpertWeights>& experts, const std::vector<Where>& where,
+                        bool gradients, QueuedExperts& queued, std::vector<ExpertWeights>& been_here,
+                        const std::function<void(const std::vector<ExpertWeights>&)>& compute) {
+  std::vector<ExpertWeights>* together = nullptr;
+  int64_t count = 0;
+  const auto finish = [&] {
+    compute(*together);
+    used();
+    together = nullptr, count = 0;
+  };
+  for (size_t e = 0; e < experts.size(); ++e) {
+    if (where[e] != Where::kStreamed) continue;
+    if (!together) together = &queued.lists.emplace_back(experts.size());
+    (*together)[e] = been_here[e] = load(experts[e], queued.loras, gradients);
+    if (++count == group()) finish();
+  }
+  if (together) finish();
+}
+
 void ExpertRing::give_back() {
   for (Place& place : places_)
     if (!place.sums.empty()) empty(place);

@@ -3,11 +3,20 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <vector>
 
+#include "engine/plan_layer.h"
 #include "kernels/backend.h"
 
 namespace moebius {
+
+// What work that is queued reads, until a sync: lists of experts, and the adapters that they point at.
+struct QueuedExperts {
+  std::deque<std::vector<ExpertWeights>> lists;
+  std::deque<Lora> loras;
+  void clear() { lists.clear(), loras.clear(); }
+};
 
 class ExpertRing {
  public:
@@ -23,6 +32,11 @@ class ExpertRing {
   // half of the places, or the link would stand still meanwhile.
   void used();
   int64_t group() const { return std::ssize(places_) / 2; }
+  // Loads the experts that are to be streamed, and calls compute(experts of a group, the others elsewhere)
+  // for one group after another. been_here: takes them all over, where they were.
+  void stream(const std::vector<ExpertWeights>& experts, const std::vector<Where>& where, bool gradients,
+              QueuedExperts& queued, std::vector<ExpertWeights>& been_here,
+              const std::function<void(const std::vector<ExpertWeights>&)>& compute);
   // Queues the way back of all gradients that are still here.
   void give_back();
 

@@ -36,6 +36,29 @@ int64_t expert_bytes(const Weights& host) {
   return bytes;
 }
 
+int64_t largest_expert(const Weights& host) {
+  int64_t bytes = 0;
+  for (const LayerWeights& layer : host.layers)
+    for (const ExpertWeights& e : layer.experts) bytes = std::max(bytes, expert_bytes(e));
+  return bytes;
+}
+
+double weights_of(const ExpertWeights& e) {
+  return static_cast<double>(e.gate.rows * e.gate.cols + e.up.rows * e.up.cols + e.down.rows * e.down.cols);
+}
+
+std::vector<ExpertLoad> expert_loads(const std::vector<ExpertWeights>& experts,
+                                     const std::vector<ExpertWeights>& on_device, const Tensor& ids) {
+  std::vector<ExpertLoad> loads(experts.size());
+  for (size_t e = 0; e < experts.size(); ++e) {
+    loads[e].bytes = static_cast<double>(expert_bytes(experts[e])), loads[e].weights = weights_of(experts[e]);
+    loads[e].resident = !on_device[e].elsewhere();
+  }
+  for (int64_t i = 0; i < ids.numel(); ++i)
+    if (const int32_t id = ids.i32()[i]; id >= 0) ++loads[static_cast<size_t>(id)].tokens;
+  return loads;
+}
+
 ExpertHeat no_heat(const Weights& host) {
   ExpertHeat heat;
   for (const LayerWeights& layer : host.layers) heat.emplace_back(layer.experts.size(), 0.0);

@@ -14,6 +14,7 @@
 #include "engine/expert_map.h"
 #include "engine/expert_moves.h"
 #include "engine/expert_use.h"
+#include "engine/plan_layer.h"
 #include "kernels/backend.h"
 #include "models/weights.h"
 
@@ -25,8 +26,15 @@ Residency hottest_first(const Weights& host, const ExpertHeat& heat, int64_t byt
 ExpertHeat no_heat(const Weights& host);
 // What an expert takes of the device's memory, with its adapters and their gradients.
 int64_t expert_bytes(const ExpertWeights& expert);
-int64_t expert_bytes(const Weights& host);  // all of them
+int64_t expert_bytes(const Weights& host);       // all of them
+int64_t largest_expert(const Weights& host);     // in bytes
+double weights_of(const ExpertWeights& expert);  // numbers
 bool has_adapter(const ExpertWeights& expert);
+
+// How much each expert of a layer has to do for ids, I32 [n, k] on the host; resident: those that are not
+// elsewhere in on_device.
+std::vector<ExpertLoad> expert_loads(const std::vector<ExpertWeights>& experts,
+                                     const std::vector<ExpertWeights>& on_device, const Tensor& ids);
 
 class ExpertStore {
  public:

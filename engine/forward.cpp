@@ -183,17 +183,7 @@ void route(const Layer& l) {
       });
 }
 
-// Between the host's side of a workspace and the device's, which on the host are one.
-void cross(Backend& be, const Tensor& from, const Tensor& to) {
-  if (from.data != to.data) be.copy(from, to);
-}
-
 Backend& host_of(const Model& m) { return m.host ? *m.host : m.backend; }
-
-Tensor on_host(Tensor pinned) {
-  pinned.space = Space::kHost;
-  return pinned;
-}
 
 void fill_angles(const Model& m, const Batch& batch, const Workspace& ws) {
   const int64_t half = m.config.rotary.dim / 2;

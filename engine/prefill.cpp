@@ -9,17 +9,6 @@ namespace {
 
 constexpr int64_t kRounding = 8 * 64;  // bytes, of the tensors of a pass
 
-int64_t largest_expert(const Weights& host) {
-  int64_t bytes = 0;
-  for (const LayerWeights& layer : host.layers)
-    for (const ExpertWeights& e : layer.experts) bytes = std::max(bytes, expert_bytes(e));
-  return bytes;
-}
-
-double weights_of(const ExpertWeights& e) {
-  return static_cast<double>(e.gate.rows * e.gate.cols + e.up.rows * e.up.cols + e.down.rows * e.down.cols);
-}
-
 }  // namespace
 
 StreamedPrefill::Tokens StreamedPrefill::lay_out(const ModelConfig& c, int64_t n, Arena& arena) {
@@ -147,25 +136,17 @@ Result<std::vector<ExpertLoad>> StreamedPrefill::count_tokens() {
   device_.copy(t.expert_ids, ids);
   MOEBIUS_TRY(device_.sync());
   const size_t l = static_cast<size_t>(pass_->layer);
-  const std::vector<ExpertWeights>& experts = host_.layers[l].experts;
-  std::vector<ExpertLoad> loads(experts.size());
-  for (size_t e = 0; e < experts.size(); ++e) {
-    loads[e].bytes = static_cast<double>(expert_bytes(experts[e])), loads[e].weights = weights_of(experts[e]);
-    loads[e].resident = !store_.on_device(pass_->layer)[e].elsewhere();
-  }
-  for (int64_t i = 0; i < ids.numel(); ++i)
-    if (const int32_t id = ids.i32()[i]; id >= 0) ++loads[static_cast<size_t>(id)].tokens;
-  return loads;
+  return expert_loads(host_.layers[l].experts, store_.on_device(pass_->layer), ids);
 }
 
 Status StreamedPrefill::run_experts() {
   const Pass& p = *pass_;
   MOEBIUS_ASSIGN(const std::vector<ExpertLoad> loads, count_tokens());
-  lists_.clear(), loras_.clear();  // the device is idle
+  queued_.clear();  // the device is idle
   const LayerPlan plan = plan_layer(loads, speeds_);
   const std::vector<ExpertWeights>& experts = host_.layers[static_cast<size_t>(p.layer)].experts;
-  std::vector<ExpertWeights>& on_host = lists_.emplace_back(experts.size());
-  std::vector<ExpertWeights>& on_device = lists_.emplace_back(store_.on_device(p.layer));
+  std::vector<ExpertWeights>& on_host = queued_.lists.emplace_back(experts.size());
+  std::vector<ExpertWeights>& on_device = queued_.lists.emplace_back(store_.on_device(p.layer));
   int64_t streamed_bytes = 0;
   for (size_t e = 0; e < experts.size(); ++e) {
     if (plan.where[e] == Where::kCpu) on_host[e] = experts[e], on_device[e] = ExpertWeights();
@@ -185,30 +166,13 @@ Status StreamedPrefill::run_experts() {
   for (int64_t i = 0; i < p.slices; ++i) shared_forward(p.model, p.layer, slice(i));
   device_.expert_ffn({t.h, on_device.data(), std::ssize(on_device), t.expert_ids, t.slots});
   // What the CPU computes is all that is elsewhere once the streamed experts have been here.
-  std::vector<ExpertWeights>& been_here = lists_.emplace_back(on_device);
-  stream(plan, been_here);
+  std::vector<ExpertWeights>& been_here = queued_.lists.emplace_back(on_device);
+  ring_->stream(experts, plan.where, false, queued_, been_here, [&](const auto& group) {
+    device_.expert_ffn({t.h, group.data(), std::ssize(group), t.expert_ids, t.slots});
+  });
   if (any_on_host) p.model.cold->answer(0, been_here, t.expert_ids, t.slots);
   device_.combine({t.slots, t.expert_ids, t.expert_weights, t.x});
   return Status();
-}
-
-void StreamedPrefill::stream(const LayerPlan& plan, std::vector<ExpertWeights>& been_here) {
-  const std::vector<ExpertWeights>& experts = host_.layers[static_cast<size_t>(pass_->layer)].experts;
-  const Tokens t = tokens();
-  std::vector<ExpertWeights>* group = nullptr;
-  int64_t in_group = 0;
-  const auto compute = [&] {
-    device_.expert_ffn({t.h, group->data(), std::ssize(*group), t.expert_ids, t.slots});
-    ring_->used();
-    group = nullptr, in_group = 0;
-  };
-  for (size_t e = 0; e < experts.size(); ++e) {
-    if (plan.where[e] != Where::kStreamed) continue;
-    if (!group) group = &lists_.emplace_back(experts.size());
-    (*group)[e] = been_here[e] = ring_->load(experts[e], loras_);
-    if (++in_group == ring_->group()) compute();
-  }
-  if (group) compute();
 }
 
 }  // namespace moebius

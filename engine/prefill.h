@@ -12,7 +12,6 @@
 // so the result is that of forward() with the whole pass as one batch.
 #pragma once
 
-#include <deque>
 #include <memory>
 #include <optional>
 
@@ -89,7 +88,6 @@ class StreamedPrefill {
   void run_slice();
   Status run_experts();
   Result<std::vector<ExpertLoad>> count_tokens();
-  void stream(const LayerPlan& plan, std::vector<ExpertWeights>& on_device);
 
   const ModelConfig& config_;
   const Weights& host_;
@@ -103,8 +101,7 @@ class StreamedPrefill {
   Buffer memory_, pinned_;  // Tokens; I32 [pass_tokens, top_k] on the host
   Tensor routed_;           // I32 [n, top_k]: the experts of the layer's tokens, on the host
   std::optional<Pass> pass_;
-  std::deque<std::vector<ExpertWeights>> lists_;  // that queued work reads, until the next sync
-  std::deque<Lora> loras_;                        // that they point at
+  QueuedExperts queued_;  // until the next sync
 };
 
 }  // namespace moebius

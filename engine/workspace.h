@@ -66,6 +66,16 @@ class Arena {
   int64_t used_ = 0;
 };
 
+// Pinned memory as the host's operations take it.
+inline Tensor on_host(Tensor pinned) {
+  pinned.space = Space::kHost;
+  return pinned;
+}
+// Between the host's side of a tensor and the device's, which on the host are one.
+inline void cross(Backend& backend, const Tensor& from, const Tensor& to) {
+  if (from.data != to.data) backend.copy(from, to);
+}
+
 AttentionActivations lay_out_attention(const ModelConfig& config, int64_t n, Arena& arena);
 
 class WorkspaceMemory {

@@ -73,6 +73,7 @@ int64_t dense_bytes(const ModelConfig& config, const Weights& adapted, bool head
 int64_t pass_bytes(const ModelConfig& config, const PassOptions& pass, bool head) {
   const PassMemory::Bytes b = PassMemory::bytes(config, pass, false, head);
   return b.kept + b.workspace + (head ? b.head : 0) + WorkspaceMemory::bytes(config, pass.max_tokens) +
+         scratch_bytes(config, pass.max_tokens) +
          (cached_positions(pass) + kPageTokens) * cache_row_bytes(DType::kF32, config.cache_width());
 }
 
@@ -224,7 +225,7 @@ Status DeviceTraining::send() {
 void DeviceTraining::zero_gradients() {
   trained_.zero_gradients();
   if (twins_.empty()) return;
-  device_.zero(Tensor(gradients_.data(), DType::kF32, {1, block_bytes_ / 4}, Space::kDevice));
+  device_.zero(Tensor(gradients_.data(), DType::kF32, {block_bytes_ / 64, 16}, Space::kDevice));
 }
 
 Status DeviceTraining::collect_gradients() {

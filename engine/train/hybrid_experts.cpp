@@ -5,25 +5,7 @@
 #include "engine/expert_store.h"
 
 namespace moebius {
-namespace {
-
-int64_t largest_expert(const Weights& host) {
-  int64_t bytes = 0;
-  for (const LayerWeights& layer : host.layers)
-    for (const ExpertWeights& e : layer.experts) bytes = std::max(bytes, expert_bytes(e));
-  return bytes;
-}
-
-double weights_of(const ExpertWeights& e) {
-  return static_cast<double>(e.gate.rows * e.gate.cols + e.up.rows * e.up.cols + e.down.rows * e.down.cols);
-}
-
-Tensor on_host(Tensor pinned) {
-  pinned.space = Space::kHost;
-  return pinned;
-}
-
-}  // namespace
+namespace {}  // namespace
 
 int64_t HybridExperts::bytes(const Weights& host, const Options& options) {
   return options.ring_places * largest_expert(host);
@@ -66,7 +48,7 @@ bool HybridExperts::route(int64_t layer, const Workspace& ws) {
                    Space::kPinned);
   device_.copy(ws.expert_ids, ids);
   if (!device_.sync().ok()) return false;  // it stays for the step's own sync
-  lists_.clear(), loras_.clear();
+  queued_.clear();
   at(layer).ids = on_host(ids);
   return true;
 }
@@ -74,13 +56,7 @@ bool HybridExperts::route(int64_t layer, const Workspace& ws) {
 void HybridExperts::split(int64_t layer) {
   Layer& l = at(layer);
   const std::vector<ExpertWeights>& experts = host_weights_.layers[static_cast<size_t>(layer)].experts;
-  std::vector<ExpertLoad> loads(experts.size());
-  for (size_t e = 0; e < experts.size(); ++e) {
-    loads[e].bytes = static_cast<double>(expert_bytes(experts[e])), loads[e].weights = weights_of(experts[e]);
-    loads[e].resident = !resident(layer)[e].elsewhere();
-  }
-  for (int64_t i = 0; i < l.ids.numel(); ++i)
-    if (const int32_t id = l.ids.i32()[i]; id >= 0) ++loads[static_cast<size_t>(id)].tokens;
+  const std::vector<ExpertLoad> loads = expert_loads(experts, resident(layer), l.ids);
   LayerFrame frame;
   frame.can_stream = ring_.has_value();
   frame.share_residents = false;  // the gradients of their adapters are on the device
@@ -92,24 +68,13 @@ void HybridExperts::split(int64_t layer) {
   counts_.resident += l.plan.resident, counts_.streamed += l.plan.streamed, counts_.cpu += l.plan.cpu;
 }
 
-// compute(experts) for one group after another of those that are streamed.
 template <class Compute>
-void HybridExperts::stream(int64_t layer, bool gradients, const Compute& compute) {
-  const std::vector<ExpertWeights>& experts = host_weights_.layers[static_cast<size_t>(layer)].experts;
-  std::vector<ExpertWeights>* group = nullptr;
-  int64_t in_group = 0;
-  const auto finish_group = [&] {
-    compute(*group);
-    ring_->used();
-    group = nullptr, in_group = 0;
-  };
-  for (size_t e = 0; e < experts.size(); ++e) {
-    if (at(layer).plan.where[e] != Where::kStreamed) continue;
-    if (!group) group = &lists_.emplace_back(experts.size());
-    (*group)[e] = at(layer).been_here[e] = ring_->load(experts[e], loras_, gradients);
-    if (++in_group == ring_->group()) finish_group();
-  }
-  if (group) finish_group();
+void HybridExperts::compute_here(int64_t layer, bool gradients, const Compute& compute) {
+  compute(resident(layer));
+  Layer& l = at(layer);
+  if (l.plan.streamed > 0)
+    ring_->stream(host_weights_.layers[static_cast<size_t>(layer)].experts, l.plan.where, gradients, queued_,
+                  l.been_here, compute);
 }
 
 void HybridExperts::forward(const Model& m, int64_t layer, const Workspace& ws) {
@@ -130,8 +95,7 @@ void HybridExperts::forward(const Model& m, int64_t layer, const Workspace& ws) 
   const auto compute = [&](const std::vector<ExpertWeights>& experts) {
     device_.expert_ffn({ws.h, experts.data(), std::ssize(experts), ws.expert_ids, ws.slots});
   };
-  compute(resident(layer));
-  stream(layer, false, compute);
+  compute_here(layer, false, compute);
   if (l.any_on_host) {
     worker_->await(ticket);
     device_.take_slots({mail.slots, l.been_here.data(), std::ssize(l.been_here), ws.expert_ids, ws.slots});
@@ -158,8 +122,7 @@ void HybridExperts::backward(const Model&, int64_t layer, const Workspace& ws, c
     device_.expert_ffn_backward({ws.h, experts.data(), std::ssize(experts), ws.expert_ids, ws.expert_weights,
                                  dy, ws.slots, dweights});
   };
-  compute(resident(layer));
-  stream(layer, true, compute);
+  compute_here(layer, true, compute);
   if (!l.any_on_host) return;
   worker_->await(ticket);
   const auto take = [&](const Tensor& from, const Tensor& to) {

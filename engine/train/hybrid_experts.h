@@ -8,7 +8,6 @@
 // bit where the device computes as the host does.
 #pragma once
 
-#include <deque>
 #include <memory>
 #include <optional>
 
@@ -77,8 +76,9 @@ class HybridExperts final : public RoutedExperts {
   Layer& at(int64_t layer) { return layers_[static_cast<size_t>(layer)]; }
   bool route(int64_t layer, const Workspace& ws);
   void split(int64_t layer);
+  // compute(experts) for the residents, and for each group of streamed ones.
   template <class Compute>
-  void stream(int64_t layer, bool gradients, const Compute& compute);
+  void compute_here(int64_t layer, bool gradients, const Compute& compute);
 
   const ModelConfig& config_;
   const Weights& host_weights_;
@@ -89,9 +89,8 @@ class HybridExperts final : public RoutedExperts {
   Backend& device_;
   std::vector<Layer> layers_;
   std::optional<ExpertRing> ring_;
-  Buffer ids_memory_, mail_memory_;               // pinned
-  std::deque<std::vector<ExpertWeights>> lists_;  // that queued work reads, until the next sync
-  std::deque<Lora> loras_;                        // that they point at
+  Buffer ids_memory_, mail_memory_;  // pinned
+  QueuedExperts queued_;             // until the next sync
   Counts counts_;
   std::unique_ptr<HostWorker> worker_;  // the first to end
 };

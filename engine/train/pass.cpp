@@ -15,16 +15,6 @@ Matrix as_matrix(const Tensor& t) {
   return m;
 }
 
-// Between the sides of what is shared; on the host they are one.
-void cross(Backend& be, const Tensor& from, const Tensor& to) {
-  if (from.data != to.data) be.copy(from, to);
-}
-
-Tensor on_host(Tensor pinned) {
-  pinned.space = Space::kHost;
-  return pinned;
-}
-
 }  // namespace
 
 Result<std::unique_ptr<TrainingPass>> TrainingPass::create(const Model& model, const PassOptions& options) {

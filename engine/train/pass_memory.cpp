@@ -93,6 +93,11 @@ int64_t cached_positions(const PassOptions& o) {
   return o.max_tokens + sequences * (kPageTokens - 1);
 }
 
+int64_t scratch_bytes(const ModelConfig& c, int64_t tokens) {
+  constexpr int64_t kThroughAdapters = 64;  // numbers of a slot
+  return 4 * tokens * c.moe.top_k * (3 * c.moe.width + kThroughAdapters);
+}
+
 PassMemory::Bytes PassMemory::bytes(const ModelConfig& config, const PassOptions& options, bool on_host,
                                     bool head_here) {
   LayOut out(config, options, options.max_tokens, on_host, head_here);

@@ -23,6 +23,10 @@ int64_t layers_kept(const ModelConfig& config, const PassOptions& options);
 // Positions of a cache for any sequences of a micro-batch.
 int64_t cached_positions(const PassOptions& options);
 
+// Bytes that operations take for themselves on a device: three numbers of an expert's width for every slot of
+// its backward, and what goes through adapters.
+int64_t scratch_bytes(const ModelConfig& config, int64_t tokens);
+
 // A tensor that the host reads or writes too: on the host, both are one.
 struct Shared {
   Tensor here, host;

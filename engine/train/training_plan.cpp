@@ -271,6 +271,7 @@ Result<TrainingBytes> training_bytes(const ModelConfig& config, const ModelBytes
   b.inputs = 4 * config.layers * shape.micro_tokens * config.hidden;
   b.kept = bytes.kept, b.workspace = bytes.workspace, b.head = bytes.head;
   b.workspace += WorkspaceMemory::bytes(config, shape.micro_tokens) +
+                 scratch_bytes(config, shape.micro_tokens) +
                  cached_positions(parked) * cache_row_bytes(DType::kF32, config.cache_width());
   b.pinned = bytes.pinned - b.inputs;
   if (config.moe.n_experts > 0)
