@@ -3,9 +3,9 @@
 // per second, memory. Adapters are on attention and all routed experts; sequences are random ids, all of
 // which count. Two steps of warm-up are not measured.
 //
-// GFLOP are those of the products that were run, with what is run again because it was not kept
-// (kernels/flops.h). The limit of an operation is their time at the probed float32 rate; that of the weights,
-// their bytes at the probed rate of memory.
+// The operations are those of the median step. GFLOP are those of the products that were run, with what is
+// run again because it was not kept (kernels/flops.h). The limit of an operation is their time at the probed
+// float32 rate; that of the weights, their bytes at the probed rate of memory.
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
@@ -65,20 +65,20 @@ struct Row {
   OpTotal total;
 };
 
-void report(const std::vector<Row>& rows, double steps, double seconds, double rate, double bandwidth) {
+void report(const std::vector<Row>& rows, double seconds, double rate, double bandwidth) {
   fmt::print("operation,calls,s,share,GFLOP,GFLOP/s,of float32 limit,weights GB,s to read them\n");
   OpTotal sum;
+  const auto print = [&](const std::string& name, const OpTotal& t) {
+    fmt::print("{},{},{:.3f},{:.3f},{:.1f},{:.1f},{:.3f},{:.2f},{:.3f}\n", name, t.calls, t.seconds,
+               t.seconds / seconds, t.flops * 1e-9, t.flops / t.seconds * 1e-9,
+               t.flops / t.seconds * 1e-9 / rate, t.stored_bytes * 1e-9, t.stored_bytes * 1e-9 / bandwidth);
+  };
   for (const auto& [name, t] : rows) {
-    fmt::print("{},{:.0f},{:.3f},{:.3f},{:.1f},{:.1f},{:.3f},{:.2f},{:.3f}\n", name,
-               static_cast<double>(t.calls) / steps, t.seconds / steps, t.seconds / seconds,
-               t.flops / steps * 1e-9, t.flops / t.seconds * 1e-9, t.flops / t.seconds * 1e-9 / rate,
-               t.stored_bytes / steps * 1e-9, t.stored_bytes / steps * 1e-9 / bandwidth);
+    print(name, t);
     sum.calls += t.calls, sum.flops += t.flops, sum.stored_bytes += t.stored_bytes;
   }
-  fmt::print("step,{:.0f},{:.3f},1,{:.1f},{:.1f},{:.3f},{:.2f},{:.3f}\n",
-             static_cast<double>(sum.calls) / steps, seconds / steps, sum.flops / steps * 1e-9,
-             sum.flops / seconds * 1e-9, sum.flops / seconds * 1e-9 / rate, sum.stored_bytes / steps * 1e-9,
-             sum.stored_bytes / steps * 1e-9 / bandwidth);
+  sum.seconds = seconds;
+  print("step", sum);
 }
 
 // The operations that took a thousandth of the time, then all the others, then what is no operation.
@@ -119,27 +119,35 @@ Status run(const Setup& setup) {
                  Trainer::create({config, lora->weights(), rotary, *backend}, *lora, all_of(data), options,
                                  threads, ""));
   std::vector<double> rates;
-  double seconds = 0, tokens = 0, start_GB = 0;
+  std::vector<std::pair<double, OpTotals>> steps;  // seconds, operations
+  double tokens = 0, start_GB = 0;
   for (int64_t i = 0; i < kWarmup + setup.steps; ++i) {
-    if (i == kWarmup) meter.clear(), start_GB = status_GB("RssAnon");
+    if (i == kWarmup) start_GB = status_GB("RssAnon");
+    meter.clear();
     rates.push_back(probe_float32_GFLOPs(threads, 0.1));
     MOEBIUS_ASSIGN(const StepReport step, trainer->step());
     fmt::print(stderr, "step {}: {:.2f} s, loss {:.4f}\n", step.step, step.seconds, step.loss);
-    if (i >= kWarmup) seconds += step.seconds, tokens += static_cast<double>(step.tokens);
+    tokens = static_cast<double>(step.tokens);
+    if (i >= kWarmup) steps.push_back({step.seconds, meter.totals()});
   }
   std::ranges::sort(rates);
+  std::ranges::sort(steps, {}, [](const auto& step) { return step.first; });
+  const auto& [seconds, operations] = steps[steps.size() / 2];
   const double rate = rates[rates.size() / 2];
   MOEBIUS_ASSIGN(const double bandwidth, probe_memory_read_GBs(threads, probe_buffer_bytes(), 1));
   fmt::print("# {}: {}, rank {}, {:.1f} M numbers, {}, sequences of {}, {} a step, {} threads\n", setup.model,
              config.model_type, setup.rank, static_cast<double>(lora->parameters()) * 1e-6, setup.optimizer,
              setup.sequence, setup.sequences, threads);
-  fmt::print("# {:.2f} tokens/s; float32 {:.0f} GFLOP/s (median of {} probes), memory {:.1f} GB/s\n",
-             tokens / seconds, rate, rates.size(), bandwidth);
+  fmt::print(
+      "# {:.2f} tokens/s ({:.2f} to {:.2f} in {} steps); float32 {:.0f} GFLOP/s (median of {} probes), "
+      "memory {:.1f} GB/s\n",
+      tokens / seconds, tokens / steps.back().first, tokens / steps.front().first, steps.size(), rate,
+      rates.size(), bandwidth);
   fmt::print(
       "# memory, GB: {:.2f} at most; its own {:.2f} ({:.2f} before the first measured step), of files "
       "{:.2f}\n",
       status_GB("VmHWM"), status_GB("RssAnon"), start_GB, status_GB("RssFile"));
-  report(rows_of(meter.totals(), seconds), static_cast<double>(setup.steps), seconds, rate, bandwidth);
+  report(rows_of(operations, seconds), seconds, rate, bandwidth);
   return Status();
 }
 

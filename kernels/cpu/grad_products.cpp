@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/panels.h"
 #include "kernels/cpu/products.h"
 #include "kernels/cpu/workers.h"
 #include "kernels/gemm.h"
@@ -43,11 +44,58 @@ void outer_block(const Tensor& left, const Tensor& right, int64_t block, int64_t
                accumulate);
 }
 
+constexpr int64_t kFewTokens = 32;  // for fewer a thread does not make all of w float32 for itself
+constexpr int64_t kManyTokens = 256;
+constexpr int64_t kRowTiles = 2;  // of w that are float32 at a time, so that they stay in a core's cache
+
+// Memory of one worker that passes tokens back by panels.
+struct PanelWork {
+  PanelWork(int64_t tokens, int64_t cols, Scratch& scratch)
+      : dy(scratch.take<float>(panel_floats(tokens, kRowTiles * kPanelTile))),
+        w(scratch.take<float>(panel_floats(kRowTiles * kPanelTile, cols))),
+        dx(scratch.take<float>(panel_floats(tokens, cols))),
+        row(scratch.take<float>(cols)) {}
+  float *dy, *w, *dx, *row;
+};
+
+// dx += dy w for tokens [begin, end), on this thread.
+void add_tokens(const Tensor& dy, const Matrix& w, const Tensor& dx, int64_t begin, int64_t end,
+                const PanelWork& work, const HostContext& context) {
+  constexpr int64_t kRows = kRowTiles * kPanelTile;
+  const int64_t n = end - begin;
+  const Panel sums = panel_at(work.dx, n, w.cols);
+  for (int64_t row = 0; row < w.rows; row += kRows) {
+    const int64_t rows = std::min(kRows, w.rows - row);
+    const Panel factors = panel_at(work.dy, n, rows), weights = panel_at(work.w, rows, w.cols);
+    for (int64_t i = 0; i < n; ++i)
+      fill_panel_row_avx512(dy.f32() + (begin + i) * dy.stride[0] + row, rows, factors, i);
+    fill_panel(w, row, row + rows, weights, work.row, context);
+    const PanelTerm term{factors, weights};
+    panel_sums_avx512({&term, 1}, sums, row > 0);
+  }
+  for (int64_t i = 0; i < n; ++i) add_panel_row(sums, i, w.cols, dx.f32() + (begin + i) * dx.stride[0]);
+}
+
+// Threads share the tokens, and each goes through all of w.
+void add_by_panels(const Tensor& dy, const Matrix& w, const Tensor& dx, HostContext& context) {
+  const Scratch::Frame frame(context.scratch);
+  const int64_t n = dx.shape[0], threads = context.pool.threads();
+  const int64_t rounds = ceil_div(n, kManyTokens * threads);
+  const int64_t tokens = std::max(kFewTokens, ceil_div(n, rounds * threads)), units = ceil_div(n, tokens);
+  std::vector<PanelWork> work;
+  for (int i = 0; i < worker_count(context, units); ++i) work.emplace_back(tokens, w.cols, context.scratch);
+  for_each_unit(context, units, [&](int64_t i, int64_t worker) {
+    add_tokens(dy, w, dx, i * tokens, std::min(n, (i + 1) * tokens), work[static_cast<size_t>(worker)],
+               context);
+  });
+}
+
 }  // namespace
 
 void add_product(const Tensor& dy, const Matrix& w, const Tensor& dx, HostContext& context) {
   if (dx.shape[0] == 0 || w.rows == 0 || w.cols == 0) return;
   if (float32_in_place(w)) return add_panel(dy, 0, w.rows, static_cast<const float*>(w.data), dx, context);
+  if (context.isa >= Isa::kAvx512 && dx.shape[0] >= kFewTokens) return add_by_panels(dy, w, dx, context);
   const Scratch::Frame frame(context.scratch);
   float* panel = context.scratch.take<float>(std::min(kPanelRows, w.rows) * w.cols);
   for (int64_t first = 0; first < w.rows; first += kPanelRows) {
