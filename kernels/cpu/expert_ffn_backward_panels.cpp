@@ -15,15 +15,15 @@ namespace {
 constexpr int64_t kChunk = 256;    // slots
 constexpr int64_t kDownTiles = 2;  // of down's rows that are in float32 at a time
 
-// Memory of one worker.
+// Memory of one worker, for any choice of experts: what is taken does not depend on what a router chose.
 struct Workspace {
-  Workspace(const ExpertFfnBackwardArgs& args, std::span<const ExpertPart> parts, Scratch& scratch) {
-    const int64_t hidden = args.x.shape[1];
+  Workspace(const ExpertFfnBackwardArgs& args, Scratch& scratch) {
+    const int64_t hidden = args.x.shape[1], chunk = std::min(kChunk, args.ids.numel());
     int64_t width = 0, rank = 0;
-    for (const ExpertPart& part : parts) {
-      const ExpertWeights& e = args.experts[part.expert];
-      width = std::max(width, e.gate.rows), chunk = std::max(chunk, std::min(kChunk, part.count));
-      for (const Matrix* w : {&e.gate, &e.up, &e.down})
+    for (const ExpertWeights* e = args.experts; e < args.experts + args.n_experts; ++e) {
+      if (e->elsewhere()) continue;
+      width = std::max(width, e->gate.rows);
+      for (const Matrix* w : {&e->gate, &e->up, &e->down})
         if (w->lora) rank = std::max(rank, w->lora->a.shape[0]);
     }
     const int64_t side = std::max(hidden, width);
@@ -34,7 +34,6 @@ struct Workspace {
     along = scratch.take<float>(chunk), row = scratch.take<float>(side);
     for (int i = 0; i < 3; ++i) adapters.emplace_back(rank, side, chunk, scratch);
   }
-  int64_t chunk = 0;
   float *x, *dy, *dx;                  // [chunk, hidden]
   float *gate, *up, *dh;               // [chunk, width]; then dgate, dup and h
   float* weights[2];                   // rows of down, or of gate and of up
@@ -168,7 +167,7 @@ void run_parts_by_panels(const ExpertFfnBackwardArgs& args, const SortedSlots& s
                          const std::vector<ExpertPart>& parts, HostContext& context) {
   const int64_t units = static_cast<int64_t>(parts.size());
   std::vector<Workspace> work;
-  for (int i = 0; i < worker_count(context, units); ++i) work.emplace_back(args, parts, context.scratch);
+  for (int i = 0; i < worker_count(context, units); ++i) work.emplace_back(args, context.scratch);
   for_each_unit(context, units, [&](int64_t i, int64_t worker) {
     PartTask(args, sorted, parts[static_cast<size_t>(i)], work[static_cast<size_t>(worker)], context).run();
   });
