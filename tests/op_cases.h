@@ -83,7 +83,8 @@ struct Case {
   Args args;
   std::vector<Output> outputs;  // what they hold after make() is what they hold before each run
   bool exact_activations = false;
-  bool host_only = false;  // devices do not know an argument's type
+  bool host_only = false;      // devices do not know an argument's type
+  bool bits_by_place = false;  // bits on a device may depend on where in its memory the arguments lie
 
   // The same call for tokens [begin, begin + count) only. Set where the contract says that bits do not depend
   // on the company of a token; then token by token, in pieces and whole must agree bit for bit.

@@ -17,7 +17,8 @@ template <class Args>
 std::function<Args(const Args&, int64_t, int64_t)> part_of(std::vector<Tensor Args::*> tensors) {
   return [tensors](const Args& args, int64_t begin, int64_t count) {
     Args part = args;
-    for (Tensor Args::*tensor : tensors) part.*tensor = (args.*tensor).rows(begin, count);
+    for (Tensor Args::*tensor : tensors)
+      if (!(args.*tensor).empty()) part.*tensor = (args.*tensor).rows(begin, count);
     return part;
   };
 }

@@ -162,6 +162,7 @@ inline Case<LinearArgs> linear_case(const LinearShape& shape, Mode mode) {
     };
     c.tokens = shape.n;
   }
+  c.bits_by_place = !alone;  // aligned weights may go through a library
   c.bytes = static_cast<double>(a.w.bytes() + shape.n * (a.w.cols + a.w.rows) * 4);
   c.flops = 2.0 * static_cast<double>(shape.n * a.w.rows * a.w.cols);
   return c;
