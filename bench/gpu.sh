@@ -18,8 +18,10 @@ timeout 240 "$build/op_test" test --device cuda > "$results/op_test.txt" 2>&1
 if [ $? = 77 ]; then cat "$results/op_test.txt"; exit 77; fi  # no GPU
 grep FAILED "$results/op_test.txt" | head -20
 tail -1 "$results/op_test.txt"
-step "whole models against the host"
-timeout 120 "$build/cuda_model_test" '--gtest_filter=*OnGpu*' > "$results/models.txt" 2>&1
+step "whole models against the host, and their gradients against PyTorch's"
+for name in cuda_model_test cuda_training_test; do
+  timeout 120 "$build/$name" '--gtest_filter=*OnGpu*'
+done > "$results/models.txt" 2>&1
 grep -E '^\[  (PASSED|FAILED)' "$results/models.txt" | head -20
 step "speeds of operations"
 timeout 200 "$build/bench_gpu" > "$results/operations.csv"
