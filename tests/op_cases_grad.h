@@ -292,6 +292,7 @@ inline void expert_ffn_backward_cases(Mode mode, const Add<ExpertFfnBackwardArgs
   at({kF32, kF32, kF32, 150, 2, 12, {6, 9}, 1});  // more slots of an expert than a tile has
   at({kInt8, kInt8, kInt8, 100, 1, 20, {10}, 0, true, false, 1});
   at({kF32, kF32, kF32, 4, 2, 10, {5, 6}, 70, false, false, 1});  // more ranks than a tile has lines
+  at({kF32, kF32, kF32, 62, 2, 1, {3000, 4}, 0, true});  // more scratch than there is for all tokens at once
   for (const int frozen : {2, 3}) at({kF32, kF32, kF32, 4, 2, 10, {5, 6}, 2, true, false, frozen});
 }
 

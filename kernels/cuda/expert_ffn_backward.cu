@@ -5,6 +5,7 @@
 //   dgate, dup, weighted h, dweights           number by number
 //   dslots = gate^T dgate + up^T dup           one product of both
 //   gradients of matrices and adapters         one launch of all of them
+#include <algorithm>
 #include <vector>
 
 #include "kernels/cuda/expert_gradient.h"
@@ -19,6 +20,8 @@ using gradient::Outer;
 using gradient::SlotRows;
 using gradient::Which;
 
+// Of scratch for each multiprocessor, about: tokens go in pieces that need no more.
+constexpr int64_t kScratchBytes = int64_t{1} << 20;
 constexpr Which kMatrices[] = {Which::kGate, Which::kUp, Which::kDown};
 
 const Matrix& matrix_of(const ExpertWeights& e, Which which) {
@@ -33,21 +36,15 @@ struct Mids {
 
 class Backward {
  public:
-  Backward(Context& context, const ExpertFfnBackwardArgs& args)
-      : context_(context), args_(args), slots_(args.ids.shape[0] * args.ids.shape[1]) {}
+  Backward(Context& context, const ExpertFfnBackwardArgs& args) : context_(context), args_(args) {}
 
   void run() {
+    const int64_t n = args_.x.shape[0];
     if (!args_.dweights.empty()) gradient::clear_unused(context_, args_.ids, args_.dweights);
     table_ = upload_experts(context_, args_.experts, args_.n_experts, args_.x.shape[1]);
-    if (!table_.experts || !prepare()) return;
-    multiply(Which::kGate, Lie::kAlong, x_, gate_), multiply(Which::kUp, Lie::kAlong, x_, up_);
-    multiply(Which::kDown, Lie::kAcross, dy_, dh_);
-    pass_swiglu();
-    if (!args_.dslots.empty() || any_adapter_gradient_)
-      make_mid(Which::kGate, Lie::kAcross, gate_), make_mid(Which::kUp, Lie::kAcross, up_);
-    if (!args_.dslots.empty()) pass_to_slots();
-    if (any_adapter_gradient_) make_mid(Which::kDown, Lie::kAlong, dh_);
-    add_gradients();
+    if (!table_.experts || !prepare(n)) return;
+    for (int64_t first = 0; first < n; first += piece_)
+      if (!pass_back(first, std::min(piece_, n - first))) return;
   }
 
  private:
@@ -56,18 +53,24 @@ class Backward {
     return static_cast<T*>(context_.scratch(std::max<int64_t>(count, 1) * static_cast<int64_t>(sizeof(T))));
   }
 
-  bool prepare() {
+  // What all pieces share. False: no memory.
+  bool prepare(int64_t n) {
     e_.experts = table_.experts, e_.applied = table_.adapters, e_.n_experts = args_.n_experts;
-    e_.slots = sort_all_slots(context_, args_.ids, table_, args_.n_experts, kGradLines);
-    const int64_t ld = (table_.widest + 3) / 4 * 4;
-    auto* tokens = take<int32_t>(slots_);
-    auto* hidden = take<float>(3 * slots_ * ld);
-    if (e_.slots.most_tiles == 0 || !tokens || !hidden || !prepare_adapters()) return false;
-    gradient::find_tokens(context_, e_, slots_, tokens);
-    x_ = gradient::slot_rows(args_.x.f32(), args_.x.stride[0], tokens);
-    dy_ = gradient::slot_rows(args_.dy.f32(), args_.dy.stride[0], tokens);
-    gate_ = gradient::slot_rows(hidden, ld), up_ = gradient::slot_rows(hidden + slots_ * ld, ld);
-    dh_ = gradient::slot_rows(hidden + 2 * slots_ * ld, ld);
+    if (!prepare_adapters()) return false;
+    ld_ = (table_.widest + 3) / 4 * 4;
+    const int64_t k = args_.ids.shape[1], numbers = 3 * ld_ + 6 * e_.rank;
+    const int64_t most = kScratchBytes * context_.multiprocessors() / (4 * k * std::max<int64_t>(numbers, 1));
+    piece_ = blocks_for(n, blocks_for(n, std::clamp<int64_t>(most, 1, n)));
+    const int64_t slots = piece_ * k;
+    tokens_ = take<int32_t>(slots);
+    float* memory = take<float>(slots * numbers);
+    if (!tokens_ || !memory) return false;
+    gate_ = gradient::slot_rows(memory, ld_), up_ = gradient::slot_rows(memory + slots * ld_, ld_);
+    dh_ = gradient::slot_rows(memory + 2 * slots * ld_, ld_);
+    for (int i = 0; i < 3; ++i) {
+      mids_.forward[i] = memory + slots * (3 * ld_ + i * e_.rank);
+      mids_.backward[i] = memory + slots * (3 * ld_ + (3 + i) * e_.rank);
+    }
     return true;
   }
   // Merged adapters, too: they have gradients.
@@ -76,8 +79,8 @@ class Backward {
     for (int64_t i = 0; i < args_.n_experts; ++i) {
       const ExpertWeights& e = args_.experts[i];
       if (e.elsewhere()) continue;
-      ExpertAdapters& all = adapters[static_cast<size_t>(i)];
-      all = {lora_view(e.gate.lora), lora_view(e.up.lora), lora_view(e.down.lora)};
+      adapters[static_cast<size_t>(i)] = {lora_view(e.gate.lora), lora_view(e.up.lora),
+                                          lora_view(e.down.lora)};
       for (const Which which : kMatrices) {
         const Lora* lora = matrix_of(e, which).lora;
         if (!lora) continue;
@@ -85,14 +88,30 @@ class Backward {
         any_adapter_gradient_ = any_adapter_gradient_ || !lora->da.empty() || !lora->db.empty();
       }
     }
-    if (e_.rank == 0) return true;
-    e_.adapters = context_.upload(adapters.data(), args_.n_experts);
-    auto* mids = take<float>(6 * slots_ * e_.rank);
-    for (int i = 0; i < 3; ++i) {
-      mids_.forward[i] = mids + i * slots_ * e_.rank;
-      mids_.backward[i] = mids + (3 + i) * slots_ * e_.rank;
-    }
-    return e_.adapters && mids;
+    if (e_.rank > 0) e_.adapters = context_.upload(adapters.data(), args_.n_experts);
+    return e_.rank == 0 || e_.adapters;
+  }
+
+  // Tokens [first, first + count). False: no memory.
+  bool pass_back(int64_t first, int64_t count) {
+    part_ = args_;
+    for (Tensor* t : {&part_.x, &part_.ids, &part_.weights, &part_.dy, &part_.dslots, &part_.dweights})
+      if (!t->empty()) *t = t->rows(first, count);
+    slots_ = count * part_.ids.shape[1];
+    e_.slots = sort_all_slots(context_, part_.ids, table_, args_.n_experts, kGradLines);
+    if (e_.slots.most_tiles == 0) return false;
+    gradient::find_tokens(context_, e_, slots_, tokens_);
+    x_ = gradient::slot_rows(part_.x.f32(), part_.x.stride[0], tokens_);
+    dy_ = gradient::slot_rows(part_.dy.f32(), part_.dy.stride[0], tokens_);
+    multiply(Which::kGate, Lie::kAlong, x_, gate_), multiply(Which::kUp, Lie::kAlong, x_, up_);
+    multiply(Which::kDown, Lie::kAcross, dy_, dh_);
+    pass_swiglu();
+    if (!part_.dslots.empty() || any_adapter_gradient_)
+      make_mid(Which::kGate, Lie::kAcross, gate_), make_mid(Which::kUp, Lie::kAcross, up_);
+    if (!part_.dslots.empty()) pass_to_slots();
+    if (any_adapter_gradient_) make_mid(Which::kDown, Lie::kAlong, dh_);
+    add_gradients();
+    return true;
   }
 
   float* mid_of(Which which, Lie lie) const {
@@ -110,20 +129,21 @@ class Backward {
                                which == Which::kDown ? table_.down_formats : table_.up_formats, g);
   }
   void pass_swiglu() {
-    gradient::Slopes s{gate_.at, up_.at, dh_.at, gate_.ld, args_.weights.f32(), args_.weights.stride[0]};
-    if (!args_.dweights.empty()) s.dweights = args_.dweights.f32(), s.dweights_ld = args_.dweights.stride[0];
+    gradient::Slopes s{gate_.at, up_.at, dh_.at, gate_.ld, part_.weights.f32(), part_.weights.stride[0]};
+    if (!part_.dweights.empty()) s.dweights = part_.dweights.f32(), s.dweights_ld = part_.dweights.stride[0];
     gradient::pass_swiglu(context_, e_, slots_, s);
   }
   void pass_to_slots() {
     Grouped g;
     g.terms[0] = {gate_, Which::kGate, mid_of(Which::kGate, Lie::kAcross)};
     g.terms[1] = {up_, Which::kUp, mid_of(Which::kUp, Lie::kAcross)};
-    g.count = 2, g.columns = static_cast<int32_t>(args_.x.shape[1]), g.out = args_.dslots.f32();
-    g.token_ld = args_.dslots.stride[0], g.slot_ld = args_.dslots.stride[1];
+    g.count = 2, g.columns = static_cast<int32_t>(part_.x.shape[1]), g.out = part_.dslots.f32();
+    g.token_ld = part_.dslots.stride[0], g.slot_ld = part_.dslots.stride[1];
     gradient::multiply_experts(context_, e_, Lie::kAcross, table_.up_formats, g);
   }
 
   void add_gradients() {
+    outers_.clear();
     for (int64_t i = 0; i < args_.n_experts; ++i) {
       const ExpertWeights& e = args_.experts[i];
       if (e.elsewhere()) continue;
@@ -158,13 +178,17 @@ class Backward {
 
   Context& context_;
   const ExpertFfnBackwardArgs& args_;
-  const int64_t slots_;
   ExpertTable table_;
   Experts e_;
-  SlotRows x_, dy_;          // by token
-  SlotRows gate_, up_, dh_;  // by number; then dgate, dup and the weighted h
-  Mids mids_;
   bool any_adapter_gradient_ = false;
+  int64_t piece_ = 0, ld_ = 0;  // tokens, and numbers of a slot's row
+  int32_t* tokens_ = nullptr;   // of each slot by number
+  SlotRows gate_, up_, dh_;     // by number; then dgate, dup and the weighted h
+  Mids mids_;
+  // Of the piece:
+  ExpertFfnBackwardArgs part_;
+  int64_t slots_ = 0;
+  SlotRows x_, dy_;  // by token
   std::vector<Outer> outers_;
   int64_t most_tiles_ = 0;
 };
@@ -173,7 +197,8 @@ class Backward {
 
 // Reads an expert's three matrices twice (down once) for every 64 of its slots, all but the first time from
 // the cache, and x and dy of a slot once for every 64 rows of them; three numbers of the expert's width stand
-// in scratch for each slot, written once, and read again by each product that takes them.
+// in scratch for each slot, written once, and read again by each product that takes them. Tokens beyond what
+// the scratch is for, on Moonlight some thousand, read the matrices again.
 void expert_ffn_backward(Context& context, const ExpertFfnBackwardArgs& args) {
   const int64_t slots = args.ids.shape[0] * args.ids.shape[1];
   if (slots == 0 || args.x.shape[1] == 0 || args.n_experts == 0) return;
