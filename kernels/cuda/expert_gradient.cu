@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/swiglu_slope.h"
 
 namespace moebius::cuda::gradient {
@@ -96,7 +97,24 @@ MOEBIUS_PRODUCT_KERNEL expert_product(Experts e, Grouped g) {
   }
 }
 
-// A block to a slot.
+// A block's part of a slot's row, N numbers at a time; returns this thread's part of dh . h.
+template <int N>
+__device__ float pass_row(float* gate, float* up, float* dh, int64_t width, float weight) {
+  float along = 0;
+  for (int64_t j = N * thread(); j < width; j += N * kTileBlock) {
+    Floats<N> g = load<N>(gate + j), u = load<N>(up + j), d = load<N>(dh + j);
+    for (int i = 0; i < N; ++i) {
+      const SwigluSlope slope = swiglu_slope(g.at[i], u.at[i]);
+      const float h = slope.up * u.at[i], weighted = weight * d.at[i];
+      along = fmaf(d.at[i], h, along);
+      g.at[i] = weighted * slope.gate, u.at[i] = weighted * slope.up, d.at[i] = weight * h;
+    }
+    store(gate + j, g), store(up + j, u), store(dh + j, d);
+  }
+  return along;
+}
+
+// A block to a slot. Rows start at multiples of 16 bytes.
 __global__ void swiglu_slopes(Experts e, Slopes s) {
   MOEBIUS_SHARED(float, partial, kWarp);
   const int64_t number = block_x();
@@ -105,15 +123,10 @@ __global__ void swiglu_slopes(Experts e, Slopes s) {
   const int64_t width = e.experts[e.expert_of(slot)].gate.rows;
   const float weight = s.weights[token * s.weights_ld + place];
   float *gate = s.gate + number * s.ld, *up = s.up + number * s.ld, *dh = s.dh + number * s.ld;
-  float along = 0;
-  for (int64_t j = thread(); j < width; j += kTileBlock) {
-    const SwigluSlope slope = swiglu_slope(gate[j], up[j]);
-    const float h = slope.up * up[j], d = weight * dh[j];
-    along = fmaf(dh[j], h, along);
-    gate[j] = d * slope.gate, up[j] = d * slope.up, dh[j] = weight * h;
-  }
-  along = block_sum(along, partial);
-  if (s.dweights && thread() == 0) s.dweights[token * s.dweights_ld + place] = along;
+  const float along =
+      width % 4 == 0 ? pass_row<4>(gate, up, dh, width, weight) : pass_row<1>(gate, up, dh, width, weight);
+  const float sum = block_sum(along, partial);
+  if (s.dweights && thread() == 0) s.dweights[token * s.dweights_ld + place] = sum;
 }
 
 // Reads A once for every 64 columns of C and B once for every 64 rows; C stands in memory once each way.

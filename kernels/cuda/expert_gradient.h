@@ -79,7 +79,8 @@ struct Grouped {
 void multiply_experts(Context& context, const Experts& e, Lie lie, const bool (&formats)[kFormats],
                       const Grouped& g);
 
-// gate, up and dh = down^T dy become dgate, dup and the weighted h; dweights may be null.
+// gate, up and dh = down^T dy become dgate, dup and the weighted h; dweights may be null. Rows start at
+// multiples of 16 bytes.
 struct Slopes {
   float *gate = nullptr, *up = nullptr, *dh = nullptr;
   int64_t ld = 0;
