@@ -95,7 +95,8 @@ int64_t cached_positions(const PassOptions& o) {
 
 int64_t scratch_bytes(const ModelConfig& c, int64_t tokens) {
   constexpr int64_t kThroughAdapters = 64;  // numbers of a slot
-  return 4 * tokens * c.moe.top_k * (3 * c.moe.width + kThroughAdapters);
+  constexpr int64_t kMost = int64_t{256} << 20;
+  return std::min(kMost, 4 * tokens * c.moe.top_k * (3 * c.moe.width + kThroughAdapters));
 }
 
 PassMemory::Bytes PassMemory::bytes(const ModelConfig& config, const PassOptions& options, bool on_host,

@@ -24,7 +24,7 @@ int64_t layers_kept(const ModelConfig& config, const PassOptions& options);
 int64_t cached_positions(const PassOptions& options);
 
 // Bytes that operations take for themselves on a device: three numbers of an expert's width for every slot of
-// its backward, and what goes through adapters.
+// its backward, and what goes through adapters, up to what large devices go through in pieces.
 int64_t scratch_bytes(const ModelConfig& config, int64_t tokens);
 
 // A tensor that the host reads or writes too: on the host, both are one.
