@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 namespace moebius {
@@ -35,5 +36,25 @@ struct ExpertLayer {
   int64_t skipped = 0;          // slots that nobody had to compute: zero experts, and below --skip-threshold
   std::vector<ExpertPlace> places;
 };
+
+struct SlotSum {
+  int64_t all = 0, skipped = 0;
+
+  double skip_rate() const { return all == 0 ? 0 : static_cast<double>(skipped) / static_cast<double>(all); }
+};
+inline SlotSum operator-(const SlotSum& after, const SlotSum& before) {
+  return {after.all - before.all, after.skipped - before.skipped};
+}
+inline SlotSum slots_of(const ExpertLayer& layer) {
+  return {std::accumulate(layer.chosen.begin(), layer.chosen.end(), layer.skipped), layer.skipped};
+}
+inline SlotSum slots_of(const std::vector<ExpertLayer>& layers) {
+  SlotSum sum;
+  for (const ExpertLayer& layer : layers) {
+    const SlotSum more = slots_of(layer);
+    sum.all += more.all, sum.skipped += more.skipped;
+  }
+  return sum;
+}
 
 }  // namespace moebius

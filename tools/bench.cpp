@@ -155,6 +155,7 @@ ordered_json row_facts(const BenchRow& row, const Cost& cost, const Options& opt
                         {"tokens", row.tokens},
                         {"depth", row.depth},
                         {"batch", row.batch},
+                        {"skipped", row.skipped},
                         {"tok_s", tokens / took},
                         {"bytes_per_token", bytes},
                         {"operations_per_token", operations},
@@ -218,7 +219,7 @@ std::string table(const ordered_json& rows) {
   const ordered_json& first = rows[0];
   std::string text = fmt::format(
       "{}: {}, {} layers, {} threads; opened in {:.0f} ms, {:.2f} GB resident at most\n\n"
-      "test     tokens  depth  batch     tok/s   MB/token  Gop/token   GB/s  Gop/s   of limit\n",
+      "test     tokens  depth  batch  skipped     tok/s   MB/token  Gop/token   GB/s  Gop/s   of limit\n",
       printable(first["model"].get<std::string>(), 4096), first["quant"].get<std::string>(),
       first["layers"].dump(), first["threads"].dump(), number(first["open_s"]) * 1e3, resident);
   for (const ordered_json& r : rows) {
@@ -226,10 +227,11 @@ std::string table(const ordered_json& rows) {
     const double operations = number(r["operations_per_token"]);
     const bool memory = r["limit"] == "memory";
     text += fmt::format(
-        "{:<8} {:>6} {:>6} {:>6} {:>9.2f} {:>10.2f} {:>10.3f} {:>6.1f} {:>6.0f}   {:.0f} % of {:.{}f} {}\n",
-        r["test"].get<std::string>(), r["tokens"].dump(), r["depth"].dump(), r["batch"].dump(), rate,
-        bytes * 1e-6, operations * 1e-9, rate * bytes * 1e-9, rate * operations * 1e-9,
-        100 * number(r["limit_share"]),
+        "{:<8} {:>6} {:>6} {:>6} {:>6.1f} % {:>9.2f} {:>10.2f} {:>10.3f} {:>6.1f} {:>6.0f}   {:.0f} % of "
+        "{:.{}f} {}\n",
+        r["test"].get<std::string>(), r["tokens"].dump(), r["depth"].dump(), r["batch"].dump(),
+        100 * number(r["skipped"]), rate, bytes * 1e-6, operations * 1e-9, rate * bytes * 1e-9,
+        rate * operations * 1e-9, 100 * number(r["limit_share"]),
         memory
             ? number(r["memory_read_GBs"])
             : number(r["quant"].get<std::string>().starts_with("int") ? r["int8_GOPs"] : r["float32_GFLOPs"]),
@@ -247,24 +249,11 @@ std::string table(const ordered_json& rows) {
 }
 
 std::string csv(const ordered_json& rows) {
-  constexpr const char* kColumns[] = {"model",
-                                      "layers",
-                                      "quant",
-                                      "threads",
-                                      "test",
-                                      "tokens",
-                                      "depth",
-                                      "batch",
-                                      "tok_s",
-                                      "bytes_per_token",
-                                      "operations_per_token",
-                                      "limit",
-                                      "limit_share",
-                                      "memory_read_GBs",
-                                      "float32_GFLOPs",
-                                      "int8_GOPs",
-                                      "drift",
-                                      "resident_GB"};
+  constexpr const char* kColumns[] = {"model",     "layers",      "quant",           "threads",
+                                      "test",      "tokens",      "depth",           "batch",
+                                      "skipped",   "tok_s",       "bytes_per_token", "operations_per_token",
+                                      "limit",     "limit_share", "memory_read_GBs", "float32_GFLOPs",
+                                      "int8_GOPs", "drift",       "resident_GB"};
   std::string text = fmt::format("{}\n", fmt::join(kColumns, ","));
   for (const ordered_json& row : rows) {
     std::vector<std::string> cells;

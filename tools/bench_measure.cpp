@@ -102,6 +102,7 @@ class Bench {
   Status measure(BenchRow& row, const Run& run) {
     row.limits.push_back(last_);
     const Clock::time_point start = Clock::now();
+    const SlotSum before = slots_of(engine_.expert_map());
     do {
       engine_.take_op_totals();
       MOEBIUS_ASSIGN(const double took, run());
@@ -116,6 +117,7 @@ class Bench {
     } while (std::ssize(row.runs_s) < work_.repeats && seconds_since(start) < work_.seconds);
     for (const auto& [name, total] : row.ops) row.bytes += total.stored_bytes;
     row.bytes /= static_cast<double>(row.runs_s.size());
+    row.skipped = (slots_of(engine_.expert_map()) - before).skip_rate();
     row.resident_GB = resident_GB();
     rows.push_back(std::move(row));
     return Status();

@@ -30,6 +30,7 @@ struct BenchRow {
   int64_t tokens = 0, depth = 0, batch = 1;  // tokens: of each sequence
   std::vector<double> runs_s;                // each run, for all tokens
   double bytes = 0;                          // of weights and caches, a run; of experts those really chosen
+  double skipped = 0;                        // share of the experts' slots that nobody had to compute
   OpTotals ops;                              // of all runs
   double resident_GB = 0;                    // at its end
   std::vector<Limits> limits;                // before the first run, between runs and after the last

@@ -1,7 +1,5 @@
 #include "tools/chat_conversation.h"
 
-#include <numeric>
-
 #include <fmt/format.h>
 
 #include "models/file_io.h"
@@ -64,19 +62,6 @@ class Spoken {
 bool is_message(const ordered_json& value) {
   return value.is_object() && value.contains("role") && value["role"].is_string() &&
          value.contains("content") && value["content"].is_string();
-}
-
-struct Slots {
-  int64_t all = 0, skipped = 0;
-};
-
-Slots slots_of(const Engine& engine) {
-  Slots slots;
-  for (const ExpertLayer& layer : engine.expert_map()) {
-    slots.skipped += layer.skipped;
-    slots.all += std::accumulate(layer.chosen.begin(), layer.chosen.end(), layer.skipped);
-  }
-  return slots;
 }
 
 }  // namespace
@@ -153,16 +138,13 @@ Result<Answer> Conversation::answer(const AnswerHooks& hooks) {
   if (!raw_) options.form = std::make_shared<AnswerForm>(AnswerForm{engine_.markup(), nullptr});
   Answer out;
   Spoken spoken;
-  const Slots before = slots_of(engine_);
+  const SlotSum before = slots_of(engine_.expert_map());
   Result<GenerateStats> stats = engine_.generate(
       *session_, ids, options, [&](const Piece& piece) { return hooks.on_text(spoken.add(piece)); },
       hooks.on_progress);
   if (!stats.ok()) return stats.status();
   out.stats = *stats;
-  const Slots after = slots_of(engine_);
-  if (after.all > before.all)
-    out.skipped =
-        static_cast<double>(after.skipped - before.skipped) / static_cast<double>(after.all - before.all);
+  out.skipped = (slots_of(engine_.expert_map()) - before).skip_rate();
   out.stopped = stats->finish == FinishReason::kCancelled;
   if (!out.stopped || !spoken.empty()) messages_.push_back(spoken.message());
   return out;

@@ -38,6 +38,7 @@ class Conversation {
   const nlohmann::ordered_json& messages() const { return messages_; }
   int64_t vocab() const { return engine_.config().vocab; }
   std::vector<LayerUse> expert_use() const { return engine_.expert_use(); }
+  SlotSum slots() const { return slots_of(engine_.expert_map()); }
   bool raw() const { return raw_; }  // the model has no chat template: texts are put one after the other
 
   std::string system() const;                // "" without one
