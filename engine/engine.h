@@ -131,7 +131,7 @@ class Engine {
   // [layer], when experts are both on the device and on the host; else empty.
   std::vector<LayerUse> expert_use() const;
   // Of the layers with experts: how often each was chosen, and where it is. On a device that has all experts
-  // nobody counts.
+  // nobody counts, unless the model skips some.
   std::vector<ExpertLayer> expert_map() const;
 
   // How this model marks thinking and tool calls.

@@ -143,6 +143,10 @@ Status Engine::Impl::open_sessions(const DeviceModel::Needs& needs) {
   const int64_t in_memory = files->checkpoint().total_bytes() + needs.cache + needs.workspace;
   if (!on_device && in_memory > usable_ram(options.ram)) disk.emplace(weights);
   map.emplace(host_weights());
+  // Experts on both sides are counted where the host is asked for them. With all of them on the device, only
+  // models that skip some are worth what it costs to look.
+  const bool skips = config.moe.zero_experts > 0 || options.skip_threshold > 0;
+  const bool counted = !on_device || (!on_device->cold() && skips);
   const Model model{config,
                     weights,
                     rotary,
@@ -151,7 +155,7 @@ Status Engine::Impl::open_sessions(const DeviceModel::Needs& needs) {
                     host.get(),
                     disk ? &*disk : nullptr,
                     static_cast<float>(options.skip_threshold),
-                    on_device ? nullptr : &*map};
+                    counted ? &*map : nullptr};
   const int64_t two_groups_from =
       on_device && on_device->cold() && options.overlap ? on_device->plan()->two_groups_from : 0;
   parts.emplace(SessionParts{model, *cache, workspace, second_workspace,

@@ -185,6 +185,12 @@ void route(const Layer& l) {
 
 Backend& host_of(const Model& m) { return m.host ? *m.host : m.backend; }
 
+// The host's side of what a device's router chose in a layer.
+Tensor chosen_in(const Workspace& ws, int64_t layer) {
+  const int64_t n = ws.x.shape[0];
+  return ws.host.chosen.rows(layer * n, n);
+}
+
 void fill_angles(const Model& m, const Batch& batch, const Workspace& ws) {
   const int64_t half = m.config.rotary.dim / 2;
   for (const Segment& s : batch.segments) {
@@ -245,7 +251,17 @@ void route_forward(const Model& m, int64_t layer, const Workspace& ws) {
   const LayerWeights& w = m.weights.layers[static_cast<size_t>(layer)];
   m.backend.rms_norm({ws.x, w.ffn_norm, m.config.norm_eps, ws.h});
   route({m, layer, ws});
-  if (m.map) m.map->count(layer, ws.expert_ids);
+  if (!m.map) return;
+  if (m.backend.space() == Space::kHost) return m.map->count(layer, ws.expert_ids);
+  m.backend.copy(ws.expert_ids, chosen_in(ws, layer));
+}
+
+Status count_chosen(const Model& m, const Workspace& ws) {
+  if (!m.map || m.backend.space() == Space::kHost) return Status();
+  MOEBIUS_TRY(wait_for(m));
+  for (int64_t layer = 0; layer < m.config.layers; ++layer)
+    if (m.config.moe_layer[static_cast<size_t>(layer)]) m.map->count(layer, on_host(chosen_in(ws, layer)));
+  return Status();
 }
 
 void shared_forward(const Model& m, int64_t layer, const Workspace& ws) {

@@ -35,7 +35,7 @@ struct Model {
   Backend* host = nullptr;   // has the embedding, and the head where that is not the device's; null: backend
   DiskTier* disk = nullptr;  // where cold is null and experts may be in no memory
   float skip_below = 0;      // as RouterArgs'
-  ExpertMap* map = nullptr;  // counts what the host's router chooses; null: nobody looks at it
+  ExpertMap* map = nullptr;  // counts what the router chooses; null: nobody looks at it
   RoutedExperts* experts =
       nullptr;  // in training, where some are in another place; null: the backend has all
 };
@@ -75,6 +75,10 @@ void ffn_end(const Model& model, int64_t layer, const Workspace& ws);
 // ws.expert_ids and ws.expert_weights out; and ws.x += the shared experts of ws.h.
 void route_forward(const Model& model, int64_t layer, const Workspace& ws);
 void shared_forward(const Model& model, int64_t layer, const Workspace& ws);
+
+// After forward() on a device: counts in model.map, if there is one, what the device's router chose. Waits
+// for the device, whose error it returns.
+Status count_chosen(const Model& model, const Workspace& ws);
 
 // Final norm of rows [begin, begin + count) of ws.x; overwrites ws.h, and the host's side of ws.x. Returns
 // [count, hidden] on the host, when the device is done; the error of wait_for().

@@ -119,7 +119,8 @@ Status step(Extensions all) {
   if (two.members.empty()) {
     forward(parts.model, one.batch(), parts.cache, ws);
     MOEBIUS_TRY(one.add_hidden(parts.model, ws));
-    return one.keep_logits(parts.model, ws);
+    MOEBIUS_TRY(one.keep_logits(parts.model, ws));
+    return count_chosen(parts.model, ws);
   }
   const Workspace second = two.view(parts.second_workspace);
   forward_in_two(parts.model, one.batch(), ws, two.batch(), second, parts.cache);

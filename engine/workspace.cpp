@@ -30,11 +30,12 @@ Workspace lay_out(const ModelConfig& c, int64_t n, Arena& arena) {
 Tensor host_ids(const Workspace& ws, Arena& arena) { return arena.take(DType::kI32, {ws.x.shape[0]}); }
 
 // The host's side of a workspace on a device.
-void lay_out_host(Workspace& ws, Arena& arena) {
+void lay_out_host(const ModelConfig& c, Workspace& ws, Arena& arena) {
   const auto like = [&](const Tensor& t) {
     return t.ndim == 0 ? t : arena.take(t.dtype, {t.shape[0], t.shape[1]});
   };
-  ws.host = {host_ids(ws, arena), like(ws.cos), like(ws.sin), like(ws.x), like(ws.logits)};
+  const Tensor chosen = arena.take(DType::kI32, {c.layers * ws.x.shape[0], c.moe.top_k});
+  ws.host = {host_ids(ws, arena), like(ws.cos), like(ws.sin), like(ws.x), like(ws.logits), chosen};
 }
 
 }  // namespace
@@ -79,7 +80,7 @@ Result<WorkspaceMemory> WorkspaceMemory::create(const ModelConfig& config, int64
   if (backend.space() == Space::kHost) return memory;
   Arena measured(nullptr), pinned(nullptr);
   Workspace ws = lay_out(config, max_tokens, measured);
-  lay_out_host(ws, pinned);
+  lay_out_host(config, ws, pinned);
   MOEBIUS_ASSIGN(memory.pinned_, backend.alloc_pinned(static_cast<size_t>(pinned.used())));
   return memory;
 }
@@ -90,9 +91,9 @@ Workspace WorkspaceMemory::view(int64_t n) const {
   Workspace ws = lay_out(config_, n, arena);
   ws.mailbox = mailbox_;
   if (pinned_.data()) {
-    lay_out_host(ws, pinned);
+    lay_out_host(config_, ws, pinned);
   } else {
-    ws.host = {host_ids(ws, arena), ws.cos, ws.sin, ws.x, ws.logits};
+    ws.host = {host_ids(ws, arena), ws.cos, ws.sin, ws.x, ws.logits, Tensor()};
   }
   return ws;
 }

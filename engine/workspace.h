@@ -43,6 +43,7 @@ struct Workspace : AttentionActivations {
   Tensor logits;            // [min(n, kLogitRows), vocab]
   struct {
     Tensor ids, cos, sin, x, logits;
+    Tensor chosen;  // I32 [layers * n, top_k]: expert_ids of every layer that a device's router chose
   } host;  // what crosses to and from the device, in pinned memory; on the host those above themselves
   int mailbox = 0;                   // of ColdExperts, by which experts of the host are asked for
   std::span<const AdapterRun> runs;  // cover all rows in order; empty: no row uses an adapter

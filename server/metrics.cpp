@@ -38,8 +38,12 @@ void add_sample(prometheus::MetricFamily& family, size_t layer, const char* wher
   family.metric.push_back(std::move(metric));
 }
 
+constexpr const char* kExpertSlots = "moebius_expert_slots_total";
+constexpr const char* kExpertSlotsHelp =
+    "Slots of tokens, by who computed their expert, or that it was skipped.";
+
 std::vector<prometheus::MetricFamily> expert_families(const std::vector<LayerUse>& experts) {
-  auto slots = family_of("moebius_expert_slots_total", "Slots of tokens, by who computed their expert.");
+  auto slots = family_of(kExpertSlots, kExpertSlotsHelp);
   auto host = family_of("moebius_expert_host_seconds_total", "Time the host took for experts.");
   auto moves = family_of("moebius_expert_moves_total", "Experts brought to the device to stay.");
   auto bytes = family_of("moebius_expert_bytes_total", "Bytes of experts brought to the device.");
@@ -56,6 +60,20 @@ std::vector<prometheus::MetricFamily> expert_families(const std::vector<LayerUse
   }
   if (slots.metric.empty()) return {};
   return {slots, host, moves, bytes};
+}
+
+// The same where nothing moves and one side computes all.
+std::vector<prometheus::MetricFamily> expert_families(const std::vector<ExpertLayer>& map) {
+  auto slots = family_of(kExpertSlots, kExpertSlotsHelp);
+  for (const ExpertLayer& layer : map) {
+    const SlotSum sum = slots_of(layer);
+    if (sum.all == 0) continue;
+    const size_t l = static_cast<size_t>(layer.layer);
+    add_sample(slots, l, "host", static_cast<double>(sum.all - sum.skipped));
+    add_sample(slots, l, "skipped", static_cast<double>(sum.skipped));
+  }
+  if (slots.metric.empty()) return {};
+  return {slots};
 }
 
 // Of prefixes on disk; nothing where there are none.
@@ -169,14 +187,16 @@ void Metrics::ended(const Usage& usage, const std::string& finish, bool failed, 
   parts_->whole.Observe(seconds);
 }
 
-std::string Metrics::text(const SchedulerStats& now, const std::vector<LayerUse>& experts) const {
+std::string Metrics::text(const SchedulerStats& now, const std::vector<LayerUse>& experts,
+                          const std::vector<ExpertLayer>& map) const {
   parts_->running.Set(static_cast<double>(now.running));
   parts_->waiting.Set(static_cast<double>(now.waiting));
   const auto pages = static_cast<double>(std::max<int64_t>(now.pages, 1));
   parts_->kv_usage.Set(static_cast<double>(now.pages_committed) / pages);
   std::vector<prometheus::MetricFamily> families = parts_->registry.Collect();
   add_llama_names(families);
-  for (prometheus::MetricFamily& family : expert_families(experts)) families.push_back(std::move(family));
+  for (prometheus::MetricFamily& family : experts.empty() ? expert_families(map) : expert_families(experts))
+    families.push_back(std::move(family));
   for (prometheus::MetricFamily& family : disk_families(now)) families.push_back(std::move(family));
   return prometheus::TextSerializer().Serialize(families);
 }

@@ -28,8 +28,10 @@ class Metrics {
   void ended(const Usage& usage, const std::string& finish, bool failed, double seconds);
 
   // Everything, with what is so at this moment: answers that are computed and that wait, the cache, and what
-  // was done for the experts of each layer.
-  std::string text(const SchedulerStats& now, const std::vector<LayerUse>& experts) const;
+  // was done for the experts of each layer: `experts` by device and host, or where that is empty, since all
+  // are on the host, what `map` counted.
+  std::string text(const SchedulerStats& now, const std::vector<LayerUse>& experts,
+                   const std::vector<ExpertLayer>& map) const;
 
  private:
   struct Parts;

@@ -71,7 +71,7 @@ TEST(Metrics, AreWrittenForPrometheus) {
   use.device_slots = 6, use.host_slots = 2, use.skipped_slots = 1, use.moved_bytes = 77;
   SchedulerStats now;
   now.running = 2, now.waiting = 5, now.pages = 8, now.pages_committed = 2;
-  const std::string text = metrics.text(now, {LayerUse(), use});
+  const std::string text = metrics.text(now, {LayerUse(), use}, {});
   EXPECT_EQ(
       sample(text, R"(moebius_http_requests_total{method="GET",route="/v1/models/{id*}",status="404"})"), 1);
   EXPECT_EQ(sample(text, R"(vllm:num_requests_running{model_name="m"})"), 2) << text;
@@ -92,6 +92,16 @@ TEST(Metrics, AreWrittenForPrometheus) {
   EXPECT_EQ(sample(text, R"(moebius_expert_slots_total{layer="1",where="skipped"})"), 1);
   EXPECT_EQ(sample(text, R"(moebius_expert_bytes_total{layer="1",where="moved"})"), 77);
   EXPECT_EQ(text.find(R"(layer="0")"), std::string::npos);
+}
+
+TEST(Metrics, CountSkippedSlotsOnTheHostToo) {
+  ExpertLayer idle, busy;
+  idle.layer = 1, idle.chosen = {0, 0};
+  busy.layer = 2, busy.chosen = {3, 4}, busy.skipped = 5;
+  const std::string text = Metrics("m", "1.2").text({}, {}, {idle, busy});
+  EXPECT_EQ(sample(text, R"(moebius_expert_slots_total{layer="2",where="host"})"), 7) << text;
+  EXPECT_EQ(sample(text, R"(moebius_expert_slots_total{layer="2",where="skipped"})"), 5);
+  EXPECT_EQ(text.find(R"(layer="1")"), std::string::npos);
 }
 
 TEST(Metrics, CountWhatTheServerDid) {

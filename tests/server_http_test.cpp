@@ -97,6 +97,47 @@ TEST(EndToEnd, SaysWhoComputedTheExperts) {
   EXPECT_EQ(layers(host), Json::array());
 }
 
+// The same slots are skipped on the host, with half of the experts on a device and with all of them there,
+// and every place that tells of it says the same.
+TEST(EndToEnd, SaysHowManyExpertSlotsWereSkipped) {
+  EngineOptions options;
+  options.model = kModel, options.skip_threshold = 0.3;
+  TestServer host({}, options);
+  options.device = DeviceKind::kSim, options.context = kContext, options.sessions = 2;
+  options.device_memory = budget(options, 0.5), options.speeds = speeds(1, 1);
+  TestServer half({}, options);
+  options.device_memory = 0;
+  TestServer whole({}, options);
+  const Json request = {
+      {"prompt", {1, 2, 3, 4, 5, 6, 7, 8}}, {"max_tokens", 8}, {"ignore_eos", true}, {"temperature", 0}};
+  std::vector<std::vector<int64_t>> skipped;
+  for (const TestServer* server : {&host, &half, &whole}) {
+    EXPECT_EQ(Json::parse(server->client().Get("/v1/experts")->body)["skip_rate"], 0) << "before a token";
+    server->ask("/v1/completions", request);
+    const Json experts = Json::parse(server->client().Get("/v1/experts")->body);
+    const std::string metrics = server->client().Get("/metrics")->body;
+    int64_t all = 0, none = 0;
+    skipped.emplace_back();
+    for (const Json& layer : experts["map"]) {
+      const int64_t of_layer = layer["skipped"];
+      int64_t slots = of_layer;
+      for (const Json& chosen : layer["chosen"]) slots += chosen.get<int64_t>();
+      EXPECT_DOUBLE_EQ(layer["skip_rate"], static_cast<double>(of_layer) / static_cast<double>(slots));
+      EXPECT_NE(metrics.find(fmt::format("moebius_expert_slots_total{{layer=\"{}\",where=\"skipped\"}} {}\n",
+                                         layer["layer"].get<int>(), of_layer)),
+                std::string::npos)
+          << metrics;
+      all += slots, none += of_layer;
+      skipped.back().push_back(of_layer);
+    }
+    EXPECT_GT(none, 0);
+    EXPECT_LT(none, all);
+    EXPECT_DOUBLE_EQ(experts["skip_rate"], static_cast<double>(none) / static_cast<double>(all));
+  }
+  EXPECT_EQ(skipped[0], skipped[1]);
+  EXPECT_EQ(skipped[0], skipped[2]);
+}
+
 TEST(EndToEnd, StreamsWhatItAnswersWhole) {
   TestServer server;
   const Json whole = server.ask("/v1/chat/completions", chat_request());

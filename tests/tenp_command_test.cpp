@@ -124,6 +124,23 @@ TEST(SkipThreshold, LeavesOutTheSmallSharesOnHostAndDeviceAlike) {
   };
   EXPECT_TRUE(use("0").ends_with("   0.0 %"));
   EXPECT_FALSE(use("0.3").ends_with("   0.0 %"));
+
+  // The line after an answer, wherever the experts are.
+  const auto skipped = [&](Args args) {
+    args.insert(args.begin(), {"chat", "--temp", "0", "--skip-threshold", "0.3"});
+    const Finished done = run(args, question + "\n/experts\n");
+    const size_t end = done.err.find(" % of expert slots skipped");
+    EXPECT_NE(end, std::string::npos) << done.err;
+    const size_t begin = done.err.rfind(' ', end - 1) + 1;
+    if (done.err.find("all experts are in one place") != std::string::npos) {
+      EXPECT_NE(done.err.find(" % of their slots were skipped"), std::string::npos) << done.err;
+    }
+    return end == std::string::npos ? "" : done.err.substr(begin, end - begin);
+  };
+  const std::string on_host = skipped({});
+  EXPECT_NE(on_host, "0");
+  EXPECT_EQ(skipped({"--device", "sim"}), on_host);
+  EXPECT_EQ(skipped({"--device", "sim", "--gpu-memory", "17MiB"}), on_host);
 }
 
 }  // namespace

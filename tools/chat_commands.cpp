@@ -86,8 +86,13 @@ CommandResult set_command(Conversation& conversation, const std::string& argumen
 
 CommandResult experts_command(const Conversation& conversation) {
   const std::vector<LayerUse> layers = conversation.expert_use();
-  if (layers.empty())
-    return {CommandEffect::kDone, "all experts are in one place; --gpu-memory shares them out\n", {}};
+  if (layers.empty()) {
+    const SlotSum slots = conversation.slots();
+    std::string text = "all experts are in one place; --gpu-memory shares them out\n";
+    if (slots.skipped > 0)
+      text += fmt::format("{:.1f} % of their slots were skipped\n", 100 * slots.skip_rate());
+    return {CommandEffect::kDone, text, {}};
+  }
   std::string text = "  layer  on device  host ms  moved  skipped\n";
   LayerUse sum;
   const auto row = [&](const std::string& name, const LayerUse& use) {

@@ -9,15 +9,19 @@ namespace moebius {
 
 namespace {
 
-// Of every layer with experts how often each was chosen, and a letter for where it is: G on the GPU, R in the
-// host's memory, D on disk.
-Json map_json(const Engine& engine) {
+// Of every layer with experts how often each was chosen, how many slots nobody had to compute, and a letter
+// for where each expert is: G on the GPU, R in the host's memory, D on disk.
+Json map_json(const std::vector<ExpertLayer>& map) {
   Json out = Json::array();
-  for (const ExpertLayer& layer : engine.expert_map()) {
+  for (const ExpertLayer& layer : map) {
     std::string places;
     for (const ExpertPlace place : layer.places)
       places += place == ExpertPlace::kDevice ? 'G' : place == ExpertPlace::kDisk ? 'D' : 'R';
-    out.push_back({{"layer", layer.layer}, {"chosen", layer.chosen}, {"places", places}});
+    out.push_back({{"layer", layer.layer},
+                   {"chosen", layer.chosen},
+                   {"skipped", layer.skipped},
+                   {"skip_rate", slots_of(layer).skip_rate()},
+                   {"places", places}});
   }
   return out;
 }
@@ -41,10 +45,12 @@ Json experts_json(const Service& service) {
                       {"moved_bytes", use.moved_bytes},
                       {"streamed_bytes", use.streamed_bytes}});
   }
+  const std::vector<ExpertLayer> map = engine.expert_map();
   return {{"object", "experts"},
           {"generated_tokens", service.generated.load()},
+          {"skip_rate", slots_of(map).skip_rate()},
           {"layers", layers},
-          {"map", map_json(engine)}};
+          {"map", map_json(map)}};
 }
 
 Json model_json(const Service& service, const std::string& name, std::time_t created) {
@@ -99,8 +105,9 @@ void add_model_routes(Router& router, Service& service) {
   }
   router.get("/metrics", [&service](Exchange& e) {
     const SchedulerStats now = service.scheduler.stats();
-    e.response.set_content(service.metrics.text(now, service.engine.expert_use()),
-                           "text/plain; version=0.0.4; charset=utf-8");
+    e.response.set_content(
+        service.metrics.text(now, service.engine.expert_use(), service.engine.expert_map()),
+        "text/plain; version=0.0.4; charset=utf-8");
   });
   Route slots = {"GET", "/slots", [&service](Exchange& e) {
                    e.answer(service.slots.json(service.engine.options().sessions));
