@@ -9,6 +9,7 @@
 #include "engine/engine.h"
 #include "engine/fingerprint.h"
 #include "engine/prompt.h"
+#include "engine/prune/saliency.h"
 #include "engine/session.h"
 #include "engine/trace_file.h"
 
@@ -32,8 +33,9 @@ struct Engine::Impl {
   std::once_flag vocabulary_made;
   std::shared_ptr<const TokenVocabulary> vocabulary;  // for constraints; null before the first
   DType cache_type = DType::kF32;
-  std::optional<ExpertMap> map;  // where there is no ExpertStore, which has one
-  std::optional<DiskTier> disk;  // on the host, if the model is larger than its memory
+  std::optional<ExpertMap> map;        // where there is no ExpertStore, which has one
+  std::unique_ptr<Saliency> saliency;  // null unless asked for
+  std::optional<DiskTier> disk;        // on the host, if the model is larger than its memory
   std::optional<KvCache> cache;
   WorkspaceMemory workspace, second_workspace;
   std::optional<SessionParts> parts;
@@ -55,6 +57,7 @@ struct Engine::Impl {
   // What sessions share: caches, activations, the model's parts.
   Status open_sessions(const DeviceModel::Needs& needs);
   Status open_trace();
+  Status open_saliency();
   std::string heat_file() const {
     return fmt::format("{}/{:016x}.safetensors", options.heat_dir, hash_of(fingerprint));
   }

@@ -56,6 +56,7 @@ ExpertHeat Engine::Impl::known_heat() {
 // Nobody is left to hear that the file could not be written, and the next run only starts colder.
 Engine::Impl::~Impl() {
   if (device && device->sync().ok() && trace) static_cast<void>(trace->write());
+  if (saliency) static_cast<void>(saliency->write());
   if (on_device && on_device->experts() && !options.heat_dir.empty())
     static_cast<void>(write_heat(heat_file(), fingerprint, on_device->experts()->heat()));
 }
@@ -102,6 +103,7 @@ Status Engine::Impl::open_backend(const MakeDevice& make_device) {
                                options.sessions, options.context));
   MOEBIUS_ASSIGN(needs.cache, KvCache::bytes(config, config.layers, cache_type, options.cache_tokens));
   if (make_device) MOEBIUS_TRY(open_device(make_device, needs));
+  MOEBIUS_TRY(open_saliency());
   MOEBIUS_TRY(open_sessions(needs));
   return open_trace();
 }
@@ -155,12 +157,27 @@ Status Engine::Impl::open_sessions(const DeviceModel::Needs& needs) {
                     host.get(),
                     disk ? &*disk : nullptr,
                     static_cast<float>(options.skip_threshold),
-                    counted ? &*map : nullptr};
+                    counted ? &*map : nullptr,
+                    saliency.get()};
   const int64_t two_groups_from =
       on_device && on_device->cold() && options.overlap ? on_device->plan()->two_groups_from : 0;
   parts.emplace(SessionParts{model, *cache, workspace, second_workspace,
                              on_device ? on_device->prefill() : nullptr, options.context,
                              options.prefill_chunk, two_groups_from, fingerprint});
+  return Status();
+}
+
+Status Engine::Impl::open_saliency() {
+  if (options.saliency.empty()) return Status();
+  if (device)
+    return unsupported(
+        "--saliency is gathered on the CPU; leave --device out, or score a text with tenp --calibrate");
+  if (adapted)
+    return unsupported(
+        "--saliency is of the model alone; leave --adapter out, or merge it with moebius merge");
+  MOEBIUS_ASSIGN(saliency, Saliency::open(options.saliency, *files, *host, options.threads));
+  notes.push_back(fmt::format("scores for `moebius tenp` are gathered in {}; routed experts take longer",
+                              options.saliency));
   return Status();
 }
 

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "engine/batch_adapter.h"
+#include "engine/prune/saliency.h"
 
 namespace moebius {
 namespace {
@@ -153,8 +154,11 @@ void device_experts(const Layer& l) {
   for_rows(
       ws, [&](const BatchAdapter* a) { return &l.experts(a); },
       [&](int64_t begin, int64_t count, const std::vector<ExpertWeights>& experts) {
-        l.m.backend.expert_ffn({ws.h.rows(begin, count), experts.data(), std::ssize(experts),
-                                ws.expert_ids.rows(begin, count), ws.slots.rows(begin, count)});
+        const Tensor h = ws.h.rows(begin, count), ids = ws.expert_ids.rows(begin, count);
+        const Tensor slots = ws.slots.rows(begin, count);
+        if (l.m.saliency && &experts == &l.w.experts)
+          return l.m.saliency->run(l.index, experts, {h, ids, ws.expert_weights.rows(begin, count), slots});
+        l.m.backend.expert_ffn({h, experts.data(), std::ssize(experts), ids, slots});
       });
 }
 
@@ -295,6 +299,7 @@ void start_forward(const Model& m, const Batch& batch, const Workspace& ws) {
 }
 
 void forward(const Model& m, const Batch& batch, const KvCache& cache, const Workspace& ws) {
+  if (m.saliency) m.saliency->begin_pass(std::ssize(batch.ids));
   start_forward(m, batch, ws);
   for (int64_t layer = 0; layer < m.config.layers; ++layer) {
     attention_forward(m, layer, batch, cache, ws);

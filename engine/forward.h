@@ -13,6 +13,8 @@
 
 namespace moebius {
 
+class Saliency;  // engine/prune/saliency.h
+
 // Rows [begin, begin + count) of a batch continue one sequence at `position`, whose table covers position +
 // count.
 struct Segment {
@@ -36,6 +38,7 @@ struct Model {
   DiskTier* disk = nullptr;  // where cold is null and experts may be in no memory
   float skip_below = 0;      // as RouterArgs'
   ExpertMap* map = nullptr;  // counts what the router chooses; null: nobody looks at it
+  Saliency* saliency = nullptr;  // on the host: computes the model's own routed experts, and scores them
   RoutedExperts* experts =
       nullptr;  // in training, where some are in another place; null: the backend has all
 };

@@ -41,6 +41,8 @@ struct EngineOptions : DeviceOptions {
   int64_t adapter_memory = 0;  // of the device, in bytes: kept free for adapters of single sessions
   std::string trace;     // file for what the device's streams did, written when the engine ends; "": none
   std::string heat_dir;  // folder for what is known of the use of models' experts; "": forget it
+  std::string
+      saliency;  // on the host: file for scores of experts and neurons, gathered while running; "": none
   double skip_threshold = 0;  // of a slot's share of its token's scores, below which it is left out; 0: off
   int64_t sessions = 1;       // sequences that are computed at once
   int64_t cache_tokens = 0;   // that the caches of all hold together; 0: `context` for each of the sessions

@@ -53,7 +53,8 @@ Status parse_depth(const std::string& text, PruneRequest& request) {
 Status check(const Options& o) {
   if (o.calibrate.empty() && o.scores.empty())
     return invalid(
-        "nothing to go by: give a text with --calibrate, or scores of an earlier run with --scores");
+        "nothing to go by: give a text with --calibrate, or scores of an earlier run, or of `moebius serve "
+        "--saliency`, with --scores");
   const bool only_scores = !o.calibrate.empty() && !o.scores.empty();
   if (o.out.empty() && !o.dry_run && !only_scores)
     return invalid("nowhere to write to: give --out, or --dry-run to see the plan alone");
@@ -229,8 +230,10 @@ void add_tenp(CLI::App& app, Run& run) {
       "checkpoint folder, or a Hugging Face id already in the cache (default: the shipped model)");
   command->add_option("--calibrate", o.calibrate,
                       "text, or JSONL as `moebius finetune` reads it, like what the model will be used for");
-  command->add_option("--scores", o.scores,
-                      "file of scores: written with --calibrate, read without, for further plans");
+  command->add_option(
+      "--scores", o.scores,
+      "file of scores: written with --calibrate, read without, for further plans; `moebius serve "
+      "--saliency` writes one, too");
   command->add_option("-o,--out", o.out, "folder to write, which must be new or empty");
   add_plan_options(*command, o);
   command

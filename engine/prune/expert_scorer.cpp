@@ -47,6 +47,16 @@ std::vector<double>& ExpertScorer::sums_of(const LayerScores& scores) {
   return sums;
 }
 
+// m = silu(gate) up by the very arithmetic of the host's expert_ffn, whose bits integer formats are to give; the
+// operation swiglu has another exp.
+void ExpertScorer::silu_times_up(int64_t count) {
+  const float *gate = gate_.f32(), *up = up_.f32();
+  float* m = m_.f32();
+  parallel_for(pool_, count * config_.moe.width, kNeuronGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) m[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+  });
+}
+
 // One expert's slots: x, m, y and q = y down of their tokens, y into the slots.
 void ExpertScorer::run_chunk(const ExpertWeights& expert, const RoutedTokens& tokens, const Slot* slots,
                              int64_t count) {
@@ -58,7 +68,7 @@ void ExpertScorer::run_chunk(const ExpertWeights& expert, const RoutedTokens& to
     std::memcpy(x_.f32() + i * hidden, tokens.h.f32() + slots[i].token * hidden, row_bytes);
   backend_.linear({expert.gate, x_, Tensor(), gate_});
   backend_.linear({expert.up, x_, Tensor(), up_});
-  backend_.swiglu({gate_, up_, m_});
+  silu_times_up(count);
   backend_.linear({expert.down, m_, Tensor(), y_});
   backend_.zero(q_);
   backend_.linear_backward({expert.down, Tensor(), y_, q_, Tensor(), Tensor()});
@@ -121,6 +131,15 @@ void ExpertScorer::run(const std::vector<ExpertWeights>& experts, const RoutedTo
       score_expert(tokens, slots.data() + begin, count, expert, scores);
       score_neurons(count, sums.data() + expert * config_.moe.width);
     }
+  }
+}
+
+void ExpertScorer::go_on(const PruneScores& scores) {
+  for (const LayerScores& layer : scores.layers) {
+    std::vector<double>& sums = sums_of(layer);
+    for (size_t i = 0; i < sums.size(); ++i)
+      sums[i] = static_cast<double>(layer.neurons[i]) *
+                static_cast<double>(layer.tokens[i / static_cast<size_t>(scores.width)]);
   }
 }
 

@@ -24,6 +24,8 @@ class ExpertScorer {
   static Result<std::unique_ptr<ExpertScorer>> create(const ModelConfig& config, Backend& backend,
                                                       int threads);
 
+  // Neuron scores of earlier runs, to add to.
+  void go_on(const PruneScores& scores);
   // Computes the slots and adds their tokens to the scores; neuron scores are kept here as sums until
   // finish().
   void run(const std::vector<ExpertWeights>& experts, const RoutedTokens& tokens, LayerScores& scores);
@@ -36,6 +38,7 @@ class ExpertScorer {
   ExpertScorer(const ModelConfig& config, Backend& backend, int threads)
       : config_(config), backend_(backend), pool_(threads) {}
   void lay_out(int64_t n, int64_t width, Arena& arena);
+  void silu_times_up(int64_t count);
   void run_chunk(const ExpertWeights& expert, const RoutedTokens& tokens, const Slot* slots, int64_t count);
   void score_expert(const RoutedTokens& tokens, const Slot* slots, int64_t count, int64_t expert,
                     LayerScores& scores);
