@@ -2,7 +2,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include "tests/tools_process.h"
+#include "tests/dense_model.h"
 
 namespace moebius {
 namespace {
@@ -83,6 +83,7 @@ TEST(TenpCommand, SaysWhatIsWrongBeforeItWorks) {
       {{"--calibrate", empty, "-o", out}, "holds no text"},
       {{"--calibrate", bad, "-o", out}, "line 1"},
       {{"--scores", file, "-o", out}, "file"},
+      {{"-m", dense_model(scratch), "--calibrate", data, "-o", out}, "a model without routed experts"},
   };
   for (const Case& c : cases) {
     Args args = {"tenp"};

@@ -2,7 +2,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include "tests/tools_process.h"
+#include "tests/dense_model.h"
 
 namespace moebius {
 namespace {
@@ -115,7 +115,7 @@ TEST(ZedaCommand, SaysWhatIsWrong) {
   const Scratch scratch;
   const std::string data = scratch.write("data.jsonl", prompts(2)), injected = scratch.file("injected");
   ASSERT_EQ(run({"zeda", "inject", "-o", injected}).code, 0);
-  const std::string out = scratch.file("out");
+  const std::string out = scratch.file("out"), dense = dense_model(scratch);
   struct Case {
     Args args;
     const char* says;
@@ -129,6 +129,9 @@ TEST(ZedaCommand, SaysWhatIsWrong) {
       {adapt("models/pebble", data, out), "it has no zero experts"},
       {adapt(injected, scratch.file("none.jsonl"), out), "none.jsonl"},
       {{"zeda", "inject", "-o", injected}, "is not empty"},
+      {{"zeda", "inject", "-m", dense, "-o", out}, "a model without routed experts"},
+      {{"zeda", "inject", "--zero-experts", "2000000", "-o", out}, "2000000 zero experts"},
+      {{"zeda", "report", "-m", dense, "--data", data}, "a model without routed experts"},
   };
   for (const Case& c : cases) {
     const Finished done = run(c.args);
