@@ -34,7 +34,7 @@ namespace {
 struct Rows {
   const uint8_t* data;
   int64_t bytes;  // per row
-  int64_t cols;
+  int64_t rows, cols;
   const uint8_t* scales;
   DType scale_dtype;
   int64_t group, per_row;  // columns per scale, scales per row
@@ -42,6 +42,7 @@ struct Rows {
   explicit Rows(const Matrix& w)
       : data(static_cast<const uint8_t*>(w.data)),
         bytes(w.row_bytes()),
+        rows(w.rows),
         cols(w.cols),
         scales(static_cast<const uint8_t*>(w.scales)),
         scale_dtype(w.scale_dtype),

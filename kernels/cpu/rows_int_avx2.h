@@ -81,9 +81,14 @@ static inline void spread_scales(const Rows& w, const EightRows& rows, int64_t f
                                  float* out, int64_t step = 8) {
   const int64_t per_scale = groups_per_scale(w);
   int64_t g = first;
-  if (per_scale == 1 && w.scale_dtype != DType::kF32)
-    for (; g + 8 <= last; g += 8, out += 8 * step)
-      transpose_scales(rows.scales + g * 2, rows.scale_stride, w.scale_dtype == DType::kF16, out, step);
+  if (per_scale == 1 && w.scale_dtype != DType::kF32 && last - first >= 8) {
+    const auto eight = [&](int64_t at, float* to) {
+      transpose_scales(rows.scales + at * 2, rows.scale_stride, w.scale_dtype == DType::kF16, to, step);
+    };
+    for (; g + 8 <= last; g += 8, out += 8 * step) eight(g, out);
+    if (g < last) eight(last - 8, out - (8 - (last - g)) * step);  // some of them once more
+    return;
+  }
   while (g < last) {
     const int64_t scale = g / per_scale;
     const int64_t end = per_scale < last && (scale + 1) * per_scale < last ? (scale + 1) * per_scale : last;

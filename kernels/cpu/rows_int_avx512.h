@@ -82,9 +82,10 @@ static inline __m256 add_two_groups(__m512i sums, const float* w_scale, const fl
   return total;
 }
 
+// total + the groups of the slice, of eight rows. bytes: of a row; end: of all rows.
 template <class F>
-static inline __m256 dot_wide_slice(const EightRows& rows, int64_t bytes, const WideSlice<F>& x,
-                                    const float* scales, __m256 total) {
+static inline __m256 dot_wide_slice(const EightRows& rows, int64_t bytes, const uint8_t* end,
+                                    const WideSlice<F>& x, const float* scales, __m256 total) {
   constexpr int64_t kUnit = 64, kGroups = F::kUnitGroups;
   const int64_t from = x.first / kGroups * kUnit, count = x.last - x.first;
   const int64_t in_row = (bytes - from) / kUnit, in_slice = count / kGroups;
@@ -98,13 +99,18 @@ static inline __m256 dot_wide_slice(const EightRows& rows, int64_t bytes, const 
     for (int j = 0; j < kGroups / 2; ++j, g += 2)
       total = add_two_groups(sums[j], scales + 8 * g, x.scale + 8 * g, true, total);
   }
-  if (g < count) {  // the row, or the slice, ends within this unit
-    uint8_t padded[8][kUnit] = {};
-    const int64_t left = bytes - from - units * kUnit;
-    for (int i = 0; i < 8; ++i)
-      std::memcpy(padded[i], rows.row(i) + from + units * kUnit, static_cast<size_t>(left));
+  if (g < count) {  // the row, or the slice, ends within this unit; what lies behind meets activations of 0
+    uint8_t padded[8][kUnit];
+    int64_t stride = rows.stride;
+    for (int64_t i = 8; i < 16; ++i) prefetch(at + i * stride);
+    if (at + 7 * stride + kUnit > end) {
+      std::memset(padded, 0, sizeof padded);
+      for (int i = 0; i < 8; ++i)
+        std::memcpy(padded[i], at + i * stride, static_cast<size_t>(bytes - from - units * kUnit));
+      at = padded[0], stride = kUnit;
+    }
     __m512i sums[kGroups / 2];
-    sum_unit<F>(padded[0], kUnit, x.q + units * F::kUnitBytes, x.start + units * 16, sums);
+    sum_unit<F>(at, stride, x.q + units * F::kUnitBytes, x.start + units * 16, sums);
     for (int j = 0; g < count; ++j, g += 2)
       total = add_two_groups(sums[j], scales + 8 * g, x.scale + 8 * g, g + 1 < count, total);
   }
@@ -125,7 +131,7 @@ static void dot_wide_token(const Rows& w, int64_t begin, int64_t end, const Acti
       prefetch_scales(rows);
       float* out = y + (r - begin);
       const __m256 total = first == 0 ? _mm256_setzero_ps() : _mm256_loadu_ps(out);
-      _mm256_storeu_ps(out, dot_wide_slice<F>(rows, w.bytes, slice, scales, total));
+      _mm256_storeu_ps(out, dot_wide_slice<F>(rows, w.bytes, w.row(w.rows), slice, scales, total));
     }
   }
 }
