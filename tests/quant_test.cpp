@@ -423,9 +423,10 @@ void test_rows(const Matrix& w, const std::string& where, std::mt19937& random) 
 
 TEST(Quant, KernelsKeepTheirContractOnManyShapes) {
   std::mt19937 random(11);
-  const std::pair<int64_t, int64_t> shapes[] = {
-      {1, 1},   {1, 8},     {3, 7},  {8, 32},  {9, 33}, {17, 31},  {5, 96},    {16, 64},   {23, 100},
-      {2, 129}, {130, 260}, {7, 40}, {11, 25}, {4, 29}, {3, 2100}, {1, 17000}, {131, 256}, {3, 2176}};
+  const std::pair<int64_t, int64_t> shapes[] = {{1, 1},     {1, 8},     {3, 7},    {8, 32},   {9, 33},
+                                                {17, 31},   {5, 96},    {16, 64},  {23, 100}, {2, 129},
+                                                {130, 260}, {7, 40},    {11, 25},  {4, 29},   {3, 2100},
+                                                {1, 17000}, {131, 256}, {3, 2176}, {48, 320}, {33, 480}};
   for (Format format : kAllFormats) {
     for (const auto& [rows, cols] : shapes) {
       for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
