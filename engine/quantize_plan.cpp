@@ -65,6 +65,11 @@ Status Planner::choose() {
 Status Planner::choose(QuantizeMatrix& m, QuantizeChoice& keep) {
   MOEBIUS_ASSIGN(const bool kept, keep.takes(m.name, m.role));
   if (kept) return Status();
+  if (m.w.cols % options_.group != 0 && m.role == Role::kExpert && !model_.config().moe.widths.empty()) {
+    return invalid(
+        fmt::format("{}: {} has {} columns, which groups of {} do not divide; prune with tenp --multiple {}",
+                    origin(), m.name, m.w.cols, options_.group, options_.group));
+  }
   if (m.w.cols % options_.group != 0) {
     return invalid(fmt::format(
         "{}: {} has {} columns, which groups of {} do not divide; choose another --group, or leave "

@@ -53,6 +53,14 @@ TEST(TenpCommand, CalibratesPlansAndWrites) {
   EXPECT_EQ(run({"chat", "-m", out, "-p", "What is 2 + 3?", "--temp", "0"}).code, 0);
   EXPECT_EQ(run({"chat", "-m", out, "--device", "sim", "-p", "What is 2 + 3?", "--temp", "0"}).out,
             run({"chat", "-m", out, "-p", "What is 2 + 3?", "--temp", "0"}).out);
+  done = run({"quantize", "-m", out, "-o", scratch.file("int4")});
+  EXPECT_EQ(done.code, 1);
+  EXPECT_NE(done.err.find("prune with tenp --multiple 32"), std::string::npos) << done.err;
+  const std::string wider = scratch.file("wider"), int4 = scratch.file("int4");
+  EXPECT_EQ(run({"tenp", "--scores", scores, "-o", wider, "--keep", "0.75", "--multiple", "32"}).code, 0);
+  done = run({"quantize", "-m", wider, "-o", int4});
+  EXPECT_EQ(done.code, 0) << done.err;
+  EXPECT_EQ(run({"chat", "-m", int4, "-p", "What is 2 + 3?", "--temp", "0"}).code, 0);
   done = run({"tenp", "-m", out, "--scores", scores, "-o", scratch.file("again")});
   EXPECT_EQ(done.code, 1);
   EXPECT_NE(done.err.find("unequal widths already"), std::string::npos) << done.err;
