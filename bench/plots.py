@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Draws bench/results/muon_against_adamw.csv, lora_rules.csv, tenp_pebble.csv and zeda_pebble.csv as SVG beside them.
+"""Draws bench/results/muon_against_adamw.csv, lora_rules.csv, tenp_pebble.csv, zeda_pebble.csv, compose_pebble.csv and
+skip_moonlight-zen4-2core.csv as SVG beside them.
 
 pip install matplotlib==3.11.2
 
@@ -93,11 +94,11 @@ def zeda_pebble():
     runs = rows("zeda_pebble.csv")
     none = next(r for r in runs if r["method"] == "none")
     names = {"zeda": "zeda: both stages", "sft": "zeda: stage one alone", "topk": "fewer experts a token",
-             "skip": "--skip-threshold"}
+             "skip": "--skip-threshold", "seed1": "zeda: other random numbers"}
     figure, (solved, divergence) = plt.subplots(1, 2, figsize=(9, 3.8))
     for i, (method, label) in enumerate(names.items()):
         mine = sorted([r for r in runs if r["method"] == method], key=lambda r: float(r["skipped"]))
-        points = mine if method == "sft" else [none] + mine
+        points = mine if method in ("sft", "seed1") else [none] + mine
         skipped = [100 * float(r["skipped"]) for r in points]
         accuracy = [float(r["accuracy"]) for r in points]
         bars = [[a - float(r["low"]) for a, r in zip(accuracy, points)],
@@ -111,7 +112,46 @@ def zeda_pebble():
     save(figure, "zeda_pebble.svg")
 
 
+def compose_pebble():
+    runs = rows("compose_pebble.csv")
+    steps = [r["step"] for r in runs]
+    figure, (solved, divergence, size) = plt.subplots(1, 3, figsize=(11, 3.8))
+    accuracy = [float(r["accuracy"]) for r in runs]
+    bars = [[a - float(r["low"]) for a, r in zip(accuracy, runs)], [float(r["high"]) - a for a, r in zip(accuracy, runs)]]
+    solved.errorbar(steps, accuracy, bars, fmt="o-", markersize=4, capsize=2)
+    solved.set(ylabel="tasks solved, %", title="5,000 held-out tasks, 95 % intervals")
+    divergence.plot(steps[1:], [float(r["kl"]) for r in runs[1:]], "o-", markersize=4)
+    divergence.set(title="divergence from pebble, nats", yscale="log")
+    size.plot(steps, [100 * float(r["MB"]) / float(runs[0]["MB"]) for r in runs], "o-", markersize=4, label="checkpoint")
+    size.plot(steps, [100 * float(r["expert kB a token"]) / float(runs[0]["expert kB a token"]) for r in runs], "o-",
+              markersize=4, label="expert bytes of a token")
+    size.set(title="bytes, % of pebble's", ylim=(0, None))
+    size.legend()
+    save(figure, "compose_pebble.svg")
+
+
+def skip_moonlight():
+    runs = rows("skip_moonlight-zen4-2core.csv")
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True)
+    for axis, memory in zip(axes, ("slow", "fast")):
+        mine = [r for r in runs if r["memory"] == memory]
+        for i, width in enumerate(sorted({r["width"] for r in mine}, key=float, reverse=True)):
+            session = next(r["measured with"] for r in mine if r["width"] == width)
+            points = [r for r in mine if r["width"] == width and r["measured with"] == session]
+            skipped = [100 * float(r["skipped"]) for r in points]
+            axis.plot(skipped, [float(r["gain"]) for r in points], "o-", color=f"C{i}", markersize=4,
+                      label=f"{100 * float(width):.0f} % of the width")
+            axis.plot(skipped, [float(r["allowed"]) for r in points], ":", color=f"C{i}")
+        speeds = [float(r["memory GB/s"]) for r in mine]
+        axis.set(xlabel="expert slots skipped, %", title=f"memory at {min(speeds):.0f} to {max(speeds):.0f} GB/s")
+    axes[0].set_ylabel("decode speed; dotted: what the bytes allow")
+    axes[0].legend()
+    save(figure, "skip_moonlight-zen4-2core.svg")
+
+
 muon_against_adamw()
 lora_rules()
 tenp_pebble()
 zeda_pebble()
+compose_pebble()
+skip_moonlight()

@@ -74,8 +74,9 @@ def measure_speeds(program, models):
     speeds = {name: [] for name, _ in models}
     for _ in range(RUNS):
         for name, options in models:
-            out = json.loads(moebius(program, "bench", *options, "-p", "64", "-n", "256", "--json"))
-            speeds[name].append(out["decode"]["tokens_per_s"])
+            out = json.loads(moebius(program, "bench", *options, "-p", "0", "-n", "256", "--depth", "64", "--batch", "1",
+                                     "--repeats", "1", "--json"))
+            speeds[name].append(out[0]["tok_s"])
     return {name: f"{statistics.median(values):.1f}" for name, values in speeds.items()}
 
 
@@ -93,14 +94,16 @@ def main():
             evaluate(arguments.moebius, method, value)
     if arguments.only:
         return
-    speeds = {}
+    before = {}
+    if os.path.exists(RESULTS):
+        with open(RESULTS) as file:
+            before = {name_of(r["method"], r["value"]): r for r in csv.DictReader(file)}
+    speeds = {name: row["tok/s"] for name, row in before.items()}
     if arguments.speed:
         speeds = measure_speeds(arguments.moebius, [(name_of(*m), options_of(*m)) for m in models])
-    elif os.path.exists(RESULTS):
-        with open(RESULTS) as file:
-            speeds = {name_of(r["method"], r["value"]): r["tok/s"] for r in csv.DictReader(file)}
-    done = [m for m in models if WORK.done(name_of(*m))]
-    rows = [row_of(method, value, speeds) for method, value in done]  # what is evaluated so far
+    # Of what is not evaluated here, the row that there was.
+    rows = [row_of(*m, speeds) if WORK.done(name_of(*m)) else before.get(name_of(*m)) for m in models]
+    rows = [row | {"tok/s": speeds.get(name_of(row["method"], row["value"]), "")} for row in rows if row]
     with open(RESULTS, "w", newline="") as file:
         out = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
         out.writeheader()

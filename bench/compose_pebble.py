@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""pebble made smaller and faster step by step, and what each step costs: TENP, then ZEDA, then INT4, then a LoRA-Muon adapter
+that wins back what it can.
+
+    python bench/compose_pebble.py           # half an hour on two idle cores; started again, it goes on
+    python bench/compose_pebble.py --speed   # adds decode speeds, by turns; wants an idle machine
+    python bench/compose_pebble.py --table   # writes the table of what is there
+
+Writes bench/results/compose_pebble.csv; bench/plots.py draws it. Tasks, texts and intervals are those of pebble_tasks.py. The
+calibration, ZEDA's prompts and the adapter's lesson come from other seeds' or parts' examples than the held-out tasks. Widths
+are multiples of 32, which INT4's groups ask for.
+"""
+
+import argparse
+import csv
+import json
+import os
+import statistics
+
+from pebble_tasks import PEBBLE, ROOT, RUNS, Work, moebius, write
+
+WORK = Work("compose")
+at = WORK.at
+RESULTS = os.path.join(ROOT, "bench", "results", "compose_pebble.csv")
+KEEP, ZERO_RATE = "0.8", "0.5"
+STEPS = ["pebble", "tenp", "zeda", "int4", "lora-muon"]
+
+
+def prepare(program):
+    WORK.prepare(program)
+    if not os.path.exists(at("prompts/train.jsonl")):
+        moebius(program, "corpus", "-o", at("prompts"), "--seed", "11", "--train", "6000", "--held-out", "10")
+
+
+def make(program, step):
+    """The folder of the step, from the one before."""
+    if step == "pebble" or os.path.exists(at(step + ".made")):
+        return
+    lesson = at("corpus/train.jsonl")
+    if step == "tenp":
+        moebius(program, "tenp", "--calibrate", lesson, "--keep", KEEP, "--multiple", "32", "-o", at("tenp"))
+    if step == "zeda":
+        moebius(program, "zeda", "inject", "-m", at("tenp"), "-o", at("injected"))
+        moebius(program, "zeda", "adapt", "-m", at("injected"), "--data", at("prompts/train.jsonl"), "--prompts", "3000",
+                "--zero-rate", ZERO_RATE, "--opd-steps", "40", "-o", at("zeda"), "--resume")
+    if step == "int4":
+        moebius(program, "quantize", "-m", at("zeda"), "-o", at("int4"), "--format", "int4", "--calibrate", lesson)
+    if step == "lora-muon":
+        moebius(program, "finetune", "-m", at("int4"), "--data", lesson, "-o", at("lora-muon"), "--optimizer", "lora-muon",
+                "--adapter-layout", "per-expert", "--epochs", "1", "--lr", "1e-3", "--micro-tokens", "4096", "--eval-part", "0",
+                "--resume")
+    write(at(step + ".made"), "")
+
+
+def options_of(step):
+    if step == "pebble":
+        return ["-m", PEBBLE]
+    if step == "lora-muon":
+        return ["-m", at("int4"), "--adapter", at("lora-muon")]
+    return ["-m", at(step)]
+
+
+def evaluate(program, step):
+    make(program, step)
+    WORK.evaluate(program, step, options_of(step))
+    if not os.path.exists(at(step + ".report.json")):
+        write(at(step + ".report.json"), moebius(program, "zeda", "report", *options_of(step), "--data", at("text.jsonl"),
+                                                 "--repeats", "1", "--json"))
+
+
+def measure_speeds(program):
+    speeds = {step: [] for step in STEPS}
+    for _ in range(RUNS):
+        for step in STEPS:
+            out = json.loads(moebius(program, "bench", *options_of(step), "-p", "0", "-n", "256", "--depth", "0", "--batch", "1",
+                                     "--repeats", "1", "--json"))
+            speeds[step].append(out[0]["tok_s"])
+    write(at("speeds.json"), json.dumps({step: statistics.median(values) for step, values in speeds.items()}))
+
+
+def bytes_of(step):
+    folder = PEBBLE if step == "pebble" else at("int4" if step == "lora-muon" else step)
+    return sum(os.path.getsize(os.path.join(folder, f)) for f in os.listdir(folder) if f.endswith(".safetensors"))
+
+
+def row_of(i, step, speeds):
+    use = WORK.read(step + ".report.json")
+    before = STEPS[max(0, i - 1)]
+    row = {"step": step, "MB": f"{bytes_of(step) / 1e6:.2f}", "expert kB a token": f"{use['expert_bytes_per_token'] / 1e3:.1f}",
+           "skipped": f"{use['zero_rate']:.4f}"}
+    row |= WORK.accuracy(step) | WORK.behind("lost", step, "pebble") | WORK.behind("lost by this step", step, before)
+    return row | WORK.text(step) | {"tok/s": f"{speeds[step]:.1f}" if speeds else ""}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--moebius", default=os.path.join(ROOT, "build", "moebius"))
+    parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--table", action="store_true", help="write the table of what is there")
+    arguments = parser.parse_args()
+    prepare(arguments.moebius)
+    for step in STEPS:
+        if not arguments.table:
+            evaluate(arguments.moebius, step)
+    if arguments.speed:
+        measure_speeds(arguments.moebius)
+    speeds = WORK.read("speeds.json")
+    rows = [row_of(i, step, speeds) for i, step in enumerate(STEPS) if WORK.read(step + ".report.json")]
+    with open(RESULTS, "w", newline="") as file:
+        out = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        out.writeheader()
+        out.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
