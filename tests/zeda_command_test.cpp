@@ -103,10 +103,14 @@ TEST(ZedaCommand, AdaptsRoutersAndAdapters) {
   ASSERT_EQ(run({"zeda", "inject", "-o", injected}).code, 0);
   Finished done = run(adapt(injected, data, out, {"--train", "lora", "--targets", "experts", "-r", "4"}));
   ASSERT_EQ(done.code, 0) << done.err;
-  done = run({"zeda", "report", "-m", out, "--adapter", out + "/adapter", "--data", data, "--repeats", "1",
-              "--json"});
+  done = run({"zeda", "report", "-m", out, "--adapter", out + "/adapter", "--data", data, "--against",
+              "models/pebble", "--repeats", "1", "--json"});
   ASSERT_EQ(done.code, 0) << done.err;
-  EXPECT_GT(json::parse(done.out)["zero_rate"], 0.05);
+  const json report = json::parse(done.out);
+  EXPECT_GT(report["zero_rate"], 0.05);
+  done = run({"eval", "--data", data, "--json"});
+  EXPECT_EQ(report["perplexity_before"], json::parse(done.out)["perplexity"])
+      << "the original has no adapter";
   done = run(adapt(injected, data, scratch.file("bad"), {"--train", "lora", "--targets", "router"}));
   EXPECT_NE(done.err.find("routers are trained as they are"), std::string::npos) << done.err;
 }

@@ -117,10 +117,11 @@ void add_eval(CLI::App& app, Run& run) {
               "tokens between the starts of two windows (default: the window, so that none overlap); "
               "a smaller one gives later tokens more to go by")
           ->check(CLI::PositiveNumber);
-  CLI::Option* against = command->add_option(
-      "--against", options->text.against,
-      "checkpoint of the reference: also report the Kullback-Leibler divergence of the model's "
-      "predictions from the reference's (window x vocabulary x 4 bytes of memory)");
+  CLI::Option* against =
+      command->add_option("--against", options->text.against,
+                          "checkpoint of the reference, which runs without --adapter and --skip-threshold: "
+                          "also report the Kullback-Leibler divergence of the model's "
+                          "predictions from the reference's (window x vocabulary x 4 bytes of memory)");
   command->add_flag("--no-special", options->text.no_special,
                     "do not start every window with the tokenizer's beginning of sequence");
   for (CLI::Option* option : {window, stride, against}) option->excludes(tasks);
