@@ -98,6 +98,8 @@ def zeda_pebble():
     figure, (solved, divergence) = plt.subplots(1, 2, figsize=(9, 3.8))
     for i, (method, label) in enumerate(names.items()):
         mine = sorted([r for r in runs if r["method"] == method], key=lambda r: float(r["skipped"]))
+        if not mine:
+            continue
         points = mine if method in ("sft", "seed1") else [none] + mine
         skipped = [100 * float(r["skipped"]) for r in points]
         accuracy = [float(r["accuracy"]) for r in points]
