@@ -156,4 +156,5 @@ lora_rules()
 tenp_pebble()
 zeda_pebble()
 compose_pebble()
-skip_moonlight()
+if os.path.exists(os.path.join(RESULTS, "skip_moonlight-zen4-2core.csv")):
+    skip_moonlight()
