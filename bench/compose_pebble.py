@@ -23,7 +23,8 @@ WORK = Work("compose")
 at = WORK.at
 RESULTS = os.path.join(ROOT, "bench", "results", "compose_pebble.csv")
 KEEP, ZERO_RATE = "0.8", "0.5"
-STEPS = ["pebble", "tenp", "zeda", "int4", "lora-muon"]
+STEPS = ["pebble", "tenp", "zeda", "int4", "lora-muon-r4", "lora-muon"]
+RANKS = {"lora-muon-r4": "4", "lora-muon": "16"}  # adapters, either of them on int4
 
 
 def prepare(program):
@@ -45,9 +46,9 @@ def make(program, step):
                 "--zero-rate", ZERO_RATE, "--opd-steps", "40", "-o", at("zeda"), "--resume")
     if step == "int4":
         moebius(program, "quantize", "-m", at("zeda"), "-o", at("int4"), "--format", "int4", "--calibrate", lesson)
-    if step == "lora-muon":
-        moebius(program, "finetune", "-m", at("int4"), "--data", lesson, "-o", at("lora-muon"), "--optimizer", "lora-muon",
-                "--adapter-layout", "per-expert", "--epochs", "1", "--lr", "1e-3", "--micro-tokens", "4096", "--eval-part", "0",
+    if step in RANKS:
+        moebius(program, "finetune", "-m", at("int4"), "--data", lesson, "-o", at(step), "--optimizer", "lora-muon", "-r",
+                RANKS[step], "--adapter-layout", "per-expert", "--epochs", "1", "--lr", "1e-3", "--micro-tokens", "4096", "--eval-part", "0",
                 "--resume")
     write(at(step + ".made"), "")
 
@@ -55,8 +56,8 @@ def make(program, step):
 def options_of(step):
     if step == "pebble":
         return ["-m", PEBBLE]
-    if step == "lora-muon":
-        return ["-m", at("int4"), "--adapter", at("lora-muon")]
+    if step in RANKS:
+        return ["-m", at("int4"), "--adapter", at(step)]
     return ["-m", at(step)]
 
 
@@ -79,13 +80,13 @@ def measure_speeds(program):
 
 
 def bytes_of(step):
-    folder = PEBBLE if step == "pebble" else at("int4" if step == "lora-muon" else step)
-    return sum(os.path.getsize(os.path.join(folder, f)) for f in os.listdir(folder) if f.endswith(".safetensors"))
+    folders = [PEBBLE] if step == "pebble" else [at("int4"), at(step)] if step in RANKS else [at(step)]
+    return sum(os.path.getsize(os.path.join(f, name)) for f in folders for name in os.listdir(f) if name.endswith(".safetensors"))
 
 
 def row_of(i, step, speeds):
     use = WORK.read(step + ".report.json")
-    before = STEPS[max(0, i - 1)]
+    before = "int4" if step in RANKS else STEPS[max(0, i - 1)]
     row = {"step": step, "MB": f"{bytes_of(step) / 1e6:.2f}", "expert kB a token": f"{use['expert_bytes_per_token'] / 1e3:.1f}",
            "skipped": f"{use['zero_rate']:.4f}"}
     row |= WORK.accuracy(step) | WORK.behind("lost", step, "pebble") | WORK.behind("lost by this step", step, before)

@@ -129,6 +129,8 @@ def compose_pebble():
               markersize=4, label="expert bytes of a token")
     size.set(title="bytes, % of pebble's", ylim=(0, None))
     size.legend()
+    for axis in (solved, divergence, size):
+        axis.tick_params(axis="x", rotation=30)
     save(figure, "compose_pebble.svg")
 
 
