@@ -59,7 +59,11 @@ class Machine {
     int64_t block_x = 0, blocks_x = 0;
     int block_y = 0, block_z = 0;
   };
-  static Now& now() { return now_; }
+  static Now& now() {
+    Now* now = &now_;
+    asm("" : "+r"(now));  // else g++ 12's sanitizer takes a thread's variable for null where much is inlined
+    return *now;
+  }
   void barrier(Place place);
   void warp_barrier(Place place);
   // out: what from_lane gave as value.
