@@ -29,4 +29,4 @@ cmp $work/whole.losses $work/killed.losses
 cmp $work/whole/adapter_model.safetensors $work/killed/adapter_model.safetensors
 echo "killed and resumed: the same losses and the same adapter, byte by byte"
 cat $work/whole.losses
-(tune -o $work/broken --lr 1e30) && exit 1 || true # says which tensor is not finite
+(tune -o $work/broken --lr 1e60) && exit 1 || true # says which tensor is not finite
