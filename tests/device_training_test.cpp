@@ -158,6 +158,26 @@ TEST(Runs, SaysWhereExpertsWent) {
   EXPECT_EQ(on_cpu.device.training->experts()->counts().streamed, 0);
 }
 
+// Numbers that overflow within a layer: the error names it, on the host and on the device.
+TEST(Runs, AnOverflowNamesItsLayer) {
+  for (const Sharing* sharing : {static_cast<const Sharing*>(nullptr), &kSharings[4]}) {
+    Trial run = start("qwen3_moe", sharing);
+    run.losses(1);
+    for (const optim::StateEntry& e : run.lora->entries()) {
+      if (e.name.find("layers.1.self_attn.o_proj.lora_B") == std::string::npos || e.dtype != DType::kF32)
+        continue;
+      for (int64_t i = 0; i < e.bytes / 4; ++i) static_cast<float*>(e.data)[i] = 3e38f;
+    }
+    Trained& trained = sharing ? static_cast<Trained&>(*run.device.training) : *run.lora;
+    ASSERT_TRUE(trained.refresh().ok());
+    const auto report = run.trainer->step();
+    ASSERT_FALSE(report.ok());
+    EXPECT_NE(report.status().message().find("what layer 1 gives is the first that is not finite"),
+              std::string::npos)
+        << report.status().message();
+  }
+}
+
 // Whatever piece of a step fails, the step tells of it, and numbers stay as they were before it.
 TEST(Runs, AFaultOfTheDeviceLosesNothing) {
   Trial whole = start(kRuns[0], nullptr);

@@ -139,6 +139,20 @@ Status TrainingPass::head_chunk(int64_t begin, int64_t m, const Gradients* gradi
   return Status();
 }
 
+// In which layer numbers stopped being finite, while the device is idle; overwrites ws.x.
+std::string TrainingPass::where_broken() const {
+  for (size_t l = 0; l < v_.saved.size(); ++l) {
+    const Tensor& x = v_.saved[l].x;
+    cross(model_.backend, x, ws_.host.x);
+    if (!model_.backend.sync().ok()) return "";
+    const std::span<const float> numbers(on_host(ws_.host.x).f32(), static_cast<size_t>(x.numel()));
+    if (std::ranges::all_of(numbers, [](float value) { return std::isfinite(value); })) continue;
+    return l == 0 ? ", the embedding's rows are not finite"
+                  : fmt::format(", what layer {} gives is the first that is not finite", l - 1);
+  }
+  return fmt::format(", what layer {} gives is the first that is not finite", v_.saved.size() - 1);
+}
+
 // Loss of the rows with a target, some at a time; with gradients, bw.dx becomes that of ws.x. Waits.
 Result<double> TrainingPass::run_head(const TrainBatch& batch, float scale, const Gradients* gradients) {
   const HeadWorkspace& head = v_.head;
@@ -156,7 +170,7 @@ Result<double> TrainingPass::run_head(const TrainBatch& batch, float scale, cons
     sum += on_host(head.loss.host).f32()[i];
     hits_ += on_host(head.hits.host).i32()[i];
   }
-  if (!std::isfinite(sum)) return invalid(fmt::format("the loss is {}", sum));
+  if (!std::isfinite(sum)) return invalid(fmt::format("the loss is {}{}", sum, where_broken()));
   return sum / scale;
 }
 

@@ -29,7 +29,8 @@ class TrainingPass {
   // Everything in model must outlive the pass.
   static Result<std::unique_ptr<TrainingPass>> create(const Model& model, const PassOptions& options);
 
-  // The sum over rows of weight * -log p(target). kNoMemory as it arises; kInvalid when a loss is not finite.
+  // The sum over rows of weight * -log p(target). kNoMemory as it arises; kInvalid when a loss is not finite:
+  // the message names the layer.
   Result<double> evaluate(const TrainBatch& batch);
   // The same, and adds `scale` times its gradients to gradients (shaped as the model's weights) and to those
   // of adapters; and the gradients of a balance loss. Weights may be negative here: with advantages it is
@@ -62,6 +63,7 @@ class TrainingPass {
   Result<double> run_head(const TrainBatch& batch, float scale, const Gradients* gradients);
   Status run_backward(const Gradients& gradients);
   void count_load();
+  std::string where_broken() const;
 
   Model model_;
   const PassOptions options_;
