@@ -227,7 +227,7 @@ class Bench {
 
   void experts() {
     const Tensor x = memory_.floats({n_, kHidden}), dy = memory_.floats({n_, kHidden});
-    const Tensor dx = memory_.floats({n_, kHidden}), slots = memory_.floats({n_, kTopK, kHidden});
+    const Tensor slots = memory_.floats({n_, kTopK, kHidden});
     const Tensor weights = memory_.floats({n_, kTopK}), dweights = memory_.floats({n_, kTopK});
     const Tensor ids = memory_.ids({n_, kTopK}, kExperts), chosen = memory_.ids({n_, kTopK}, kExperts);
     const Matrix gate = memory_.matrix(kExperts, kHidden);
