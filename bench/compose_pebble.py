@@ -12,12 +12,11 @@ are multiples of 32, which INT4's groups ask for.
 """
 
 import argparse
-import csv
 import json
 import os
 import statistics
 
-from pebble_tasks import PEBBLE, ROOT, RUNS, Work, moebius, write
+from pebble_tasks import PEBBLE, ROOT, RUNS, Work, moebius, write, write_table
 
 WORK = Work("compose")
 at = WORK.at
@@ -107,10 +106,7 @@ def main():
         measure_speeds(arguments.moebius)
     speeds = WORK.read("speeds.json")
     rows = [row_of(i, step, speeds) for i, step in enumerate(STEPS) if WORK.read(step + ".report.json")]
-    with open(RESULTS, "w", newline="") as file:
-        out = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        out.writeheader()
-        out.writerows(rows)
+    write_table(RESULTS, rows)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ by turns, and intervals of 95 %: Wilson's for a share, and for the difference of
 of the paired differences.
 """
 
+import csv
 import json
 import math
 import os
@@ -24,6 +25,13 @@ def write(path, text):
     with open(path + ".new", "w") as file:
         file.write(text)
     os.replace(path + ".new", path)
+
+
+def write_table(path, rows):
+    with open(path, "w", newline="") as file:
+        out = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        out.writeheader()
+        out.writerows(rows)
 
 
 class Work:

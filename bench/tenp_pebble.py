@@ -17,7 +17,7 @@ import json
 import os
 import statistics
 
-from pebble_tasks import PEBBLE, ROOT, RUNS, Work, moebius, write
+from pebble_tasks import PEBBLE, ROOT, RUNS, Work, moebius, write, write_table
 
 WORK = Work("tenp")
 at = WORK.at
@@ -104,10 +104,7 @@ def main():
     # Of what is not evaluated here, the row that there was.
     rows = [row_of(*m, speeds) if WORK.done(name_of(*m)) else before.get(name_of(*m)) for m in models]
     rows = [row | {"tok/s": speeds.get(name_of(row["method"], row["value"]), "")} for row in rows if row]
-    with open(RESULTS, "w", newline="") as file:
-        out = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        out.writeheader()
-        out.writerows(rows)
+    write_table(RESULTS, rows)
 
 
 if __name__ == "__main__":

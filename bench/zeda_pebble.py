@@ -18,7 +18,7 @@ import csv
 import json
 import os
 
-from pebble_tasks import PEBBLE, ROOT, RUNS, Work, moebius, write
+from pebble_tasks import PEBBLE, ROOT, RUNS, Work, moebius, write, write_table
 
 WORK = Work("zeda")
 at = WORK.at
@@ -134,10 +134,7 @@ def main():
     done = lambda name: WORK.done(name) and WORK.read(name + ".report.json")
     rows = [row_of(*m) if done(name_of(*m)) else before.get(name_of(*m)) for m in MODELS]
     rows = [row for row in rows if row]
-    with open(RESULTS, "w", newline="") as file:
-        out = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        out.writeheader()
-        out.writerows(rows)
+    write_table(RESULTS, rows)
 
 
 if __name__ == "__main__":

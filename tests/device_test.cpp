@@ -207,6 +207,24 @@ TEST_P(OnDevice, StreamsAPrompt) {
   EXPECT_EQ(streamed[2], 0);
 }
 
+// The ring brings adapters along.
+TEST(OnDeviceAlone, StreamsExpertsWithAdapters) {
+  EngineOptions options = options_for("deepseek_v3_tiny");
+  options.adapter = "tests/golden/adapters/deepseek_v3_all";
+  options.prefill_chunk = 4;
+  const std::vector<float> want = prompt_logits(*open(options));
+  options.device = DeviceKind::kSim, options.device_memory = budget(options, 0);
+  options.speeds = speeds(1000, 0.001);
+  const auto engine = open(options);
+  const std::vector<float> got = prompt_logits(*engine);
+  EXPECT_GT(streamed_bytes(*engine), 0);
+  ASSERT_EQ(got.size(), want.size());
+  float largest = 0, error = 0;
+  for (size_t i = 0; i < got.size(); ++i)
+    largest = std::max(largest, std::fabs(want[i])), error = std::max(error, std::fabs(got[i] - want[i]));
+  EXPECT_LE(error, 1e-4f * largest);
+}
+
 TEST(OnDeviceAlone, AGpuThatIsNotThereIsRefused) {
   const Result<std::vector<GpuInfo>> gpus = gpu_devices();
   if (gpus.ok() && !gpus->empty()) GTEST_SKIP() << "skipped: this machine has a GPU";
@@ -379,8 +397,8 @@ TEST(SelfCheck, NamesTheOperationThatDiffers) {
   const auto there = DeviceWeights::create(config, host, all, *device);
   ASSERT_TRUE(there.ok());
   placed = (*there)->weights();
-  const auto store =
-      ExpertStore::create(host, hottest_first(host, no_heat(host), 1 << 20), no_heat(host), false, placed, *device);
+  const auto store = ExpertStore::create(host, hottest_first(host, no_heat(host), 1 << 20), no_heat(host),
+                                         false, placed, *device);
   ASSERT_TRUE(store.ok());
   EXPECT_TRUE(self_check(config, host, placed, *device).ok());
   Weights wrong = placed;

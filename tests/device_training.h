@@ -63,8 +63,8 @@ inline OnDevice on_device(const ModelConfig& config, Trained& trained, const Sha
   DeviceTraining::Options how;
   how.pass.max_tokens = tokens, how.overlap = s.overlap, how.speeds = speeds_of(s);
   const double room = s.experts * static_cast<double>(experts);
-  how.memory =
-      DeviceTraining::needed_bytes(config, trained.weights(), how.pass, plan) + static_cast<int64_t>(room);
+  plan.resident_bytes = static_cast<int64_t>(room);
+  how.memory = DeviceTraining::needed_bytes(config, trained.weights(), how.pass, plan) + plan.resident_bytes;
   auto training = DeviceTraining::create(config, trained, plan, how, *d.host, *d.device);
   MOEBIUS_CHECK(training.ok(), training.status().message());
   d.training = std::move(*training);

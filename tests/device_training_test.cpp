@@ -178,23 +178,40 @@ TEST(Runs, AnOverflowNamesItsLayer) {
   }
 }
 
-// Whatever piece of a step fails, the step tells of it, and numbers stay as they were before it.
-TEST(Runs, AFaultOfTheDeviceLosesNothing) {
-  Trial whole = start(kRuns[0], nullptr);
-  whole.losses(1);
-  const std::map<std::string, std::string> before = whole.bytes();
+// What the plan leaves for the CPU and the ring is not filled with residents.
+TEST(Placement, TakesNoMoreResidentsThanThePlanWants) {
+  Trial run = start(kRuns[0], nullptr);
+  TrainingPlan plan;
+  plan.ring_places = 2;
+  DeviceTraining::Options how;
+  how.pass.max_tokens = kTokens, how.memory = int64_t{128} << 20, how.speeds = speeds_of(kSharings[0]);
+  const auto device = simulated(exact());
+  const auto none = DeviceTraining::create(run.files->config(), *run.lora, plan, how, *run.backend, *device);
+  ASSERT_TRUE(none.ok()) << none.status().message();
+  EXPECT_TRUE((*none)->describe().starts_with("0 of ")) << (*none)->describe();
+}
+
+// Whatever piece of a step fails, the run says so, and its last checkpoint is as good as before.
+TEST(Runs, AFaultOfTheDeviceLosesNothingSaved) {
+  const std::string path = testing::TempDir() + "device_fault.safetensors";
   for (const uint64_t at : {900, 1000, 1200, 1500, 1700}) {
     SimOptions faults;
     faults.fail_work = at;
     Trial run = start(kRuns[0], &kSharings[4], LoraOptimizer::kLoraMuon, faults);
+    ASSERT_TRUE(run.trainer->save(path).ok());
     std::map<std::string, std::string> last = run.bytes();
     Status failed;
     for (int i = 0; i < 20 && failed.ok(); ++i) {
       failed = run.trainer->step().status();
-      if (failed.ok()) last = run.bytes();
+      if (!failed.ok()) break;
+      last = run.bytes();
+      ASSERT_TRUE(run.trainer->save(path).ok());
     }
     ASSERT_FALSE(failed.ok()) << at;
     EXPECT_NE(failed.message().find("simulated device failed"), std::string::npos) << failed.message();
+    Trial next = start(kRuns[0], &kSharings[1]);
+    ASSERT_TRUE(next.trainer->restore(path).ok());
+    EXPECT_EQ(next.bytes(), last) << at;
   }
 }
 

@@ -119,7 +119,7 @@ Result<std::unique_ptr<DeviceTraining>> DeviceTraining::create(const ModelConfig
   if (left() < 0) t->head_ = false;
   if (left() < 0) t->ring_places_ = std::min<int64_t>(t->ring_places_, 2);
   if (left() < 0) t->ring_places_ = 0;
-  MOEBIUS_TRY(t->place(left()));
+  MOEBIUS_TRY(t->place(std::min(left(), plan.resident_bytes)));
   MOEBIUS_TRY(self_check(config, trained.weights(), t->placed_, device));
   if (t->total_ == 0) return t;
   HybridExperts::Options how;

@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "kernels/cpu/lanes_avx512.h"
 #include "kernels/cpu/tile.h"
 
 namespace moebius {
@@ -25,18 +26,6 @@ inline __m512 load(const uint16_t* at) {
 inline __m512 load(const uint16_t* at, __mmask16 lanes) { return widen(_mm256_maskz_loadu_epi16(lanes, at)); }
 
 inline __mmask16 first_lanes(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
-
-// The sums of a, b, c and d, each ((l0 + l2) + (l1 + l3)) within four lanes, then over the fours.
-inline __m128 sum_lanes(__m512 a, __m512 b, __m512 c, __m512 d) {
-  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-  const __m512d low = _mm512_castps_pd(ab), high = _mm512_castps_pd(cd);
-  const __m512 sums = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(low, high)),
-                                    _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)));
-  const __m256 halves = _mm256_add_ps(_mm512_castps512_ps256(sums),
-                                      _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(sums), 1)));
-  return _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
-}
 
 // R rows of a against K of b. The order within one dot product is that of sum_lanes over lanes that each add
 // every sixteenth product, whatever R and K are.
