@@ -94,11 +94,12 @@ class Sharing {
 
   // A resident expert cannot be the CPU's, so of a device that is hardly faster too many would be too much.
   void choose_residents(TrainingPlan& p) const {
+    const bool all_fit = p.experts_resident == routed_.count;
     TrainingPlan fewer = p;
     for (int64_t n = p.experts_resident / std::max<int64_t>(1, routed_.layers) * routed_.layers; n > 0;
          n -= routed_.layers) {
       fewer.experts_resident = n - routed_.layers;
-      if (fewer.ring_places == 0 && p.device_for_all <= budgets_.device_bytes)
+      if (all_fit)  // what they leave is room for a ring
         fewer.ring_places = std::min(kRingSlots, routed_.count - fewer.experts_resident);
       predict(fewer);
       if (fewer.tokens_per_s > kWorthIt * p.tokens_per_s) p = fewer;
