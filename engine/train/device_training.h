@@ -1,9 +1,9 @@
 // DeviceTraining: an adapter that is trained on a device, on a model that may be larger than its memory.
 //
-// On the device: what every token reads, with its adapters; as many routed experts as fit, with theirs; the
-// others pass through a ring or stay the CPU's (engine/train/hybrid_experts.h). The optimizer and the momenta
-// are the host's, which has a copy of every adapter: gradients come to it before a step, numbers go back
-// after it, each in one piece. So checkpoints do not know where anything was.
+// On the device: what every token reads, with its adapters; the routed experts that the plan wants, with
+// theirs; the others pass through a ring or stay the CPU's (engine/train/hybrid_experts.h). The optimizer and
+// the momenta are the host's, which has a copy of every adapter: gradients come to it before a step, numbers
+// go back after it, each in one piece. So checkpoints do not know where anything was.
 #pragma once
 
 #include <deque>
