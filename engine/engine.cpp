@@ -30,6 +30,16 @@ const ModelConfig& Engine::config() const { return impl_->model_config(); }
 const GenerationConfig& Engine::generation() const { return impl_->generation; }
 bool Engine::has_tokenizer() const { return impl_->tokenizer != nullptr; }
 const EngineOptions& Engine::options() const { return impl_->options; }
+void Engine::wait_loaded() {
+  if (impl_->loader.joinable()) impl_->loader.join();
+}
+std::span<const char> Engine::weights_memory() const {
+  std::span<const char> longest;
+  if (!impl_->lent_weights)
+    for (const Checkpoint::Shard& shard : impl_->files->checkpoint().shards())
+      if (const auto memory = shard.file->memory(); memory.size() > longest.size()) longest = memory;
+  return longest;
+}
 const std::vector<std::string>& Engine::notes() const { return impl_->notes; }
 
 const Tokenizer& Engine::tokenizer() const {

@@ -126,6 +126,10 @@ class Engine {
   const EngineOptions& options() const;  // with defaults filled in: context, threads, model folder
   const ModelPlan* plan() const;  // that the device was filled by; null on the host, or without experts
   std::string describe() const;   // one line: model, format, bytes, context, device
+  // Blocks until options.load has done what it does while the model already runs.
+  void wait_loaded();
+  // The longest file of weights as it lies in memory, for probes; empty for a model in memory.
+  std::span<const char> weights_memory() const;
   const std::vector<std::string>& notes() const;  // lines to log at start: skipped tensors, random weights
   SamplingParams default_sampling() const;        // from generation_config.json
   // [layer], when experts are both on the device and on the host; else empty.

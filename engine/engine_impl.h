@@ -3,6 +3,7 @@
 
 #include <mutex>
 #include <optional>
+#include <thread>
 
 #include "engine/batch_adapter.h"
 #include "engine/device_model.h"
@@ -41,6 +42,7 @@ struct Engine::Impl {
   std::optional<SessionParts> parts;
   std::string fingerprint;
   std::vector<std::string> notes;
+  std::jthread loader;  // kAuto: moves the weights of `files` to large pages
 
   const ModelConfig& model_config() const { return lent_config ? *lent_config : files->config(); }
   const Weights& base_weights() const { return lent_weights ? *lent_weights : files->weights(); }
@@ -49,6 +51,8 @@ struct Engine::Impl {
   HostOptions host_options() const {
     return {options.threads, options.exact_activations, options.isa, options.gemm};
   }
+  Status read_weights();       // kEager
+  void move_to_large_pages();  // kAuto
   Status open_adapter();
   Status open_meter();
   // make_device: empty on the host.

@@ -53,6 +53,25 @@ ExpertHeat Engine::Impl::known_heat() {
   return no_heat(host_weights());
 }
 
+Status Engine::Impl::read_weights() {
+  const Checkpoint& checkpoint = files->checkpoint();
+  if (checkpoint.total_bytes() > options.ram)
+    return invalid(fmt::format(
+        "--load eager needs {:.1f} GB of memory and there are {:.1f}; use --load mapped",
+        static_cast<double>(checkpoint.total_bytes()) * 1e-9, static_cast<double>(options.ram) * 1e-9));
+  return checkpoint.read_in(options.on_load ? options.on_load : [](int64_t, int64_t) { return true; });
+}
+
+// What cannot be read any more would stop the program where it is used; this thread only leaves it alone.
+void Engine::Impl::move_to_large_pages() {
+  constexpr int64_t kSpared = int64_t{1} << 30;  // for other programs
+  const Checkpoint& checkpoint = files->checkpoint();
+  if (device || disk || checkpoint.total_bytes() > available_memory() - kSpared) return;
+  loader = std::jthread([&checkpoint](const std::stop_token& stop) {
+    static_cast<void>(checkpoint.read_in([&](int64_t, int64_t) { return !stop.stop_requested(); }));
+  });
+}
+
 // Nobody is left to hear that the file could not be written, and the next run only starts colder.
 Engine::Impl::~Impl() {
   if (device && device->sync().ok() && trace) static_cast<void>(trace->write());
@@ -230,7 +249,7 @@ Result<std::unique_ptr<Engine>> Engine::open(std::unique_ptr<Impl> impl, const M
   if (options.threads == 0) options.threads = physical_cores();
   if (options.ram == 0) options.ram = machine_memory();
   options.prefill_chunk = std::min(options.prefill_chunk, options.context);
-  if (options.on_load) MOEBIUS_TRY(impl->files->checkpoint().read_in(options.on_load));
+  if (options.load == Load::kEager) MOEBIUS_TRY(impl->read_weights());
   impl->rotary = rotary_table(config.rotary);
   MOEBIUS_ASSIGN(impl->generation, GenerationConfig::load(options.model, config));
   if (has_tokenizer_files(options.model)) {
@@ -249,6 +268,7 @@ Result<std::unique_ptr<Engine>> Engine::open(std::unique_ptr<Impl> impl, const M
   MOEBIUS_TRY(impl->open_backend(device));
   if (config.random_weights)
     impl->notes.push_back("the weights of this model are random: its answers are noise");
+  if (options.load == Load::kAuto) impl->move_to_large_pages();
   return std::unique_ptr<Engine>(new Engine(std::move(impl)));
 }
 

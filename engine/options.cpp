@@ -5,6 +5,8 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <sstream>
 
 #include <fmt/format.h>
 
@@ -56,6 +58,16 @@ EngineOptions remembering_experts(EngineOptions options) {
 
 int64_t machine_memory() {
   return static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<int64_t>(sysconf(_SC_PAGESIZE));
+}
+
+int64_t available_memory() {
+  std::ifstream file("/proc/meminfo");
+  std::string name;
+  int64_t kilobytes = 0;
+  for (std::string line; std::getline(file, line);)
+    if (std::istringstream fields(line); fields >> name >> kilobytes && name == "MemAvailable:")
+      return kilobytes * 1024;
+  return 0;
 }
 
 bool no_color() { return !environment("NO_COLOR").empty(); }

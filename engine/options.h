@@ -32,6 +32,11 @@ struct DeviceOptions {
   bool overlap = true;   // the host computes its experts while the device goes on
 };
 
+// kMapped: weights stay in their files, shared with other programs, and come from disk as they are first
+// used. kEager: all are read at the start, and lie in large pages. kAuto: mapped, and while the model already
+// runs on the host they move to large pages, if the memory that is available holds all of them.
+enum class Load : uint8_t { kMapped, kEager, kAuto };
+
 struct EngineOptions : DeviceOptions {
   std::string model;           // folder, or Hugging Face cache id; "": the model that ships with the program
   std::string adapter;         // folder of a PEFT LoRA adapter to add to the weights; "": none
@@ -46,9 +51,8 @@ struct EngineOptions : DeviceOptions {
   double skip_threshold = 0;  // of a slot's share of its token's scores, below which it is left out; 0: off
   int64_t sessions = 1;       // sequences that are computed at once
   int64_t cache_tokens = 0;   // that the caches of all hold together; 0: `context` for each of the sessions
-  // When set, all weights are read into memory at the start, and this is called with the bytes done and in
-  // total; false cancels. Else they are mapped, and come from disk as they are first used.
-  std::function<bool(int64_t done, int64_t total)> on_load;
+  Load load = Load::kMapped;
+  std::function<bool(int64_t done, int64_t total)> on_load;  // kEager: called with bytes; false cancels
   CacheType cache = CacheType::kAuto;
   CpuGemm gemm = CpuGemm::kAuto;
   Isa isa = Isa::kAvx512;          // the most that host kernels use; less where the processor has less
@@ -66,6 +70,8 @@ std::string user_data_dir();
 EngineOptions remembering_experts(EngineOptions options);
 // Of this machine, in bytes.
 int64_t machine_memory();
+// That programs could take now without pushing others out, the page cache counted; 0: unknown.
+int64_t available_memory();
 // True when $NO_COLOR is set and not empty.
 bool no_color();
 // The folder of the model that ships with the program; kNotFound says where it was looked for.

@@ -48,12 +48,11 @@ Result<std::unique_ptr<SafetensorsFile>> SafetensorsFile::open(const std::string
   }
   if (info.st_size == 0) return malformed(path, "it is empty");
   const auto bytes = static_cast<size_t>(info.st_size);
-  // Left to the kernel's default read-ahead: experts are runs of megabytes, which MADV_RANDOM would fetch
-  // page by page.
   void* mapping = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, file->fd_, 0);
   if (mapping == MAP_FAILED) return system_error("map", path, errno);
   file->mapping_ = mapping;
   file->mapped_bytes_ = bytes;
+  prefer_large_pages(mapping, bytes);  // experts are runs of megabytes
   file->modified_ns_ = modified_ns(info);
   MOEBIUS_TRY(file->read_header({static_cast<const char*>(mapping), bytes}, path));
   return file;
@@ -82,8 +81,10 @@ Status SafetensorsFile::check_unchanged() const {
 
 Status SafetensorsFile::read_in(const std::function<bool(int64_t bytes)>& progress) const {
   constexpr size_t kPiece = size_t{64} << 20;
-  for (size_t at = 0; at < mapped_bytes_; at += kPiece) {
-    const size_t bytes = std::min(kPiece, mapped_bytes_ - at);
+  const size_t ahead_of_page = reinterpret_cast<uintptr_t>(mapping_) % kLargePage;
+  for (size_t at = 0, bytes; at < mapped_bytes_; at += bytes) {
+    bytes =
+        std::min(at == 0 ? kPiece - ahead_of_page : kPiece, mapped_bytes_ - at);  // ends with a large page
     const char* piece = static_cast<const char*>(mapping_) + at;
     if (at + bytes < mapped_bytes_) will_need(piece + bytes, std::min(kPiece, mapped_bytes_ - at - bytes));
     if (!moebius::read_in(piece, bytes))
@@ -91,6 +92,8 @@ Status SafetensorsFile::read_in(const std::function<bool(int64_t bytes)>& progre
           fmt::format("cannot read '{}' beyond byte {}: it was cut short, or the disk failed; fetch the "
                       "file again",
                       printable(path_, 4096), at));
+    // Where this fails they stay as they are, and are slower.
+    if (!in_large_pages(piece, bytes)) copy_to_large_pages(fd_, static_cast<int64_t>(at), piece, bytes);
     if (!progress(static_cast<int64_t>(bytes))) return Status(Code::kCancelled, "loading was cancelled");
   }
   return Status();

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -55,10 +56,14 @@ class SafetensorsFile {
   Status check_unchanged() const;
 
   // Reads all of the file into memory, a piece at a time; progress is called with the bytes of each piece,
-  // and false cancels (kCancelled). kIo: the disk, or the file was cut short meanwhile. Nothing to do after
-  // parse().
+  // and false cancels (kCancelled). Pieces that the page cache does not hold in large pages become memory of
+  // the process, in such pages, at the same addresses: others may read the tensors meanwhile. kIo: the disk,
+  // or the file was cut short meanwhile. Nothing to do after parse().
   Status read_in(const std::function<bool(int64_t bytes)>& progress) const;
   int64_t bytes() const { return static_cast<int64_t>(mapped_bytes_); }
+  std::span<const char> memory() const {
+    return {static_cast<const char*>(mapping_), mapped_bytes_};
+  }  // mapped
 
  private:
   SafetensorsFile() = default;

@@ -163,6 +163,7 @@ ordered_json row_facts(const BenchRow& row, const Cost& cost, const Options& opt
                         {"limit_share", median(shares)},
                         {"runs_s", row.runs_s},
                         {"memory_read_GBs", read_GBs},
+                        {"large_pages_GBs", median_probe(row, &Limits::large_pages_GBs)},
                         {"float32_GFLOPs", median_probe(row, &Limits::float32_GFLOPs)},
                         {"int8_GOPs", median_probe(row, &Limits::int8_GOPs)},
                         {"drift", drift(row)},
@@ -193,6 +194,7 @@ Result<ordered_json> measure(Options options) {
   const auto start = std::chrono::steady_clock::now();
   MOEBIUS_ASSIGN(const std::unique_ptr<Engine> engine, Engine::open(options.engine));
   const double open_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  engine->wait_loaded();
   MOEBIUS_ASSIGN(const Cost cost, cost_of(*engine));
   const BenchWork work = fitting(options, engine->options().context);
   MOEBIUS_ASSIGN(const std::vector<BenchRow> rows,
@@ -213,9 +215,11 @@ Result<ordered_json> measure(Options options) {
 std::string table(const ordered_json& rows) {
   const auto number = [](const ordered_json& value) { return value.get<double>(); };
   if (rows.empty()) return "nothing to measure\n";
-  double resident = 0, drift = 1;
-  for (const ordered_json& r : rows)
+  double resident = 0, drift = 1, large = 1;
+  for (const ordered_json& r : rows) {
     resident = std::max(resident, number(r["resident_GB"])), drift = std::max(drift, number(r["drift"]));
+    large = std::max(large, number(r["large_pages_GBs"]) / number(r["memory_read_GBs"]));
+  }
   const ordered_json& first = rows[0];
   std::string text = fmt::format(
       "{}: {}, {} layers, {} threads; opened in {:.0f} ms, {:.2f} GB resident at most\n\n"
@@ -243,17 +247,23 @@ std::string table(const ordered_json& rows) {
           op["op"].get<std::string>(), number(op["us_per_token"]), 100 * number(op["share_of_time"]),
           number(op["bytes_per_token"]) * 1e-6, number(op["GBs"]), 100 * number(op["share_of_bandwidth"]));
   }
+  if (large > 1.1)
+    text += fmt::format(
+        "in large pages memory is read {:.1f} times as fast as where the weights lie; try --load "
+        "eager\n",
+        large);
   if (drift > 1.25)
     text += fmt::format("the machine is busy: its limits moved by a factor of {:.1f} during a row\n", drift);
   return text;
 }
 
 std::string csv(const ordered_json& rows) {
-  constexpr const char* kColumns[] = {"model",     "layers",      "quant",           "threads",
-                                      "test",      "tokens",      "depth",           "batch",
-                                      "skipped",   "tok_s",       "bytes_per_token", "operations_per_token",
-                                      "limit",     "limit_share", "memory_read_GBs", "float32_GFLOPs",
-                                      "int8_GOPs", "drift",       "resident_GB"};
+  constexpr const char* kColumns[] = {
+      "model",          "layers",      "quant",           "threads",
+      "test",           "tokens",      "depth",           "batch",
+      "skipped",        "tok_s",       "bytes_per_token", "operations_per_token",
+      "limit",          "limit_share", "memory_read_GBs", "large_pages_GBs",
+      "float32_GFLOPs", "int8_GOPs",   "drift",           "resident_GB"};
   std::string text = fmt::format("{}\n", fmt::join(kColumns, ","));
   for (const ordered_json& row : rows) {
     std::vector<std::string> cells;

@@ -27,10 +27,16 @@ double resident_GB() {  // pages of the process in memory, the mapped weights in
   return resident * static_cast<double>(sysconf(_SC_PAGESIZE)) * 1e-9;
 }
 
-Result<Limits> probe(int threads) {
+// weights: as they lie in memory. Those that a cache holds a good part of say nothing of memory's speed.
+Result<Limits> probe(int threads, std::span<const char> weights) {
   constexpr double kSeconds = 0.1;
+  const int64_t bytes = probe_buffer_bytes();
   Limits limits;
-  MOEBIUS_ASSIGN(limits.read_GBs, probe_memory_read_GBs(threads, probe_buffer_bytes(), kSeconds));
+  MOEBIUS_ASSIGN(limits.large_pages_GBs, probe_memory_read_GBs(threads, bytes, kSeconds));
+  limits.read_GBs =
+      std::ssize(weights) < bytes
+          ? limits.large_pages_GBs
+          : probe_read_GBs(threads, weights.data() + std::ssize(weights) - bytes, bytes, kSeconds);
   limits.float32_GFLOPs = probe_float32_GFLOPs(threads, kSeconds);
   limits.int8_GOPs = probe_int8_GOPs(threads, kSeconds);
   return limits;
@@ -68,7 +74,7 @@ class Bench {
 
  private:
   Status probe_again() {
-    MOEBIUS_ASSIGN(last_, probe(engine_.options().threads));
+    MOEBIUS_ASSIGN(last_, probe(engine_.options().threads, engine_.weights_memory()));
     return Status();
   }
 

@@ -22,7 +22,9 @@ struct BenchWork {
 };
 
 struct Limits {
-  double read_GBs = 0, float32_GFLOPs = 0, int8_GOPs = 0;
+  double read_GBs = 0;         // of memory where the weights lie
+  double large_pages_GBs = 0;  // of a buffer in large pages
+  double float32_GFLOPs = 0, int8_GOPs = 0;
 };
 
 struct BenchRow {

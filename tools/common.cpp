@@ -65,13 +65,15 @@ void add_engine_options(CLI::App& app, EngineOptions& options) {
       ->check(CLI::NonNegativeNumber);
   app.add_option("-t,--threads", options.threads, "CPU threads (default: one per physical core)")
       ->check(CLI::Range(0, 4096));
-  app.add_option_function<std::string>(
-         "--load",
-         [&options](const std::string& how) {
-           if (how == "eager") options.on_load = loading_bar();
-         },
-         "mapped: weights come from disk as they are first used; eager: all at the start (default mapped)")
-      ->check(CLI::IsMember({"mapped", "eager"}));
+  options.load = Load::kAuto;
+  options.on_load = loading_bar();
+  add_choice<Load>(app, "--load", options.load,
+                   {{"auto", Load::kAuto}, {"mapped", Load::kMapped}, {"eager", Load::kEager}},
+                   "mapped: weights stay in their files, shared with other programs, and come from disk as "
+                   "they are first used; "
+                   "eager: all are read at the start, into large pages; auto: mapped, and moved there while "
+                   "the model already "
+                   "answers, if memory allows (default auto)");
   add_cache_type(app, options.cache);
   add_choice<CpuGemm>(app, "--cpu-gemm", options.gemm,
                       {{"auto", CpuGemm::kAuto}, {"onednn", CpuGemm::kOneDnn}, {"own", CpuGemm::kOwn}},
