@@ -165,8 +165,8 @@ void bench_small(GpuBench& bench) {
        }},
       {"router",
        [&] {
-         gpu.router({x, gate, Tensor(), Scoring::kSigmoid, GroupScore::kNone, 64, 1, 1, true, 1, 0, chosen,
-                     weights, Tensor()});
+         gpu.router({x, gate, Tensor(), Scoring::kSigmoid, GroupScore::kNone, 64, 1, 1, true, 1, 0, 0, chosen,
+                     weights, Tensor(), Tensor()});
        }},
       {"combine",
        [&] {

@@ -181,9 +181,9 @@ void route(const Layer& l) {
       [&](int64_t begin, int64_t count, const Matrix& router) {
         l.m.backend.router({ws.h.rows(begin, count), router, l.w.router_bias, c.scoring, c.group_score,
                             c.n_experts, c.n_group, c.topk_group, c.normalize, static_cast<float>(c.scale),
-                            l.m.skip_below, ws.expert_ids.rows(begin, count),
+                            l.m.skip_below, 0, ws.expert_ids.rows(begin, count),
                             ws.expert_weights.rows(begin, count),
-                            chosen.empty() ? chosen : chosen.rows(begin, count)});
+                            chosen.empty() ? chosen : chosen.rows(begin, count), Tensor()});
       });
 }
 

@@ -191,8 +191,9 @@ enum class GroupScore : uint8_t { kNone, kMax, kTop2Sum };  // DeepSeek-V2, Deep
 // are ordered by descending selection score, ties by lower id; NaN counts as -inf. weights = un-biased scores
 // of the chosen, divided by (their sum + 1e-20) if `normalize`, times `scale`; then slots with id >=
 // n_experts (zero experts; ZEDA, arXiv 2605.18643), and those whose score / (sum + 1e-20) is below skip_below
-// (DualSparse-MoE, arXiv 2508.18376), become id -1, weight 0: nothing is renormalised after masking.
-// Bit-equal for any n, whatever the format of the gate.
+// or, of odd ids, below skip_odd_below (minor halves; DualSparse-MoE, arXiv 2508.18376), become id -1, weight
+// 0: nothing is renormalised after masking. Where rows are `forced`, they are the slots', in their order, and
+// nothing is selected. Bit-equal for any n, whatever the format of the gate.
 struct RouterArgs {
   Tensor x;     // [n, hidden]
   Matrix gate;  // [n_experts + zero experts, hidden]
@@ -203,13 +204,14 @@ struct RouterArgs {
   int64_t n_group = 1, topk_group = 1;
   bool normalize = false;
   float scale = 1;
-  float skip_below = 0;
+  float skip_below = 0, skip_odd_below = 0;
   Tensor ids;      // I32 [n, k], out
   Tensor weights;  // [n, k], out
   Tensor chosen;   // I32 [n, k], out: ids with zero experts by their row, for router_backward; or empty
+  Tensor forced;   // I32 [n, k]: rows of the gate, as `chosen` had them; or empty
   template <class V>
   void visit(V&& v) {
-    v(x), v(gate), v(bias), v(ids), v(weights), v(chosen);
+    v(x), v(gate), v(bias), v(ids), v(weights), v(chosen), v(forced);
   }
 };
 

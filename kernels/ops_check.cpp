@@ -155,6 +155,9 @@ void check(const RouterArgs& a) {
   MOEBIUS_NEED(is_f32(a.weights, {a.ids.shape[0], a.ids.shape[1]}));
   MOEBIUS_NEED(a.chosen.empty() || (is_ids(a.chosen, 2) && a.chosen.shape[0] == a.ids.shape[0] &&
                                     a.chosen.shape[1] == a.ids.shape[1]));
+  MOEBIUS_NEED(a.forced.empty() ||
+               (is_ids(a.forced, 2) && a.forced.shape[0] == a.ids.shape[0] &&
+                a.forced.shape[1] == a.ids.shape[1] && ids_within(a.forced, 0, a.gate.rows)));
   MOEBIUS_NEED(a.n_group > 0 && a.topk_group > 0 && a.topk_group <= a.n_group);
   if (a.group_score != GroupScore::kNone) MOEBIUS_NEED(a.gate.rows % a.n_group == 0);
 }

@@ -156,12 +156,14 @@ struct RouterShape {
   // 1: all logits equal, 2: every row twice, 3: NaN in some tokens, 4: huge logits, 5: all hugely negative
   int odd = 0;
   int64_t hidden = 48;
-  float skip_below = 0;
+  float skip_below = 0, skip_odd_below = 0;
+  bool forced = false;
   std::string name() const {
-    return fmt::format("n={} experts={}+{} k={} scoring={} groups={}:{}/{} bias={} normalize={} {} odd={}{}",
-                       n, experts, zeros, k, static_cast<int>(scoring), static_cast<int>(group_score),
-                       top_groups, groups, bias, normalize, format_name(format), odd,
-                       skip_below > 0 ? fmt::format(" skip={}", skip_below) : "");
+    return fmt::format(
+        "n={} experts={}+{} k={} scoring={} groups={}:{}/{} bias={} normalize={} {} odd={}{}{}{}", n, experts,
+        zeros, k, static_cast<int>(scoring), static_cast<int>(group_score), top_groups, groups, bias,
+        normalize, format_name(format), odd, skip_below > 0 ? fmt::format(" skip={}", skip_below) : "",
+        skip_odd_below > 0 ? fmt::format(" skip odd={}", skip_odd_below) : "", forced ? " forced" : "");
   }
 };
 
@@ -209,7 +211,13 @@ inline Case<RouterArgs> router_case(const RouterShape& s) {
   }
   a.scoring = s.scoring, a.group_score = s.group_score, a.n_experts = s.experts;
   a.n_group = s.groups, a.topk_group = s.top_groups, a.normalize = s.normalize, a.scale = 2.5f;
-  a.skip_below = s.skip_below;
+  a.skip_below = s.skip_below, a.skip_odd_below = s.skip_odd_below;
+  if (s.forced) {
+    int32_t* forced = c.arena.take<int32_t>(s.n * (s.k + 3));
+    for (int64_t i = 0; i < s.n * (s.k + 3); ++i) forced[i] = static_cast<int32_t>(c.arena.below(rows));
+    a.forced = Tensor(forced, DType::kI32, {s.n, s.k});
+    a.forced.stride[0] = s.k + 3;
+  }
   a.ids = Tensor(c.arena.take<int32_t>(s.n * (s.k + 1)), DType::kI32, {s.n, s.k});
   a.ids.stride[0] = s.k + 1;
   a.weights = c.arena.matrix(s.n, s.k, 2);
@@ -217,7 +225,8 @@ inline Case<RouterArgs> router_case(const RouterShape& s) {
   a.chosen.stride[0] = s.k + 2;
   c.outputs = {output_of("ids", a.ids), output_of("weights", a.weights), output_of("chosen", a.chosen)};
   c.outputs[1].relative = 2 * gamma(static_cast<double>(2 * (rows + s.k) + 16));
-  c.part = part_of<RouterArgs>({&RouterArgs::x, &RouterArgs::ids, &RouterArgs::weights, &RouterArgs::chosen});
+  c.part = part_of<RouterArgs>(
+      {&RouterArgs::x, &RouterArgs::ids, &RouterArgs::weights, &RouterArgs::chosen, &RouterArgs::forced});
   c.tokens = s.n;
   c.bytes = static_cast<double>(a.gate.bytes()), c.flops = 2.0 * static_cast<double>(s.n * rows * hidden);
   return c;
@@ -257,7 +266,14 @@ inline void router_cases(Mode mode, const Add<RouterArgs>& add) {
       at(shape);
       shape.scoring = kSigmoid, shape.bias = true, shape.format = Format::kBF16;
       at(shape);
+      shape.skip_odd_below = 0.21f;  // above one of the two, below the other
+      at(shape);
     }
+  }
+  for (const int64_t n : kTokenCounts) {
+    RouterShape shape = {n, 24, 12, 6, kSigmoid, kTop2, 6, 2, true, true};
+    shape.forced = true;
+    at(shape);
   }
   at({2, 1, 0, 1});
   at({2, 0, 3, 2});  // nothing but zero experts

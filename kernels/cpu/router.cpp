@@ -72,6 +72,8 @@ void route(const RouterArgs& args, int64_t token, float* scores, const Workspace
     work.selection[e] = args.bias.empty() ? scores[e] : scores[e] + args.bias.f32()[e];
   if (args.group_score != GroupScore::kNone) mask_groups(args, work);
   choose_largest(work.selection, rows, k, work.best);
+  for (int64_t s = 0; s < k && !args.forced.empty(); ++s)
+    work.best[s].index = args.forced.i32()[token * args.forced.stride[0] + s];
 
   int32_t* ids = args.ids.i32() + token * args.ids.stride[0];
   int32_t* chosen = args.chosen.empty() ? nullptr : args.chosen.i32() + token * args.chosen.stride[0];
@@ -80,7 +82,8 @@ void route(const RouterArgs& args, int64_t token, float* scores, const Workspace
   for (int64_t s = 0; s < k; ++s) sum += scores[work.best[s].index];
   for (int64_t s = 0; s < k; ++s) {
     const int64_t e = work.best[s].index;
-    const bool zero = e >= args.n_experts || scores[e] / (sum + 1e-20f) < args.skip_below;
+    const float below = e % 2 == 1 ? std::max(args.skip_below, args.skip_odd_below) : args.skip_below;
+    const bool zero = e >= args.n_experts || scores[e] / (sum + 1e-20f) < below;
     ids[s] = zero ? -1 : static_cast<int32_t>(e);
     if (chosen) chosen[s] = static_cast<int32_t>(e);
     weights[s] = zero ? 0.0f : (args.normalize ? scores[e] / (sum + 1e-20f) : scores[e]) * args.scale;

@@ -15,13 +15,14 @@ struct Routing {
   float* groups;     // [n, n_group]
   const float* bias;
   int32_t *ids, *chosen;
+  const int32_t* forced;
   float* weights;
   int64_t n, rows, k, n_experts, n_group, topk_group;
-  int64_t ids_stride, weights_stride, chosen_stride;
+  int64_t ids_stride, weights_stride, chosen_stride, forced_stride;
   Scoring scoring;
   GroupScore group_score;
   bool normalize;
-  float scale, skip_below;
+  float scale, skip_below, skip_odd_below;
 };
 
 __device__ float key_of(float value) { return value != value ? kLowest : value; }
@@ -95,13 +96,14 @@ __global__ void route(Routing r) {
   float* weights = r.weights + t * r.weights_stride;
   float sum = 0;
   for (int64_t s = 0; s < r.k; ++s) {
-    const int32_t e = take_largest(selection, r.rows);
+    const int32_t e = r.forced ? r.forced[t * r.forced_stride + s] : take_largest(selection, r.rows);
     sum += scores[e];
     if (s % kWarp == lane()) ids[s] = e, weights[s] = scores[e];
   }
   for (int64_t s = lane(); s < r.k; s += kWarp) {  // what this lane has written
     const int32_t e = ids[s];
-    const bool zero = e >= r.n_experts || weights[s] / (sum + 1e-20f) < r.skip_below;
+    const float below = e % 2 == 1 ? fmaxf(r.skip_below, r.skip_odd_below) : r.skip_below;
+    const bool zero = e >= r.n_experts || weights[s] / (sum + 1e-20f) < below;
     if (r.chosen) r.chosen[t * r.chosen_stride + s] = e;
     if (zero) ids[s] = -1;
     weights[s] = zero ? 0.0f : (r.normalize ? weights[s] / (sum + 1e-20f) : weights[s]) * r.scale;
@@ -131,13 +133,14 @@ void router(Context& context, const RouterArgs& args) {
   r.bias = args.bias.empty() ? nullptr : args.bias.f32();
   r.ids = args.ids.i32(), r.weights = args.weights.f32();
   r.chosen = args.chosen.empty() ? nullptr : args.chosen.i32();
+  r.forced = args.forced.empty() ? nullptr : args.forced.i32();
   r.n = n, r.rows = rows, r.k = args.ids.shape[1], r.n_experts = args.n_experts;
   r.n_group = args.n_group, r.topk_group = args.topk_group;
   r.ids_stride = args.ids.stride[0], r.weights_stride = args.weights.stride[0];
-  r.chosen_stride = args.chosen.stride[0];
+  r.chosen_stride = args.chosen.stride[0], r.forced_stride = args.forced.stride[0];
   r.scoring = args.scoring, r.group_score = args.group_score;
   r.normalize = args.normalize, r.scale = args.scale;
-  r.skip_below = args.skip_below;
+  r.skip_below = args.skip_below, r.skip_odd_below = args.skip_odd_below;
   launch(context.compute(), route, Grid{blocks_for(n, kWarps)}, kWarps * kWarp, 0, r);
 }
 

@@ -61,13 +61,17 @@ void router(const RouterArgs& args, bool) {
       for (int64_t e = 0; e < rows; ++e) selection[e] += args.bias.f32()[e];
     if (args.group_score != GroupScore::kNone) mask_groups(selection, args);
 
-    const std::vector<int64_t> chosen = largest(selection, k);
+    std::vector<int64_t> chosen = largest(selection, k);
+    for (int64_t s = 0; s < k && !args.forced.empty(); ++s)
+      chosen[s] = args.forced.i32()[t * args.forced.stride[0] + s];
     float sum = 0;
     for (const int64_t e : chosen) sum += scores[e];
     for (int64_t s = 0; s < k; ++s) {
       const int64_t e = chosen[s];
       const float weight = (args.normalize ? scores[e] / (sum + 1e-20f) : scores[e]) * args.scale;
-      const bool zero = e >= args.n_experts || scores[e] / (sum + 1e-20f) < args.skip_below;
+      const float share = scores[e] / (sum + 1e-20f);
+      const bool zero =
+          e >= args.n_experts || share < args.skip_below || (e % 2 == 1 && share < args.skip_odd_below);
       args.ids.i32()[t * args.ids.stride[0] + s] = zero ? -1 : static_cast<int32_t>(e);
       args.weights.f32()[t * args.weights.stride[0] + s] = zero ? 0.0f : weight;
       if (!args.chosen.empty()) args.chosen.i32()[t * args.chosen.stride[0] + s] = static_cast<int32_t>(e);
