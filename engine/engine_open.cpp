@@ -121,6 +121,7 @@ Status Engine::Impl::open_backend(const MakeDevice& make_device) {
     return invalid(fmt::format("{} sequences of {} tokens are too many; lower --parallel or --ctx-size",
                                options.sessions, options.context));
   MOEBIUS_ASSIGN(needs.cache, KvCache::bytes(config, config.layers, cache_type, options.cache_tokens));
+  MOEBIUS_CHECK(!make_device || !options.routing);
   if (make_device) MOEBIUS_TRY(open_device(make_device, needs));
   MOEBIUS_TRY(open_saliency());
   MOEBIUS_TRY(open_sessions(needs));
@@ -177,7 +178,9 @@ Status Engine::Impl::open_sessions(const DeviceModel::Needs& needs) {
                     disk ? &*disk : nullptr,
                     static_cast<float>(options.skip_threshold),
                     counted ? &*map : nullptr,
-                    saliency.get()};
+                    saliency.get(),
+                    nullptr,
+                    options.routing};
   const int64_t two_groups_from =
       on_device && on_device->cold() && options.overlap ? on_device->plan()->two_groups_from : 0;
   parts.emplace(SessionParts{model, *cache, workspace, second_workspace,

@@ -6,6 +6,7 @@
 
 #include "engine/batch_adapter.h"
 #include "engine/prune/saliency.h"
+#include "engine/routing_log.h"
 
 namespace moebius {
 namespace {
@@ -175,7 +176,8 @@ std::vector<ExpertRows> host_experts(const Layer& l) {
 void route(const Layer& l) {
   const Workspace& ws = l.ws;
   const MoeConfig& c = l.m.config.moe;
-  const Tensor& chosen = ws.expert_chosen;
+  const Tensor chosen = l.m.routing ? l.m.routing->chosen(l.index) : ws.expert_chosen;
+  const Tensor& forced = ws.expert_forced;
   for_rows(
       ws, [&](const BatchAdapter* a) { return &l.merged(&LayerWeights::router, a); },
       [&](int64_t begin, int64_t count, const Matrix& router) {
@@ -183,7 +185,8 @@ void route(const Layer& l) {
                             c.n_experts, c.n_group, c.topk_group, c.normalize, static_cast<float>(c.scale),
                             l.m.skip_below, 0, ws.expert_ids.rows(begin, count),
                             ws.expert_weights.rows(begin, count),
-                            chosen.empty() ? chosen : chosen.rows(begin, count), Tensor()});
+                            chosen.empty() ? chosen : chosen.rows(begin, count),
+                            forced.empty() ? forced : forced.rows(begin, count)});
       });
 }
 

@@ -13,7 +13,8 @@
 
 namespace moebius {
 
-class Saliency;  // engine/prune/saliency.h
+class RoutingLog;  // engine/routing_log.h
+class Saliency;    // engine/prune/saliency.h
 
 // Rows [begin, begin + count) of a batch continue one sequence at `position`, whose table covers position +
 // count.
@@ -40,7 +41,8 @@ struct Model {
   ExpertMap* map = nullptr;  // counts what the router chooses; null: nobody looks at it
   Saliency* saliency = nullptr;  // on the host: computes the model's own routed experts, and scores them
   RoutedExperts* experts =
-      nullptr;  // in training, where some are in another place; null: the backend has all
+      nullptr;                    // in training, where some are in another place; null: the backend has all
+  RoutingLog* routing = nullptr;  // on the host: gets what routers choose
 };
 
 // On a device all of these but head_forward only queue work, see Backend. Between two steps, while the device

@@ -11,6 +11,8 @@
 
 namespace moebius {
 
+class RoutingLog;  // engine/routing_log.h
+
 // kAuto: float32 for float32 models, else BF16. kInt8: kI8 of kernels/ops.h, not on CUDA devices.
 enum class CacheType : uint8_t { kAuto, kF32, kBF16, kInt8 };
 
@@ -48,6 +50,7 @@ struct EngineOptions : DeviceOptions {
   std::string heat_dir;  // folder for what is known of the use of models' experts; "": forget it
   std::string
       saliency;  // on the host: file for scores of experts and neurons, gathered while running; "": none
+  RoutingLog* routing = nullptr;  // on the host: gets what routers choose of each token; outlives the engine
   double skip_threshold = 0;  // of a slot's share of its token's scores, below which it is left out; 0: off
   int64_t sessions = 1;       // sequences that are computed at once
   int64_t cache_tokens = 0;   // that the caches of all hold together; 0: `context` for each of the sessions

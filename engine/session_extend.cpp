@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "engine/routing_log.h"
 #include "engine/session.h"
 
 namespace moebius {
@@ -65,6 +66,7 @@ struct Group {
   int64_t last_row(size_t i) const { return segments[i].begin + segments[i].count - 1; }
   Status keep_logits(const Model& model, const Workspace& ws) const;
   Status add_hidden(const Model& model, const Workspace& ws) const;
+  void keep_routing(RoutingLog& log) const;
 };
 
 // Rows that lie side by side are taken together.
@@ -100,6 +102,14 @@ Status Group::add_hidden(const Model& model, const Workspace& ws) const {
   return Status();
 }
 
+void Group::keep_routing(RoutingLog& log) const {
+  for (size_t i = 0; i < members.size(); ++i) {
+    std::vector<int32_t> sequence = members[i].session->tokens;
+    sequence.insert(sequence.end(), members[i].ids.begin(), members[i].ids.end());
+    log.keep(sequence, segments[i].begin, segments[i].count);
+  }
+}
+
 // Half of the single tokens is the second group, where the plan says that two pay. Those that use the same
 // adapter lie side by side.
 void divide(const SessionParts& parts, std::vector<Extension> all, Group& one, Group& two) {
@@ -116,8 +126,11 @@ Status step(Extensions all) {
   Group one, two;
   divide(parts, {all.begin(), all.end()}, one, two);
   const Workspace ws = one.view(parts.workspace);
+  RoutingLog* const routing = parts.model.routing;
+  if (routing) routing->begin(std::ssize(one.ids));
   if (two.members.empty()) {
     forward(parts.model, one.batch(), parts.cache, ws);
+    if (routing) one.keep_routing(*routing);
     MOEBIUS_TRY(one.add_hidden(parts.model, ws));
     MOEBIUS_TRY(one.keep_logits(parts.model, ws));
     return count_chosen(parts.model, ws);

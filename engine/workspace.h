@@ -39,6 +39,7 @@ struct Workspace : AttentionActivations {
   Tensor expert_ids;        // I32 [n, top_k]
   Tensor expert_weights;    // [n, top_k]
   Tensor expert_chosen;     // I32 [n, top_k]: ids with zero experts by their row; empty but in training
+  Tensor expert_forced;     // I32 [n, top_k]: what the router is to choose, as RouterArgs' forced; or empty
   Tensor slots;             // [n, top_k, hidden]
   Tensor logits;            // [min(n, kLogitRows), vocab]
   struct {

@@ -3,6 +3,7 @@
 // weights of on-policy steps against the log-probabilities that both models give by another path.
 #include <cmath>
 #include <filesystem>
+#include <set>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -218,14 +219,17 @@ TEST_F(OnPebble, TheTeacherIsTheModelAsItWas) {
 
 TEST_F(OnPebble, TokensWeighWhatTheTeacherThinksMoreOfThem) {
   const auto teacher = Engine::open(options(scratch_.file("injected")), config_, weights_);
-  const auto student = Engine::open(options(scratch_.file("injected")));
+  RoutingLog routing(student_->config());
+  EngineOptions how = options(scratch_.file("injected"));
+  how.routing = &routing;
+  const auto student = Engine::open(how);
   ASSERT_TRUE(teacher.ok() && student.ok());
   const auto backend = make_host_backend({2});
   const RotaryTable rotary = rotary_table(config_.rotary);
   auto pass = TrainingPass::create({config_, weights_, rotary, *backend}, {256, 0});
   ASSERT_TRUE(pass.ok());
   const std::vector<std::vector<int32_t>> prompts{{1, 40, 300}, {1, 77, 500, 9, 13}, {1, 260}};
-  OnPolicySteps steps(prompts, **student, **pass, {2, 2, 24, 256, 1, 5});
+  OnPolicySteps steps(prompts, **student, routing, **pass, {2, 2, 24, 256, 1, 5});
   BatchPosition at;
   const auto micro = steps.next(at);
   ASSERT_TRUE(micro.ok()) << micro.status().message();
@@ -254,6 +258,66 @@ TEST_F(OnPebble, TokensWeighWhatTheTeacherThinksMoreOfThem) {
   EXPECT_GT(tokens, 8);
   EXPECT_NEAR(reported, divergence, 2e-3 * static_cast<double>(tokens));
   EXPECT_GT(std::abs(divergence), 0.1) << "an injected model that is not adapted differs";
+}
+
+// What was chosen when the answers were sampled is chosen again, whatever has become of the router; and where
+// nothing has, it is what would be chosen anyway, up to scores that are equal within rounding.
+TEST_F(OnPebble, TheTrainingPassReplaysTheAnswersRouting) {
+  RoutingLog routing(student_->config());
+  EngineOptions how = options(scratch_.file("injected"));
+  how.routing = &routing;
+  const auto student = Engine::open(how);
+  ASSERT_TRUE(student.ok());
+  const auto backend = make_host_backend({2});
+  const ModelConfig& config = student_->config();
+  const RotaryTable rotary = rotary_table(config.rotary);
+  auto teacher = TrainingPass::create({config_, weights_, rotary, *backend}, {256, 0});
+  const std::vector<std::vector<int32_t>> prompts{{1, 40, 300}, {1, 40, 300, 9, 13}, {1, 260}};
+  OnPolicySteps steps(prompts, **student, routing, **teacher, {3, 2, 24, 256, 1, 5});
+  BatchPosition at;
+  const auto micro = steps.next(at);
+  ASSERT_TRUE(micro.ok()) << micro.status().message();
+
+  Weights weights = student_->weights();
+  const int64_t k = config.moe.top_k, layers = 5;
+  // The share of slots of a pass that are not what was sampled.
+  const auto differ = [&](bool replay) {
+    auto pass = TrainingPass::create({config, weights, rotary, *backend}, {256, 0});
+    int64_t slots = 0, other = 0;
+    for (const MicroBatch& m : *micro) {
+      EXPECT_EQ(std::ssize(m.routing), std::ssize(m.ids) * layers * k);
+      const std::span<const int32_t> forced = replay ? m.routing : std::span<const int32_t>();
+      EXPECT_TRUE((*pass)->evaluate({m.ids, m.targets, m.weights, m.starts, forced}).ok());
+      for (int64_t l = 0; l < layers; ++l) {
+        const Tensor& ids = (*pass)->expert_ids(1 + l);
+        for (int64_t t = 0; t < std::ssize(m.ids); ++t) {
+          std::multiset<int32_t> sampled, now;
+          for (int64_t s = 0; s < k; ++s) {
+            const int32_t row = m.routing[static_cast<size_t>((t * layers + l) * k + s)];
+            sampled.insert(row < config.moe.n_experts ? row : -1);
+            now.insert(ids.i32()[t * ids.stride[0] + s]);
+          }
+          slots += k, other += sampled == now ? 0 : k;
+        }
+      }
+    }
+    return static_cast<double>(other) / static_cast<double>(slots);
+  };
+  EXPECT_EQ(differ(true), 0);
+  EXPECT_LT(differ(false), 0.02);
+  std::vector<std::vector<float>> routers;
+  for (LayerWeights& layer : weights.layers) {
+    if (layer.experts.empty()) continue;
+    Matrix& w = layer.router;
+    std::vector<float>& values = routers.emplace_back(static_cast<size_t>(w.rows * w.cols));
+    format_kernels(w.format).back().dequantize_rows(w, 0, w.rows, values.data(), w.cols);
+    for (float& value : values) value = -value;
+    const int64_t rows = w.rows, cols = w.cols;
+    w = Matrix();
+    w.rows = rows, w.cols = cols, w.data = values.data();
+  }
+  EXPECT_EQ(differ(true), 0);
+  EXPECT_GT(differ(false), 0.9);
 }
 
 TEST_F(OnPebble, CountsWhatIsLeftOut) {

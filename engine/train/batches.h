@@ -28,6 +28,7 @@ struct MicroBatch {
   std::vector<float> weights;    // [rows], 1 where there is a target, else 0
   std::vector<int64_t> starts;   // [examples + 1]: example i is rows [starts[i], starts[i + 1])
   int64_t counted = 0;           // rows with a target
+  std::vector<int32_t> routing;  // as TrainBatch's; or empty
   // What the step reports in place of the sum of weighted losses, where that says nothing (weights that are
   // advantages).
   std::optional<double> reported;

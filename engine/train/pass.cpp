@@ -5,6 +5,8 @@
 
 #include <fmt/format.h>
 
+#include "engine/routing_log.h"
+
 namespace moebius {
 namespace {
 
@@ -56,7 +58,23 @@ Status TrainingPass::begin(const TrainBatch& batch) {
     segments_.push_back({&pages_[i], begin, count, 0});
   }
   batch_ = {batch.ids, segments_};
+  routing_ = batch.routing;
+  MOEBIUS_CHECK(routing_.empty() || (model_.backend.space() == Space::kHost &&
+                                     std::ssize(routing_) == n * moe_layers() * model_.config.moe.top_k));
   return Status();
+}
+
+int64_t TrainingPass::moe_layers() const {
+  const std::vector<bool>& moe = model_.config.moe_layer;
+  return std::count(moe.begin(), moe.end(), true);
+}
+
+// What a layer's router is to choose; empty: its best.
+Tensor TrainingPass::forced(int64_t layer) const {
+  const std::vector<bool>& moe = model_.config.moe_layer;
+  if (routing_.empty() || !moe[static_cast<size_t>(layer)]) return Tensor();
+  return routing_of_layer(routing_.data(), ws_.x.shape[0], moe_layers(), model_.config.moe.top_k,
+                          std::count(moe.begin(), moe.begin() + layer, true));
 }
 
 // What is kept of this layer goes to, or comes from, its place.
@@ -64,6 +82,7 @@ Workspace TrainingPass::layer_workspace(int64_t layer) const {
   const SavedLayer& saved = v_.saved[static_cast<size_t>(layer)];
   Workspace ws = ws_;
   ws.expert_ids = saved.ids, ws.expert_weights = saved.weights, ws.expert_chosen = saved.chosen;
+  ws.expert_forced = forced(layer);
   if (!saved.after_attention.empty()) static_cast<AttentionActivations&>(ws) = saved.attention;
   return ws;
 }

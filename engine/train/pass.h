@@ -22,6 +22,9 @@ struct TrainBatch {
   std::span<const int32_t> targets;  // [n]: the id to predict at a row, or -1: no loss there
   std::span<const float> weights;    // [n], of the rows' losses; empty: all 1
   std::span<const int64_t> starts;   // ascending from 0 to n: sequence i is rows [starts[i], starts[i + 1])
+  // [n, layers with experts, top_k], on the host: the rows that routers choose, as RoutingLog reads them;
+  // empty: the best
+  std::span<const int32_t> routing = {};
 };
 
 class TrainingPass {
@@ -57,6 +60,8 @@ class TrainingPass {
   Backend& head_backend() const { return head_here() ? model_.backend : *model_.host; }
   Status begin(const TrainBatch& batch);
   Workspace layer_workspace(int64_t layer) const;
+  int64_t moe_layers() const;
+  Tensor forced(int64_t layer) const;
   void run_forward();
   int64_t choose_rows(const TrainBatch& batch, float scale);
   Status head_chunk(int64_t begin, int64_t m, const Gradients* gradients);
@@ -76,6 +81,7 @@ class TrainingPass {
   PassViews v_;
   std::vector<PageTable> pages_;
   std::vector<Segment> segments_;
+  std::span<const int32_t> routing_;
   Batch batch_;
 
   int64_t hits_ = 0;

@@ -70,7 +70,7 @@ double zero_rate(const std::vector<std::vector<int64_t>>& layers, int64_t expert
   return all == 0 ? 0 : static_cast<double>(zero) / static_cast<double>(all);
 }
 
-TrainBatch view_of(const MicroBatch& m) { return {m.ids, m.targets, m.weights, m.starts}; }
+TrainBatch view_of(const MicroBatch& m) { return {m.ids, m.targets, m.weights, m.starts, m.routing}; }
 
 }  // namespace
 

@@ -217,6 +217,7 @@ class Stage : public TrainingJob {
   std::shared_ptr<Student> student_;
   std::string out_, about_;
   TrainingSet training_, evaluation_;
+  std::unique_ptr<RoutingLog> routing_;    // of stage two
   std::unique_ptr<Engine> engine_;         // of stage two, on the student's weights
   std::unique_ptr<TrainingPass> teacher_;  // of stage two
   std::unique_ptr<Trainer> trainer_;       // goes first
@@ -258,7 +259,10 @@ Result<std::unique_ptr<TrainingJob>> Adaptation::on_policy() {
   const AdaptationOptions& o = a.options;
   auto stage = std::make_unique<Stage>(std::move(student), o.out, a.answers->answers(), o.eval_part, o.seed);
   const Student& weights = *stage->student_;
-  MOEBIUS_ASSIGN(stage->engine_, Engine::open(a.engine_options(), a.files->config(), weights.weights()));
+  stage->routing_ = std::make_unique<RoutingLog>(a.files->config());
+  EngineOptions engine = a.engine_options();
+  engine.routing = stage->routing_.get();
+  MOEBIUS_ASSIGN(stage->engine_, Engine::open(engine, a.files->config(), weights.weights()));
   MOEBIUS_ASSIGN(stage->teacher_,
                  TrainingPass::create(a.model(a.teacher_config, a.teacher_weights), {o.opd.micro_tokens, 0}));
   const OnPolicyOptions how{o.opd_prompts,      o.opd_samples, o.answer_tokens,
@@ -268,11 +272,11 @@ Result<std::unique_ptr<TrainingJob>> Adaptation::on_policy() {
       a.answers->answers().fingerprint(), how.prompts, how.samples, settings_of(o.sft), settings_of(o.opd));
   stage->about_ = fmt::format("stage two: {} steps of {} own answers to {} prompts", o.opd.steps,
                               how.prompts * how.samples, a.prompts.size());
-  MOEBIUS_ASSIGN(
-      stage->trainer_,
-      Trainer::create(a.model(a.files->config(), weights.weights()), *stage->student_,
-                      std::make_unique<OnPolicySteps>(a.prompts, *stage->engine_, *stage->teacher_, how),
-                      o.opd, a.threads, settings));
+  MOEBIUS_ASSIGN(stage->trainer_,
+                 Trainer::create(a.model(a.files->config(), weights.weights()), *stage->student_,
+                                 std::make_unique<OnPolicySteps>(a.prompts, *stage->engine_, *stage->routing_,
+                                                                 *stage->teacher_, how),
+                                 o.opd, a.threads, settings));
   return std::unique_ptr<TrainingJob>(std::move(stage));
 }
 

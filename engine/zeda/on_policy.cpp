@@ -38,6 +38,8 @@ void OnPolicySteps::add(const std::vector<int32_t>& prompt, const SampledAnswer&
   std::vector<int32_t> ids = prompt;
   ids.insert(ids.end(), answer.ids.begin(), answer.ids.end());
   m.ids.insert(m.ids.end(), ids.begin(), ids.end() - 1);
+  const bool known = routing_.read(std::span(ids).first(static_cast<size_t>(rows)), m.routing);
+  MOEBIUS_CHECK(known, "an answer whose routing was not kept");
   for (int64_t t = 0; t < rows; ++t) {
     const int64_t of_answer = t + 1 - std::ssize(prompt);
     m.targets.push_back(of_answer >= 0 ? ids[static_cast<size_t>(t + 1)] : -1);
@@ -68,6 +70,7 @@ Result<std::vector<MicroBatch>> OnPolicySteps::next(BatchPosition& position) {
   how.max_tokens = options_.max_tokens;
   how.state = fmt::format("{} {}", position.epoch, position.index);
   const std::vector<std::vector<int32_t>> prompts = choose(position);
+  routing_.clear();
   std::vector<MicroBatch> micro;
   MOEBIUS_TRY(sampler_.run(prompts, how, [&](int64_t i, const SampledAnswer& answer) {
     add(prompts[static_cast<size_t>(i)], answer, micro);
