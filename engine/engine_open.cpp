@@ -167,7 +167,9 @@ Status Engine::Impl::open_sessions(const DeviceModel::Needs& needs) {
   map.emplace(host_weights());
   // Experts on both sides are counted where the host is asked for them. With all of them on the device, only
   // models that skip some are worth what it costs to look.
-  const bool skips = config.moe.zero_experts > 0 || options.skip_threshold > 0;
+  const SkipShares skip{static_cast<float>(options.skip_threshold),
+                        static_cast<float>(options.skip_minor_threshold)};
+  const bool skips = config.moe.zero_experts > 0 || skip.expert > 0 || skip.minor > 0;
   const bool counted = !on_device || (!on_device->cold() && skips);
   const Model model{config,
                     weights,
@@ -176,7 +178,7 @@ Status Engine::Impl::open_sessions(const DeviceModel::Needs& needs) {
                     on_device ? on_device->cold() : nullptr,
                     host.get(),
                     disk ? &*disk : nullptr,
-                    static_cast<float>(options.skip_threshold),
+                    skip,
                     counted ? &*map : nullptr,
                     saliency.get(),
                     nullptr,
@@ -266,7 +268,15 @@ Result<std::unique_ptr<Engine>> Engine::open(std::unique_ptr<Impl> impl, const M
   MOEBIUS_ASSIGN(const std::string config_text, read_text_file(options.model + "/config.json", 16 << 20));
   impl->fingerprint = fingerprint_of(*impl->files, config_text);
   impl->notes = impl->files->notes();
+  if (options.skip_minor_threshold > 0 && !config.moe.halves) {
+    return invalid(fmt::format(
+        "--skip-minor-threshold: the experts of {} are not in halves; write a model of which they "
+        "are with moebius tenp --halves, or give --skip-threshold alone",
+        options.model));
+  }
   if (options.skip_threshold > 0) impl->fingerprint += fmt::format(" skip {}", options.skip_threshold);
+  if (options.skip_minor_threshold > 0)
+    impl->fingerprint += fmt::format(" skip minor {}", options.skip_minor_threshold);
   if (!options.adapter.empty()) MOEBIUS_TRY(impl->open_adapter());
   MOEBIUS_TRY(impl->open_backend(device));
   if (config.random_weights)

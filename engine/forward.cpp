@@ -178,12 +178,15 @@ void route(const Layer& l) {
   const MoeConfig& c = l.m.config.moe;
   const Tensor chosen = l.m.routing ? l.m.routing->chosen(l.index) : ws.expert_chosen;
   const Tensor& forced = ws.expert_forced;
+  // A half's share is half of its expert's.
+  const float below = c.halves ? l.m.skip.expert / 2 : l.m.skip.expert;
+  const float minor_below = c.halves ? l.m.skip.minor / 2 : 0;
   for_rows(
       ws, [&](const BatchAdapter* a) { return &l.merged(&LayerWeights::router, a); },
       [&](int64_t begin, int64_t count, const Matrix& router) {
         l.m.backend.router({ws.h.rows(begin, count), router, l.w.router_bias, c.scoring, c.group_score,
                             c.n_experts, c.n_group, c.topk_group, c.normalize, static_cast<float>(c.scale),
-                            l.m.skip_below, 0, ws.expert_ids.rows(begin, count),
+                            below, minor_below, ws.expert_ids.rows(begin, count),
                             ws.expert_weights.rows(begin, count),
                             chosen.empty() ? chosen : chosen.rows(begin, count),
                             forced.empty() ? forced : forced.rows(begin, count)});

@@ -16,6 +16,12 @@ namespace moebius {
 class RoutingLog;  // engine/routing_log.h
 class Saliency;    // engine/prune/saliency.h
 
+// The share of its token's scores below which an expert is left out, and the one below which its minor half
+// is, where experts are in halves (MoeConfig).
+struct SkipShares {
+  float expert = 0, minor = 0;
+};
+
 // Rows [begin, begin + count) of a batch continue one sequence at `position`, whose table covers position +
 // count.
 struct Segment {
@@ -37,8 +43,8 @@ struct Model {
   ColdExperts* cold = nullptr;  // of routed experts that are not on the device; null: all are
   Backend* host = nullptr;   // has the embedding, and the head where that is not the device's; null: backend
   DiskTier* disk = nullptr;  // where cold is null and experts may be in no memory
-  float skip_below = 0;      // as RouterArgs'
-  ExpertMap* map = nullptr;  // counts what the router chooses; null: nobody looks at it
+  SkipShares skip = {};
+  ExpertMap* map = nullptr;      // counts what the router chooses; null: nobody looks at it
   Saliency* saliency = nullptr;  // on the host: computes the model's own routed experts, and scores them
   RoutedExperts* experts =
       nullptr;                    // in training, where some are in another place; null: the backend has all

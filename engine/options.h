@@ -51,9 +51,11 @@ struct EngineOptions : DeviceOptions {
   std::string
       saliency;  // on the host: file for scores of experts and neurons, gathered while running; "": none
   RoutingLog* routing = nullptr;  // on the host: gets what routers choose of each token; outlives the engine
-  double skip_threshold = 0;  // of a slot's share of its token's scores, below which it is left out; 0: off
-  int64_t sessions = 1;       // sequences that are computed at once
-  int64_t cache_tokens = 0;   // that the caches of all hold together; 0: `context` for each of the sessions
+  // Of an expert's share of its token's scores: below which it is left out, and below which its minor half
+  // is, in a model with experts in halves; 0: off.
+  double skip_threshold = 0, skip_minor_threshold = 0;
+  int64_t sessions = 1;      // sequences that are computed at once
+  int64_t cache_tokens = 0;  // that the caches of all hold together; 0: `context` for each of the sessions
   Load load = Load::kMapped;
   std::function<bool(int64_t done, int64_t total)> on_load;  // kEager: called with bytes; false cancels
   CacheType cache = CacheType::kAuto;

@@ -224,6 +224,9 @@ Status read_moe(const Architecture& arch, JsonFields& in, ModelConfig& c) {
   m.shared_width = c.model_type.starts_with("qwen3_moe") ? 0 : shared * m.width;
   MOEBIUS_TRY(read_zero_experts(arch, in, m));
   MOEBIUS_TRY(read_router(arch, in, c));
+  m.halves = in.boolean("moe_expert_halves", false);
+  if (m.halves && (m.n_experts % 2 != 0 || m.top_k % 2 != 0))
+    return in.error("moe_expert_halves", fmt::format("{} of {} experts are no pairs", m.top_k, m.n_experts));
   return read_widths(in, c);
 }
 

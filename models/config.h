@@ -43,6 +43,9 @@ struct MoeConfig {
   int64_t width = 0;                         // moe_intermediate_size, the widest expert
   int64_t shared_width = 0;                  // of the shared experts together; 0: none
   std::vector<std::vector<int64_t>> widths;  // ragged: per MoE layer, per expert; empty: all `width`
+  // moe_expert_halves (moebius tenp --halves): an expert of the model this was made from is 2e and 2e + 1,
+  // with the neurons that do more and those that do less, and equal rows in the router.
+  bool halves = false;
 };
 
 struct ModelConfig {

@@ -104,6 +104,35 @@ TEST(TenpCommand, SaysWhatIsWrongBeforeItWorks) {
   EXPECT_EQ(run({"tenp", "--method", "none", "--calibrate", data, "-o", out}).code, 2);
 }
 
+TEST(TenpCommand, WritesExpertsInHalves) {
+  const Scratch scratch;
+  const std::string data = scratch.write("data.jsonl", conversations(40)), out = scratch.file("halves");
+  Finished done = run({"tenp", "--calibrate", data, "--keep", "1", "--halves", "-o", out});
+  ASSERT_EQ(done.code, 0) << done.err;
+  EXPECT_NE(done.out.find("100.00 % of a token's, in halves"), std::string::npos) << done.out;
+  EXPECT_EQ(json::parse(read_file(out + "/config.json"))["moe_intermediate_size"], 32);
+  const auto answer = [&](const std::string& model, const Args& more) {
+    Args args = {"chat", "-m", model, "-p", "What is 47 + 85?", "--temp", "0"};
+    args.insert(args.end(), more.begin(), more.end());
+    return run(args);
+  };
+  EXPECT_EQ(answer(out, {}).out, answer("models/pebble", {}).out);
+  const Args skip = {"--skip-threshold", "0.25", "--skip-minor-threshold", "0.6"};
+  const auto with = [&](Args more) {
+    more.insert(more.end(), skip.begin(), skip.end());
+    return answer(out, more);
+  };
+  const Finished on_host = with({});
+  EXPECT_EQ(on_host.code, 0) << on_host.err;
+  EXPECT_EQ(with({"--device", "sim"}).out, on_host.out);
+  EXPECT_EQ(with({"--device", "sim", "--gpu-memory", "17MiB"}).out, on_host.out);
+  const Finished refused = answer("models/pebble", skip);
+  EXPECT_EQ(refused.code, 1);
+  EXPECT_NE(refused.err.find("are not in halves"), std::string::npos) << refused.err;
+  EXPECT_EQ(run({"quantize", "-m", out, "-o", scratch.file("int4")}).code, 0);
+  EXPECT_EQ(answer(scratch.file("int4"), skip).code, 0);
+}
+
 // ---- --skip-threshold ----
 
 TEST(SkipThreshold, LeavesOutTheSmallSharesOnHostAndDeviceAlike) {

@@ -88,6 +88,11 @@ void add_engine_options(CLI::App& app, EngineOptions& options) {
          "(default 0: none)")
       ->check(CLI::Range(0.0, 0.99));
   app.add_option(
+         "--skip-minor-threshold", options.skip_minor_threshold,
+         "below this share, compute only the half of an expert that does more; of a model that `moebius "
+         "tenp --halves` wrote (default 0: never)")
+      ->check(CLI::Range(0.0, 0.99));
+  app.add_option(
       "--trace", options.trace,
       "write what the device's streams and the CPU did to this file at the end, for chrome://tracing");
   app.add_option("--prefill-chunk,--ubatch-size", options.prefill_chunk,

@@ -224,7 +224,7 @@ Result<ordered_json> evaluate_text(const EvalText& options) {
   if (!options.against.empty()) {
     EngineOptions other = options.engine;
     other.model = options.against;
-    other.adapter = "", other.skip_threshold = 0;  // it runs as it is
+    other.adapter = "", other.skip_threshold = other.skip_minor_threshold = 0;  // it runs as it is
     MOEBIUS_ASSIGN(reference, open_model(other));
     const int64_t vocab = model.engine->config().vocab, other_vocab = reference.engine->config().vocab;
     if (vocab != other_vocab) {

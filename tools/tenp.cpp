@@ -171,10 +171,10 @@ class Pruning {
     const auto gb = [](int64_t bytes) { return static_cast<double>(bytes) / 1e9; };
     if (options_.dry_run) report.text = plan_table(plan, scores_);
     report.text += fmt::format(
-        "{}: {}, {:.2f} % of routed neurons kept, {:.2f} % of a token's; {:.4g} of {:.4g} GB\n",
+        "{}: {}, {:.2f} % of routed neurons kept, {:.2f} % of a token's{}; {:.4g} of {:.4g} GB\n",
         options_.dry_run ? "plan" : printable(options_.out.empty() ? options_.scores : options_.out, 4096),
-        method_name(plan.method), 100 * total.kept, 100 * total.of_token, gb(sizes.bytes),
-        gb(sizes.bytes_before));
+        method_name(plan.method), 100 * total.kept, 100 * total.of_token, plan.halves ? ", in halves" : "",
+        gb(sizes.bytes), gb(sizes.bytes_before));
     return report;
   }
 
@@ -216,6 +216,10 @@ void add_plan_options(CLI::App& command, Options& o) {
                   "of which widths are multiples (default: 64, 128 for FP8; less in narrow experts)")
       ->check(CLI::PositiveNumber);
   command.add_option("--seed", o.request.seed, "of --method random (default 1)");
+  command.add_flag(
+      "--halves", o.request.halves,
+      "write each expert as two, its better neurons and the others, for --skip-minor-threshold; with "
+      "--keep 1 the model computes what it did");
 }
 
 }  // namespace

@@ -96,11 +96,10 @@ nlohmann::ordered_json plan_json(const PrunePlan& plan, const PruneScores& score
     layer.update(row_json(row));
     layers.push_back(std::move(layer));
   }
-  nlohmann::ordered_json out = {{"method", method_name(plan.method)},
-                                {"width", plan.width},
-                                {"multiple", plan.multiple},
-                                {"neurons", plan.neurons()},
-                                {"neurons_before", plan.neurons_before()}};
+  nlohmann::ordered_json out = {
+      {"method", method_name(plan.method)}, {"width", plan.width},
+      {"multiple", plan.multiple},          {"halves", plan.halves},
+      {"neurons", plan.neurons()},          {"neurons_before", plan.neurons_before()}};
   out.update(row_json(plan_total(plan, scores)));
   out["layers"] = std::move(layers);
   return out;

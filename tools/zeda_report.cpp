@@ -72,7 +72,8 @@ class Report {
     ProgressBar bar("count");
     SlotUseOptions use_options;
     use_options.adapter = options_.engine.adapter;
-    use_options.skip_below = static_cast<float>(options_.engine.skip_threshold);
+    use_options.skip = {static_cast<float>(options_.engine.skip_threshold),
+                        static_cast<float>(options_.engine.skip_minor_threshold)};
     use_options.threads = options_.engine.threads;
     use_options.progress = [&](int64_t done, int64_t total) {
       bar.update(done, total);
@@ -93,7 +94,8 @@ class Report {
   // The reference runs as it is, without --skip-threshold.
   EngineOptions reference() const {
     EngineOptions other = options_.engine;
-    other.model = options_.against, other.adapter = "", other.skip_threshold = 0;
+    other.model = options_.against, other.adapter = "";
+    other.skip_threshold = other.skip_minor_threshold = 0;
     return other;
   }
 

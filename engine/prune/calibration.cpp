@@ -221,6 +221,10 @@ Status check_prunable(const ModelFiles& model) {
   const std::string& dir = model.checkpoint().dir();
   if (std::count(c.moe_layer.begin(), c.moe_layer.end(), true) == 0)
     return invalid(fmt::format("{}: a model without routed experts has nothing to prune", dir));
+  if (c.moe.halves) {
+    return invalid(
+        fmt::format("{}: its experts are in halves already; prune the model it was made from", dir));
+  }
   for (const std::vector<int64_t>& layer : c.moe.widths) {
     for (const int64_t width : layer) {
       if (width == c.moe.width) continue;

@@ -25,7 +25,7 @@ struct CalibrationOptions {
 Result<PruneScores> calibrate(const ModelFiles& model, std::span<const std::vector<int32_t>> sequences,
                               const CalibrationOptions& options);
 
-// kInvalid unless the model has routed experts, all equally wide.
+// kInvalid unless the model has routed experts, all equally wide and none in halves.
 Status check_prunable(const ModelFiles& model);
 
 }  // namespace moebius

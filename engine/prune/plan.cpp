@@ -84,13 +84,24 @@ class Planner {
     plan_.method = request.method;
     plan_.width = moe_.width;
     plan_.multiple = request.multiple;
+    plan_.halves = request.halves;
     plan_.widths.assign(scores.layers.size(), std::vector<int64_t>(static_cast<size_t>(moe_.n_experts)));
   }
 
   Status set_widths() {
-    if (request_.method == PruneMethod::kDrop) return drop();
-    if (request_.method == PruneMethod::kEnp) return set_equal();
-    return set_ragged();
+    MOEBIUS_TRY(request_.method == PruneMethod::kDrop  ? drop()
+                : request_.method == PruneMethod::kEnp ? set_equal()
+                                                       : set_ragged());
+    for (const std::vector<int64_t>& layer : plan_.widths) {
+      for (const int64_t width : layer) {
+        if (!plan_.halves || width == 0 || plan_.major_width(width) < width) continue;
+        return invalid(fmt::format(
+            "--halves: an expert of {} neurons has no two halves of multiples of {}; keep more, or "
+            "lower --multiple",
+            width, request_.multiple));
+      }
+    }
+    return Status();
   }
 
   PrunePlan take() {
@@ -98,8 +109,11 @@ class Planner {
     for (size_t l = 0; l < plan_.widths.size(); ++l) {
       for (int64_t e = 0; e < moe_.n_experts; ++e) {
         std::vector<int32_t> order = best_first(scores_.neurons(l, e), moe_.width);
-        order.resize(static_cast<size_t>(plan_.widths[l][static_cast<size_t>(e)]));
-        std::ranges::sort(order);
+        const int64_t width = plan_.widths[l][static_cast<size_t>(e)];
+        order.resize(static_cast<size_t>(width));
+        const auto middle = order.begin() + (plan_.halves ? plan_.major_width(width) : width);
+        std::sort(order.begin(), middle);
+        std::sort(middle, order.end());
         plan_.kept[l].push_back(std::move(order));
       }
     }
@@ -197,6 +211,11 @@ int64_t column_group(const ModelFiles& model) {
   return group;
 }
 
+// Two equal rows would be the two best of a group.
+bool scores_pairs(const MoeConfig& moe) {
+  return moe.group_score == GroupScore::kTop2Sum && moe.topk_group < moe.n_group;
+}
+
 bool has_fp8_experts(const ModelFiles& model) {
   return std::ranges::any_of(model.weights().layers, [](const LayerWeights& layer) {
     return !layer.experts.empty() && layer.experts.front().down.format == Format::kFp8Block;
@@ -215,6 +234,11 @@ Status check_request(const ModelFiles& model, const PruneRequest& r) {
         std::isfinite(r.first_depth + r.last_depth))) {
     return invalid(fmt::format("--depth-weights {}:{}: neither may be negative, and one must be above 0",
                                r.first_depth, r.last_depth));
+  }
+  if (r.halves && scores_pairs(model.config().moe)) {
+    return unsupported(fmt::format(
+        "--halves: {} scores a group of experts by its two best, which two halves of one would be",
+        model.config().model_type));
   }
   if (r.multiple < 1 || width % r.multiple != 0) {
     return invalid(fmt::format("--multiple {} does not divide the experts' width of {}; {} would", r.multiple,

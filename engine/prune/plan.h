@@ -29,15 +29,23 @@ struct PruneRequest {
                                            // proportion; between them linear
   int64_t multiple = 0;                    // widths are multiples of it; 0: default_multiple()
   uint64_t seed = 1;                       // kRandom
+  bool halves = false;                     // as PrunePlan's
 };
 
 struct PrunePlan {
   PruneMethod method = PruneMethod::kTenp;
   int64_t width = 0;  // of every expert before
   int64_t multiple = 1;
-  std::vector<std::vector<int64_t>> widths;             // [MoE layer][expert]; kDrop: 0 or width
-  std::vector<std::vector<std::vector<int32_t>>> kept;  // [MoE layer][expert]: neurons, ascending
-  int64_t neurons() const;                              // all that stay
+  std::vector<std::vector<int64_t>> widths;  // [MoE layer][expert]; kDrop: 0 or width
+  // [MoE layer][expert]: neurons, ascending; with halves first those of the major half, ascending, then the
+  // others.
+  std::vector<std::vector<std::vector<int32_t>>> kept;
+  // Every expert becomes two, its better neurons and the others (DualSparse-MoE, arXiv 2508.18376): ids 2e
+  // and 2e + 1, whose rows of the router are equal, so that a token chooses both. A router that takes twice
+  // as many then computes what it did, up to the order of sums.
+  bool halves = false;
+  int64_t major_width(int64_t of) const { return (of / multiple + 1) / 2 * multiple; }
+  int64_t neurons() const;  // all that stay
   int64_t neurons_before() const;
   bool uniform() const;  // experts that are there have one width
   int64_t widest() const;
@@ -54,7 +62,8 @@ std::vector<int64_t> trapezoid(int64_t total, int64_t layers, int64_t most, doub
 int64_t default_multiple(const ModelFiles& model);
 
 // kInvalid: numbers out of range, a multiple that does not divide the width or that the format cannot hold,
-// and a budget that leaves an expert without a neuron, or a token without experts: each with what would do.
+// and a budget that leaves an expert, or a half, without a neuron, or a token without experts: each with what
+// would do. kUnsupported: halves of a router that looks at the two best experts of a group.
 Result<PrunePlan> plan_pruning(const ModelFiles& model, const PruneScores& scores,
                                const PruneRequest& request);
 

@@ -82,16 +82,36 @@ class PrunedCheckpoint::Builder {
       std::vector<int64_t>& widths = out_.widths_.emplace_back();
       std::vector<int32_t> rows;
       for (int32_t e = 0; e < std::ssize(layer); ++e) {
-        if (layer[static_cast<size_t>(e)] == 0) continue;
-        widths.push_back(layer[static_cast<size_t>(e)]);
+        const int64_t width = layer[static_cast<size_t>(e)], major = plan_.major_width(width);
+        if (width == 0) continue;
+        widths.push_back(plan_.halves ? major : width);
+        if (plan_.halves) widths.push_back(width - major);
         rows.push_back(e);
       }
-      const bool all = std::ssize(rows) == moe_.n_experts;
+      out_.widest_ = std::max(out_.widest_, std::ranges::max(widths));
+      const bool all = std::ssize(rows) == moe_.n_experts && !plan_.halves;
       for (int64_t e = 0; e < moe_.zero_experts; ++e)
         rows.push_back(static_cast<int32_t>(moe_.n_experts + e));
-      router_rows_.push_back(all ? nullptr : shared_indices(std::move(rows)));
+      router_rows_.push_back(all ? nullptr : shared_indices(plan_.halves ? twice(rows) : std::move(rows)));
     }
-    out_.widest_ = plan_.widest();
+    out_.halves_ = plan_.halves;
+  }
+
+  static std::vector<int32_t> twice(const std::vector<int32_t>& rows) {
+    std::vector<int32_t> out;
+    for (const int32_t row : rows) out.insert(out.end(), 2, row);
+    return out;
+  }
+
+  // The neurons of what an expert becomes: itself, or two halves.
+  std::vector<Indices> neurons_of(size_t layer, size_t e) const {
+    const std::vector<int32_t>& kept = plan_.kept[layer][e];
+    const int64_t width = plan_.widths[layer][e];
+    if (plan_.halves && width > 0) {
+      const auto middle = kept.begin() + plan_.major_width(width);
+      return {shared_indices({kept.begin(), middle}), shared_indices({middle, kept.end()})};
+    }
+    return {width == plan_.width ? nullptr : shared_indices(kept)};
   }
 
   void widen_shared() {
@@ -110,24 +130,27 @@ class PrunedCheckpoint::Builder {
     const size_t layer = static_cast<size_t>(index / moe_.n_experts);
     const size_t e = static_cast<size_t>(index % moe_.n_experts);
     if (part == 0) {
-      const bool whole = plan_.widths[layer][e] == plan_.width;
-      neurons_ = whole ? nullptr : shared_indices(plan_.kept[layer][e]);
+      neurons_ = neurons_of(layer, e);
       new_number_ = e == 0 ? 0 : new_number_;
     }
     out_.sizes_.expert_bytes_before += w.bytes();
     const bool stays = plan_.widths[layer][e] > 0;
-    Item item;
-    item.from = w;
-    (part == 2 ? item.cols : item.rows) = neurons_;
     const size_t at = name.find(".experts.") + 9;
-    item.name = fmt::format("{}{}{}", name.substr(0, at), new_number_, name.substr(name.find('.', at)));
-    if (stays) {
-      for (const Part& p : parts_of(item)) {
-        if (!p.name.ends_with(".weight_shape")) out_.sizes_.expert_bytes += part_bytes(p.dtype, p.shape);
+    int64_t number = new_number_;
+    for (const Indices& neurons : neurons_) {
+      Item item;
+      item.from = w;
+      (part == 2 ? item.cols : item.rows) = neurons;
+      item.name = fmt::format("{}{}{}", name.substr(0, at), number, name.substr(name.find('.', at)));
+      number += stays;
+      if (stays) {
+        for (const Part& p : parts_of(item)) {
+          if (!p.name.ends_with(".weight_shape")) out_.sizes_.expert_bytes += part_bytes(p.dtype, p.shape);
+        }
       }
+      MOEBIUS_TRY(replace(name, std::move(item), stays));
     }
-    MOEBIUS_TRY(replace(name, std::move(item), stays));
-    if (part == 2 && stays) ++new_number_;
+    if (part == 2) new_number_ = number;
     return Status();
   }
 
@@ -217,7 +240,7 @@ class PrunedCheckpoint::Builder {
   PrunedCheckpoint& out_;
   std::vector<Indices> router_rows_;  // [MoE layer]; null: all
   Indices shared_;                    // null: as they are
-  Indices neurons_;                   // of the current expert
+  std::vector<Indices> neurons_;      // of what the current expert becomes
   int64_t experts_seen_ = 0, new_number_ = 0;
   size_t routers_seen_ = 0;
   std::map<const TensorEntry*, std::vector<Item>> replaced_;

@@ -3,7 +3,9 @@
 // Tensors of the routed experts are written one by one, also where the model has them fused; all others are
 // copied byte for byte, into shards of the same names. config.json gets the widest expert as
 // moe_intermediate_size, and moe_intermediate_sizes where widths differ. Other programs give the shared
-// experts a multiple of moe_intermediate_size: where their width is none, neurons of zeros fill it up.
+// experts a multiple of moe_intermediate_size: where their width is none, neurons of zeros fill it up. With
+// halves, expert e becomes 2e and 2e + 1, which share its rows of the router, a token chooses twice as many,
+// and weights that were shares of a sum are scaled by 2.
 #pragma once
 
 #include <functional>
@@ -64,7 +66,8 @@ class PrunedCheckpoint {
   Result<std::string> config() const;
 
   const ModelFiles* model_;
-  std::vector<std::vector<int64_t>> widths_;  // [MoE layer][expert that stays]
+  bool halves_ = false;
+  std::vector<std::vector<int64_t>> widths_;  // [MoE layer][expert that is written]
   int64_t widest_ = 0;
   std::vector<Shard> shards_;
   PruneSizes sizes_;

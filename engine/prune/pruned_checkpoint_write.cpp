@@ -15,6 +15,15 @@ using Json = nlohmann::ordered_json;
 constexpr int64_t kPieceBytes = 16 << 20;  // copied at once
 constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 
+// Scores that are shares of all rows' or of the chosen ones' halve when every row is there twice.
+void put_halves(const MoeConfig& moe, Json& config) {
+  config["moe_expert_halves"] = true;
+  config["num_experts_per_tok"] = 2 * moe.top_k;
+  if (moe.zero_experts > 0)
+    for (Json& count : config["zce_nums"]) count = 2 * count.get<int64_t>();
+  if (moe.normalize || moe.scoring == Scoring::kSoftmax) config["routed_scaling_factor"] = 2 * moe.scale;
+}
+
 }  // namespace
 
 class PrunedCheckpoint::Writer {
@@ -88,6 +97,7 @@ Result<std::string> PrunedCheckpoint::config() const {
   if (sizes_.shared > 0) config["n_shared_experts"] = sizes_.shared / widest_;
   for (const char* name : {"n_routed_experts", "num_experts", "num_local_experts"})
     if (config.contains(name)) config[name] = widths_.front().size();
+  if (halves_) put_halves(model_->config().moe, config);
   return config.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 

@@ -32,7 +32,7 @@ class Counting {
                                                      std::move(adapter.factors), false));
     }
     Model model{model_.config(), adapted ? adapted->weights() : model_.weights(), rotary, *backend};
-    model.skip_below = options.skip_below;
+    model.skip = options.skip;
     int64_t rows = kRows;
     for (int64_t i = 0; i < data_.size(); ++i) rows = std::max(rows, data_.tokens_of(i));
     MOEBIUS_ASSIGN(const std::unique_ptr<TrainingPass> pass, TrainingPass::create(model, {rows, 0}));

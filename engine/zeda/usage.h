@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/forward.h"
 #include "engine/train/dataset.h"
 #include "models/tokenizer.h"
 #include "models/weights.h"
@@ -33,8 +34,8 @@ struct SlotUse {
 };
 
 struct SlotUseOptions {
-  std::string adapter;   // folder of a LoRA adapter on the weights; "": none
-  float skip_below = 0;  // as --skip-threshold
+  std::string adapter;  // folder of a LoRA adapter on the weights; "": none
+  SkipShares skip = {};
   int threads = 1;
   std::function<bool(int64_t done, int64_t total)> progress;  // examples; false cancels (kCancelled)
 };
