@@ -199,7 +199,8 @@ Status Engine::Impl::open_saliency() {
   if (adapted)
     return unsupported(
         "--saliency is of the model alone; leave --adapter out, or merge it with moebius merge");
-  MOEBIUS_ASSIGN(saliency, Saliency::open(options.saliency, *files, *host, options.threads));
+  MOEBIUS_ASSIGN(saliency,
+                 Saliency::open(options.saliency, *files, *host, options.threads, options.saliency_every));
   notes.push_back(fmt::format("scores for `moebius tenp` are gathered in {}; routed experts take longer",
                               options.saliency));
   return Status();

@@ -157,7 +157,7 @@ void device_experts(const Layer& l) {
       [&](int64_t begin, int64_t count, const std::vector<ExpertWeights>& experts) {
         const Tensor h = ws.h.rows(begin, count), ids = ws.expert_ids.rows(begin, count);
         const Tensor slots = ws.slots.rows(begin, count);
-        if (l.m.saliency && &experts == &l.w.experts)
+        if (l.m.saliency && l.m.saliency->scores_pass() && &experts == &l.w.experts)
           return l.m.saliency->run(l.index, experts, {h, ids, ws.expert_weights.rows(begin, count), slots});
         l.m.backend.expert_ffn({h, experts.data(), std::ssize(experts), ids, slots});
       });

@@ -50,6 +50,7 @@ struct EngineOptions : DeviceOptions {
   std::string heat_dir;  // folder for what is known of the use of models' experts; "": forget it
   std::string
       saliency;  // on the host: file for scores of experts and neurons, gathered while running; "": none
+  int64_t saliency_every = 64;    // passes, of which one is scored
   RoutingLog* routing = nullptr;  // on the host: gets what routers choose of each token; outlives the engine
   // Of an expert's share of its token's scores: below which it is left out, and below which its minor half
   // is, in a model with experts in halves; 0: off.

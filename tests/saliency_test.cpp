@@ -19,7 +19,7 @@ using process::Scratch;
 EngineOptions options_for(const std::string& model, const std::string& saliency) {
   EngineOptions options;
   options.model = kModels + model;
-  options.saliency = saliency;
+  options.saliency = saliency, options.saliency_every = 1;
   options.cache = CacheType::kF32;  // as in a calibration
   options.threads = 2, options.sessions = 2, options.prefill_chunk = 5;
   return options;
@@ -123,6 +123,47 @@ TEST(Saliency, GoesOnFromRunToRun) {
   }
 }
 
+// Token by token: what n passes add to the counts of experts is known from runs that score all of n and of n
+// - 1.
+TEST(Saliency, ScoresOnePassInSoMany) {
+  const Scratch scratch;
+  const std::string model = "deepseek_v3_int8";
+  const std::vector<int32_t> ids = read_golden(kModels + model).ids;
+  int files = 0;
+  std::vector<float> seen;
+  const auto run = [&](int64_t every, size_t passes) {
+    EngineOptions options = options_for(model, scratch.file(fmt::format("scores{}", files++)));
+    options.saliency_every = every;
+    {
+      const auto engine = *Engine::open(options);
+      const auto session = *engine->new_session();
+      for (size_t i = 0; i < passes; ++i) EXPECT_TRUE(session->append(ids[i]).ok());
+      seen.assign(session->logits().begin(), session->logits().end());
+    }
+    return *scores_in(options.saliency, model);
+  };
+  const size_t passes = 8;
+  const PruneScores third = run(3, passes);
+  const std::vector<float> answer = seen;
+  EXPECT_EQ(third.tokens, 3) << "the first, the fourth and the seventh";
+  std::vector<PruneScores> all;
+  for (size_t n = 0; n <= passes; ++n) all.push_back(run(1, n));
+  EXPECT_EQ(answer, seen);
+  for (size_t l = 0; l < third.layers.size(); ++l) {
+    const LayerScores& layer = third.layers[l];
+    for (size_t e = 0; e < layer.tokens.size(); ++e) {
+      int64_t tokens = 0;
+      double gate = 0;
+      for (size_t n = 1; n <= passes; n += 3) {
+        tokens += all[n].layers[l].tokens[e] - all[n - 1].layers[l].tokens[e];
+        gate += all[n].layers[l].gate[e] - all[n - 1].layers[l].gate[e];
+      }
+      EXPECT_EQ(layer.tokens[e], tokens);
+      EXPECT_NEAR(layer.gate[e], gate, 1e-5);
+    }
+  }
+}
+
 TEST(Saliency, RefusesWhatItCannotScore) {
   const Scratch scratch;
   const std::string path = scratch.file("scores.safetensors");
@@ -144,7 +185,7 @@ TEST(Saliency, RefusesWhatItCannotScore) {
 TEST(Saliency, GoesFromAServerToTenp) {
   const Scratch scratch;
   const std::string path = scratch.file("scores.safetensors"), out = scratch.file("out");
-  Serving serving({"--saliency", path});
+  Serving serving({"--saliency", path, "--saliency-every", "1"});
   EXPECT_NE(serving.said().find("scores for `moebius tenp` are gathered in"), std::string::npos)
       << serving.said();
   const auto answer = serving.client().Post(

@@ -325,8 +325,7 @@ void add_bench(CLI::App& app, Run& run) {
       ->add_option("--repeats", options->work.repeats,
                    "runs to take the median of, for 15 s at most (default 3)")
       ->check(CLI::Range(1, 1000));
-  command->add_option("--saliency", options->engine.saliency,
-                      "gather scores in this file as `moebius serve --saliency` does, to see what it costs");
+  add_saliency_options(*command, options->engine);
   command->add_flag("--ops", options->ops, "show what each operation took and moved, too");
   command->add_option("--csv", options->csv, "write the table to this file as well");
   command->add_flag("--json", options->json, "print the rows as a JSON array");

@@ -43,6 +43,7 @@ void add_doctor(CLI::App& app, Run& run);
 void add_cache_type(CLI::App& app, CacheType& type);
 void add_device_options(CLI::App& app, DeviceOptions& options);
 void add_engine_options(CLI::App& app, EngineOptions& options);
+void add_saliency_options(CLI::App& app, EngineOptions& options);
 
 // An option whose values are words: help shows them, anything else is a usage error. value must outlive the
 // parsing.

@@ -102,6 +102,17 @@ void add_engine_options(CLI::App& app, EngineOptions& options) {
                "int4 and int8 weights on unrounded activations (slow; for comparison)");
 }
 
+void add_saliency_options(CLI::App& app, EngineOptions& options) {
+  CLI::Option* file = app.add_option(
+      "--saliency", options.saliency,
+      "file in which to gather, while running, how much experts and neurons do, for `moebius tenp "
+      "--scores`; an earlier one is gone on with (default: none)");
+  app.add_option("--saliency-every", options.saliency_every,
+                 "score one pass in so many, which costs so much less (default 64)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
+      ->needs(file);
+}
+
 int fail(const std::string& message) {
   fmt::print(stderr, "moebius: {}\n", message);
   return 1;

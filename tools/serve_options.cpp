@@ -119,10 +119,7 @@ void add_serve_options(CLI::App& command, ServeOptions& options) {
   add_adapter_options(command, options);
   add_access_options(command, options);
   add_capacity_options(command, options);
-  command.add_option(
-      "--saliency", options.engine.saliency,
-      "file in which to gather, while serving, how much experts and neurons do, for `moebius tenp "
-      "--scores`; an earlier one is gone on with (default: none)");
+  add_saliency_options(command, options.engine);
   add_files_options(command, options.server.tuning);
   add_operation_options(command, options);
 }

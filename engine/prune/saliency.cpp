@@ -12,9 +12,9 @@ constexpr std::chrono::seconds kBetweenWrites{60};
 }  // namespace
 
 Result<std::unique_ptr<Saliency>> Saliency::open(std::string path, const ModelFiles& model, Backend& host,
-                                                 int threads) {
+                                                 int threads, int64_t every) {
   MOEBIUS_TRY(check_prunable(model));
-  std::unique_ptr<Saliency> out(new Saliency(std::move(path), model));
+  std::unique_ptr<Saliency> out(new Saliency(std::move(path), model, every));
   MOEBIUS_ASSIGN(out->scorer_, ExpertScorer::create(model.config(), host, threads));
   struct stat info {};
   if (stat(out->path_.c_str(), &info) == 0) {
@@ -35,7 +35,8 @@ void Saliency::run(int64_t layer, const std::vector<ExpertWeights>& experts, con
 
 void Saliency::begin_pass(int64_t n) {
   if (std::chrono::steady_clock::now() - written_ > kBetweenWrites) static_cast<void>(write());
-  scores_.tokens += n;
+  scores_pass_ = passes_++ % every_ == 0;
+  if (scores_pass_) scores_.tokens += n;
 }
 
 Status Saliency::write() {
