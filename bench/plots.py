@@ -94,13 +94,14 @@ def zeda_pebble():
     runs = rows("zeda_pebble.csv")
     none = next(r for r in runs if r["method"] == "none")
     names = {"zeda": "zeda: both stages", "sft": "zeda: stage one alone", "topk": "fewer experts a token",
-             "skip": "--skip-threshold", "seed1": "zeda: other random numbers"}
+             "skip": "--skip-threshold", "seed1": "zeda: other random numbers", "lora": "zeda: routers and adapters",
+             "halves": "--skip-minor-threshold", "drawn": "halves at random"}
     figure, (solved, divergence) = plt.subplots(1, 2, figsize=(9, 3.8))
     for i, (method, label) in enumerate(names.items()):
         mine = sorted([r for r in runs if r["method"] == method], key=lambda r: float(r["skipped"]))
         if not mine:
             continue
-        points = mine if method in ("sft", "seed1") else [none] + mine
+        points = mine if method in ("sft", "seed1", "drawn") else [none] + mine
         skipped = [100 * float(r["skipped"]) for r in points]
         accuracy = [float(r["accuracy"]) for r in points]
         bars = [[a - float(r["low"]) for a, r in zip(accuracy, points)],

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What skipping experts costs and gives on pebble: tasks solved against the share of expert slots left out, for adapted models
-(`moebius zeda`), for fewer experts a token (num_experts_per_tok) and for --skip-threshold.
+(`moebius zeda`), for fewer experts a token (num_experts_per_tok), for --skip-threshold and for --skip-minor-threshold.
 
     python bench/zeda_pebble.py           # adapts three models first; started again, it goes on
     python bench/zeda_pebble.py --only zeda-0.5     # this model alone, to share the work out
@@ -9,7 +9,9 @@
 
 Writes bench/results/zeda_pebble.csv; bench/plots.py draws it. Tasks, texts and intervals are those of pebble_tasks.py. The
 adaptations learn from PROMPTS prompts of `moebius corpus` seed 11, none of whose problems is a held-out one. zeda-R aims at
-the share R of slots with both stages, sft-R with the first alone, seed1-R as zeda-R with other random numbers. Shares are
+the share R of slots with both stages, sft-R with the first alone, seed1-R as zeda-R with other random numbers, lora-R as
+zeda-R with routers and adapters alone trained. halves-T-M has every expert in two halves (`moebius tenp --halves`), of which
+both are left out below T and the minor one below M; slots are then halves; in drawn-T-M halves are drawn at random. Shares are
 counted on the answers of the first 1,000 tasks.
 """
 
@@ -25,11 +27,14 @@ at = WORK.at
 RESULTS = os.path.join(ROOT, "bench", "results", "zeda_pebble.csv")
 PROMPTS = "3000"
 EPOCHS, STEPS = "1", "40"  # of stage one, of stage two
-SEEDS = {"zeda": "0", "sft": "0", "seed1": "1"}
+SEEDS = {"zeda": "0", "sft": "0", "seed1": "1", "lora": "0"}
+HALVED = {"halves": "tenp", "drawn": "random"}
+HALVES = ("0-0", "0.2-0.25", "0.22-0.28", "0.25-0.28", "0.25-0.3", "0.25-0.35")
 MODELS = [("none", 1)]
-MODELS += [("zeda", rate) for rate in (0.33, 0.5, 0.67, 0.8)] + [("sft", 0.5), ("seed1", 0.5)]
+MODELS += [("zeda", rate) for rate in (0.33, 0.5, 0.67, 0.8)] + [("sft", 0.5), ("seed1", 0.5), ("lora", 0.5), ("lora", 0.67)]
 MODELS += [("topk", k) for k in (3, 2, 1)]
-MODELS += [("skip", t) for t in (0.2, 0.25, 0.28, 0.3, 0.4)]
+MODELS += [("skip", t) for t in (0.2, 0.25, 0.26, 0.27, 0.28, 0.3, 0.4)]
+MODELS += [("halves", t) for t in HALVES] + [("drawn", "0.25-0.3")]
 
 
 def prepare(program):
@@ -52,9 +57,16 @@ def adapt(program, method, value):
     if os.path.exists(out + "/model.safetensors"):
         return
     steps = "0" if method == "sft" else STEPS
+    trained = ["--train", "lora"] if method == "lora" else []
     moebius(program, "zeda", "adapt", "-m", at("injected" + SEEDS[method]), "--data", at("prompts/train.jsonl"), "--prompts",
             PROMPTS, "-o", out, "--zero-rate", str(value), "--epochs", EPOCHS, "--opd-steps", steps, "--seed", SEEDS[method],
-            "--resume")
+            "--resume", *trained)
+
+
+def halve(program, method):
+    if not os.path.exists(at(method)):
+        moebius(program, "tenp", "-m", PEBBLE, "--calibrate", at("corpus/train.jsonl"), "--keep", "1", "--halves", "--method",
+                HALVED[method], "-o", at(method))
 
 
 def fewer(value):
@@ -75,7 +87,11 @@ def options_of(method, value):
         return ["-m", PEBBLE]
     if method == "skip":
         return ["-m", PEBBLE, "--skip-threshold", str(value)]
-    return ["-m", at(name_of(method, value))]
+    if method in HALVED:
+        whole, minor = value.split("-")
+        return ["-m", at(method), "--skip-threshold", whole, "--skip-minor-threshold", minor]
+    model = at(name_of(method, value))
+    return ["-m", model, "--adapter", model + "/adapter"] if method == "lora" else ["-m", model]
 
 
 def evaluate(program, method, value):
@@ -84,6 +100,8 @@ def evaluate(program, method, value):
         adapt(program, method, value)
     if method == "topk":
         fewer(value)
+    if method in HALVED:
+        halve(program, method)
     WORK.evaluate(program, name, options_of(method, value))
     if not os.path.exists(at(name + ".report.json")):
         write(at(name + ".report.json"), moebius(program, "zeda", "report", *options_of(method, value), "--data",
