@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -16,6 +17,29 @@ namespace {
 std::string environment(const char* name) {
   const char* value = std::getenv(name);
   return value ? value : "";
+}
+
+int64_t number_in(const std::string& path, int64_t otherwise) {
+  std::ifstream file(path);
+  int64_t number = 0;
+  return file >> number ? number : otherwise;
+}
+
+// Bytes that the control groups of this process (a container's, a service's) still let it take.
+int64_t left_in_groups() {
+  constexpr int64_t kAll = INT64_MAX;
+  int64_t left = number_in("/sys/fs/cgroup/memory/memory.limit_in_bytes", kAll);  // of version 1
+  if (left != kAll) left -= number_in("/sys/fs/cgroup/memory/memory.usage_in_bytes", 0);
+  std::ifstream groups("/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {
+    if (!line.starts_with("0::/")) continue;  // version 2
+    for (std::string path = line.substr(3); !path.empty(); path.resize(path.rfind('/'))) {
+      const std::string group = "/sys/fs/cgroup" + path;
+      const int64_t most = number_in(group + "/memory.max", kAll);  // "max": no number
+      if (most != kAll) left = std::min(left, most - number_in(group + "/memory.current", 0));
+    }
+  }
+  return left;
 }
 
 bool is_model_dir(const std::string& dir) {
@@ -63,11 +87,11 @@ int64_t machine_memory() {
 int64_t available_memory() {
   std::ifstream file("/proc/meminfo");
   std::string name;
-  int64_t kilobytes = 0;
+  int64_t kilobytes = 0, available = 0;
   for (std::string line; std::getline(file, line);)
     if (std::istringstream fields(line); fields >> name >> kilobytes && name == "MemAvailable:")
-      return kilobytes * 1024;
-  return 0;
+      available = kilobytes * 1024;
+  return std::min(available, left_in_groups());
 }
 
 bool no_color() { return !environment("NO_COLOR").empty(); }

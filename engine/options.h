@@ -76,7 +76,8 @@ std::string user_data_dir();
 EngineOptions remembering_experts(EngineOptions options);
 // Of this machine, in bytes.
 int64_t machine_memory();
-// That programs could take now without pushing others out, the page cache counted; 0: unknown.
+// That this program could take now without pushing others out, the page cache counted, and within its control
+// groups; 0: unknown.
 int64_t available_memory();
 // True when $NO_COLOR is set and not empty.
 bool no_color();
