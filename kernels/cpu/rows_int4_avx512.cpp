@@ -8,7 +8,11 @@ namespace {
 struct Int4 {
   static constexpr int64_t kUnitGroups = 4, kUnitBytes = 128, kGroupBytes = 16;
   static constexpr int32_t kDotOffset = 8;
-  static constexpr bool kOneToken = true;
+
+  static void dot_token(const Rows& w, int64_t begin, int64_t end, const Activations& x, int64_t token,
+                        float* y) {
+    dot_wide_token<Int4>(w, begin, end, x, token, y);
+  }
 
   static inline void arrange(const int8_t* q, int8_t* arranged) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(arranged), even_then_odd(q));
@@ -24,10 +28,10 @@ struct Int4 {
     }
   }
 
-  static inline __m512i row_sums(const uint8_t* row, const int8_t* arranged, const int32_t* start) {
+  static inline __m512i row_sums(const uint8_t* row, const int8_t* arranged) {
     const __m512i low = _mm512_set1_epi8(15), codes = load_wide(row);
     const __m512i even =
-        _mm512_dpbusd_epi32(load_wide(start), _mm512_and_si512(codes, low), load_wide(arranged));
+        _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_and_si512(codes, low), load_wide(arranged));
     return _mm512_dpbusd_epi32(even, _mm512_and_si512(_mm512_srli_epi16(codes, 4), low),
                                load_wide(arranged + 64));
   }

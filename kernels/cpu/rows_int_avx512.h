@@ -1,19 +1,23 @@
 // AVX-512 VNNI dots of int4 and int8 rows. Only *_avx512.cpp files include this; all of it has internal
 // linkage, for the reason that rows_avx2.h gives. The ways are those of rows_int_token_avx2.h and
 // rows_int_batch_avx2.h, on registers twice as wide; vpdpbusd takes codes as they are, unsigned, and what
-// their offset adds is where its sums start from.
+// their offset adds is where its sums start from, or is taken from them.
 //
 // A format F offers
-//   static constexpr bool kOneToken;        // whether one token goes this way; if so, all down to join
+//   static void dot_token(const Rows& w, int64_t begin, int64_t end, const Activations& x, int64_t token,
+//                         float* y);  // y[r - begin], r in [begin, end): a multiple of sixteen rows
+//   kGroupBytes, kDotOffset, arrange as in rows_int_batch_avx2.h
+//   static void unpack(const __m512i* words, __m512i* codes);  // 8 of them, in the order of arrange
+//
+// and for dot_wide_token
 //   static constexpr int64_t kUnitGroups;   // groups in 64 bytes of a row: even
 //   static constexpr int64_t kUnitBytes;    // of arranged activations of these
 //   static void arrange_unit(const int8_t* q, int8_t* arranged);
-//   static __m512i row_sums(const uint8_t* row, const int8_t* arranged, const int32_t* start);
-//       // 16 / kUnitGroups numbers for each group, whose sum is the group's; start likewise
+//   static __m512i row_sums(const uint8_t* row, const int8_t* arranged);
+//       // 16 / kUnitGroups numbers for each group: their sum is the group's and what the offset adds; two of
+//       // them fit 16 bits
 //   static void join(__m512i low, __m512i high, __m512i* sums);
 //       // of rows 0 .. 3 and 4 .. 7, four lanes for four rows: sums[p] = groups 2p, 2p + 1 of eight rows
-//   kGroupBytes, kDotOffset, arrange as in rows_int_batch_avx2.h
-//   static void unpack(const __m512i* words, __m512i* codes);  // 8 of them, in the order of arrange
 #pragma once
 
 #include "kernels/cpu/rows_int_batch_avx2.h"
@@ -27,11 +31,9 @@ static inline __m512i load_wide(const void* at) { return _mm512_loadu_si512(at);
 
 template <class F>
 struct WideSlice {  // groups [first, last) of one token
-  static constexpr int64_t kStart = 16 / F::kUnitGroups;
   alignas(64) int8_t q[kWideGroups / F::kUnitGroups * F::kUnitBytes];
-  alignas(64) int32_t
-      start[(kWideGroups + F::kUnitGroups) * kStart];  // minus what the offset adds, in a group's first lane
-  alignas(64) float scale[kWideGroups * 8 + 8];        // eight times
+  alignas(64) int32_t offset[kWideGroups * 8 + 8];  // what codes' offset adds to a group's sum, eight times
+  alignas(64) float scale[kWideGroups * 8 + 8];     // eight times
   int64_t first, last;
 
   WideSlice(const Activations& x, int64_t token, int64_t groups, int64_t begin)
@@ -45,38 +47,40 @@ struct WideSlice {  // groups [first, last) of one token
       if (at + kColumns > columns) std::memcpy(padded, from + at, static_cast<size_t>(columns - at));
       F::arrange_unit(at + kColumns > columns ? padded : from + at, to);
     }
-    std::memset(start, 0, static_cast<size_t>((last - first + F::kUnitGroups) * kStart) * sizeof(int32_t));
     for (int64_t g = 0; g < last - first; ++g) {
-      start[g * kStart] = -F::kDotOffset * x.sum[token * groups + first + g];
+      _mm256_store_si256(reinterpret_cast<__m256i*>(offset + g * 8),
+                         _mm256_set1_epi32(F::kDotOffset * x.sum[token * groups + first + g]));
       _mm256_store_ps(scale + g * 8, _mm256_set1_ps(x.scale[token * groups + first + g]));
     }
   }
 };
 
+static inline __m512i add_pairs(__m512i a, __m512i b) {
+  return _mm512_madd_epi16(_mm512_packs_epi32(a, b), _mm512_set1_epi16(1));
+}
+
 // Lane i of each quarter: the sum of that quarter of row i.
 static inline __m512i four_rows(__m512i a, __m512i b, __m512i c, __m512i d) {
-  const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-  const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-  return _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  return add_pairs(add_pairs(a, b), add_pairs(c, d));
 }
 
 template <class F>
-static inline void sum_unit(const uint8_t* rows, int64_t stride, const int8_t* q, const int32_t* start,
-                            __m512i* sums) {
+static inline void sum_unit(const uint8_t* rows, int64_t stride, const int8_t* q, __m512i* sums) {
   const int64_t two = 2 * stride, three = 3 * stride;
   const uint8_t* upper = rows + 4 * stride;
-  const __m512i low = four_rows(F::row_sums(rows, q, start), F::row_sums(rows + stride, q, start),
-                                F::row_sums(rows + two, q, start), F::row_sums(rows + three, q, start));
-  const __m512i high = four_rows(F::row_sums(upper, q, start), F::row_sums(upper + stride, q, start),
-                                 F::row_sums(upper + two, q, start), F::row_sums(upper + three, q, start));
+  const __m512i low = four_rows(F::row_sums(rows, q), F::row_sums(rows + stride, q),
+                                F::row_sums(rows + two, q), F::row_sums(rows + three, q));
+  const __m512i high = four_rows(F::row_sums(upper, q), F::row_sums(upper + stride, q),
+                                 F::row_sums(upper + two, q), F::row_sums(upper + three, q));
   F::join(low, high, sums);
 }
 
-// total + two groups, the second one only if `both`.
-static inline __m256 add_two_groups(__m512i sums, const float* w_scale, const float* x_scale, bool both,
-                                    __m256 total) {
-  const __m512 s = _mm512_cvtepi32_ps(sums);
-  const __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(w_scale), _mm512_loadu_ps(x_scale));
+// total + groups g and g + 1 of the slice, the second one only if `both`.
+template <class F>
+static inline __m256 add_two_groups(__m512i sums, const WideSlice<F>& x, const float* w_scale, int64_t g,
+                                    bool both, __m256 total) {
+  const __m512 s = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums, load_wide(x.offset + 8 * g)));
+  const __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(w_scale + 8 * g), _mm512_loadu_ps(x.scale + 8 * g));
   total = _mm256_fmadd_ps(_mm512_castps512_ps256(s), _mm512_castps512_ps256(scale), total);
   if (both) total = _mm256_fmadd_ps(_mm512_extractf32x8_ps(s, 1), _mm512_extractf32x8_ps(scale, 1), total);
   return total;
@@ -94,10 +98,9 @@ static inline __m256 dot_wide_slice(const EightRows& rows, int64_t bytes, const 
   int64_t g = 0;
   for (int64_t u = 0; u < units; ++u, at += kUnit) {
     __m512i sums[kGroups / 2];
-    sum_unit<F>(at, rows.stride, x.q + u * F::kUnitBytes, x.start + u * 16, sums);
+    sum_unit<F>(at, rows.stride, x.q + u * F::kUnitBytes, sums);
     for (int64_t i = 8; i < 16; ++i) prefetch(at + i * rows.stride);
-    for (int j = 0; j < kGroups / 2; ++j, g += 2)
-      total = add_two_groups(sums[j], scales + 8 * g, x.scale + 8 * g, true, total);
+    for (int j = 0; j < kGroups / 2; ++j, g += 2) total = add_two_groups(sums[j], x, scales, g, true, total);
   }
   if (g < count) {  // the row, or the slice, ends within this unit; what lies behind meets activations of 0
     uint8_t padded[8][kUnit];
@@ -110,9 +113,9 @@ static inline __m256 dot_wide_slice(const EightRows& rows, int64_t bytes, const 
       at = padded[0], stride = kUnit;
     }
     __m512i sums[kGroups / 2];
-    sum_unit<F>(at, stride, x.q + units * F::kUnitBytes, x.start + units * 16, sums);
+    sum_unit<F>(at, stride, x.q + units * F::kUnitBytes, sums);
     for (int j = 0; g < count; ++j, g += 2)
-      total = add_two_groups(sums[j], scales + 8 * g, x.scale + 8 * g, g + 1 < count, total);
+      total = add_two_groups(sums[j], x, scales, g, g + 1 < count, total);
   }
   return total;
 }
@@ -252,10 +255,7 @@ static void dot_rows_wide(const Matrix& matrix, int64_t begin, int64_t end, cons
       continue;
     }
     const int32_t token = tokens ? tokens[i] : static_cast<int32_t>(i);
-    if constexpr (F::kOneToken)
-      dot_wide_token<F>(w, begin, whole, x, token, y + i * ldy);
-    else
-      narrow(matrix, begin, whole, x, &token, 1, y + i * ldy, ldy);
+    F::dot_token(w, begin, whole, x, token, y + i * ldy);
   }
   if (whole < end) narrow(matrix, whole, end, x, tokens, n, y + (whole - begin), ldy);
 }
