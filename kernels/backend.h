@@ -2,8 +2,8 @@
 //
 // Operations read and write the backend's own space. The host backend runs everything at once on the calling
 // thread's team; on other devices a call only queues work, in order, on a stream, and errors come with the
-// next sync(). One thread at a time may call a backend. Host memory that queued work reads (tensors in pinned
-// memory, spans, page tables, arrays of experts) must stay as it is until a sync. Asking for a device that
+// next sync(). One thread at a time may call a backend. Host memory that queued work reads (what is copied,
+// spans, page tables, arrays of experts) must stay as it is until a sync. Asking for a device that
 // this build or machine lacks gives a Status, never a crash.
 #pragma once
 
@@ -52,9 +52,9 @@ class Backend {
 
   // Float32 [n, d], rows may be strided.
   virtual void zero(const Tensor& to) = 0;
-  // [n, d] or dense, between any spaces. from and to: of one shape and type, not aliasing.
+  // [n, d] or dense, on the device and in pinned memory. from and to: of one shape and type, not aliasing.
   virtual void copy(const Tensor& from, const Tensor& to) = 0;
-  // The same for bytes, on any stream.
+  // The same for bytes, on any stream; one side may be any memory of the host (kernels/staging.h).
   virtual void copy_bytes(Stream stream, const void* from, void* to, size_t bytes);
 
   virtual Event record(Stream stream) { return {stream, 0}; }

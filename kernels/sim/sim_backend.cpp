@@ -13,6 +13,7 @@
 #include "kernels/backend.h"
 #include "kernels/sim/arena.h"
 #include "kernels/sim/stream.h"
+#include "kernels/staging.h"
 #include "kernels/traffic.h"
 
 namespace moebius {
@@ -21,12 +22,14 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::microseconds kLateSleep{100};
+constexpr int kStagingThreads = 2;
 
 // The arguments of an operation with aliases for device addresses, and copies of what they point at.
 template <class Args>
 class Call {
  public:
-  Call(const Args& from, const SimArena& arena, const char* op) : args(from), arena_(arena), op_(op) {
+  Call(const Args& from, const SimArena& arena, const Ranges& pinned, const char* op)
+      : args(from), arena_(arena), pinned_(pinned), op_(op) {
     args.visit(*this);
   }
   Call(const Call&) = delete;
@@ -34,7 +37,11 @@ class Call {
 
   void operator()(Tensor& t) {
     if (t.empty()) return;
-    if (t.space != Space::kPinned) t.data = alias(t.data, t.space);
+    if (t.space != Space::kPinned) {
+      t.data = alias(t.data, t.space);
+    } else {
+      MOEBIUS_CHECK(pinned_.contain(t.data, 0), fmt::format("{}: an argument is not pinned", op_));
+    }
     t.space = Space::kHost;
   }
   void operator()(Matrix& m) {
@@ -79,6 +86,7 @@ class Call {
   }
 
   const SimArena& arena_;
+  const Ranges& pinned_;
   const char* op_;
   std::deque<Lora> loras_;
   std::vector<ExpertWeights> experts_;
@@ -87,11 +95,19 @@ class Call {
   std::vector<int64_t> numbers_;
 };
 
-class SimBackend final : public Backend {
+class SimBackend final : public Backend, private Staging::Streams {
  public:
   SimBackend(const SimOptions& options, std::unique_ptr<SimArena> arena)
       : options_(options), arena_(std::move(arena)), host_(make_host_backend(options.host)) {
     for (uint64_t i = 0; i < kStreams; ++i) streams_.emplace_back(options.seed == 0 ? 0 : options.seed + i);
+  }
+  ~SimBackend() override {
+    drain();
+    staging_.reset();
+  }
+  Status create() {
+    MOEBIUS_ASSIGN(staging_, Staging::create(kStagingThreads, *this, *this));
+    return Status();
   }
 
   std::string name() const override {
@@ -121,8 +137,10 @@ class SimBackend final : public Backend {
     const auto release = [](void*, size_t, void* owner) {
       auto* p = static_cast<Pinned*>(owner);
       p->backend->drain();
+      p->backend->pinned_.remove(p->memory.data());
       delete p;
     };
+    pinned_.add(pinned->memory.data(), bytes);
     return Buffer(pinned->memory.data(), bytes, Space::kPinned, release, pinned);
   }
 
@@ -133,6 +151,8 @@ class SimBackend final : public Backend {
     });
   }
   void copy(const Tensor& from, const Tensor& to) override {
+    for (const Tensor* t : {&from, &to})
+      MOEBIUS_CHECK(arena_->owns(t->data, 0) || pinned_.contain(t->data, 0), "copy: a tensor is not pinned");
     const bool crosses = (from.space == Space::kDevice) != (to.space == Space::kDevice);
     const double bytes = static_cast<double>(from.numel()) * static_cast<double>(dtype_bytes(from.dtype));
     push(Stream::kCompute, "copy", options_.link_GBs,
@@ -142,14 +162,10 @@ class SimBackend final : public Backend {
          });
   }
   void copy_bytes(Stream stream, const void* from, void* to, size_t bytes) override {
-    const int64_t size = static_cast<int64_t>(bytes);
-    const bool from_device = arena_->owns(from, size), to_device = arena_->owns(to, size);
-    if (from_device) from = arena_->alias(from);
-    if (to_device) to = arena_->alias(to);
-    push(stream, "copy", options_.link_GBs, [from, to, bytes, crosses = from_device != to_device] {
-      std::memcpy(to, from, bytes);
-      return crosses ? static_cast<double>(bytes) : 0;
-    });
+    if (bytes == 0) return;
+    if (!reachable(from, bytes)) return staging_->to_device(stream, from, to, bytes);
+    if (!reachable(to, bytes)) return staging_->to_host(stream, from, to, bytes);
+    copy_pinned(stream, from, to, bytes);
   }
 
   Event record(Stream stream) override { return {stream, on(stream).pushed()}; }
@@ -160,21 +176,11 @@ class SimBackend final : public Backend {
       stand_still(stream, "wait for the other stream", [&] { on(event.stream).wait_for(event.ticket); });
     });
   }
-  void raise(Flag& flag, uint64_t value) override {
-    on(Stream::kCompute).push([&flag, value] {
-      flag.store(value, std::memory_order_release);
-      flag.notify_all();
-    });
-  }
-  void await(Flag& flag, uint64_t value) override {
-    on(Stream::kCompute).push([this, &flag, value] {
-      stand_still(Stream::kCompute, "wait for the CPU", [&] {
-        for (uint64_t now; (now = flag.load(std::memory_order_acquire)) < value;) flag.wait(now);
-      });
-    });
-  }
+  void raise(Flag& flag, uint64_t value) override { raise_on(Stream::kCompute, flag, value); }
+  void await(Flag& flag, uint64_t value) override { await_on(Stream::kCompute, flag, value); }
   Status sync() override {
     drain();
+    staging_->finish();
     return failed_ ? io_error("the simulated device failed, as it was told to") : Status();
   }
   void trace(Tracer* tracer) override {
@@ -186,20 +192,48 @@ class SimBackend final : public Backend {
     failed_ = false;
   }
 
-#define X(op, Args)                                                    \
-  void op(const Args& args) override {                                 \
-    check(args);                                                       \
-    auto call = std::make_shared<Call<Args>>(args, *arena_, #op);      \
-    push(Stream::kCompute, #op, options_.device_GBs, [this, call] {    \
-      host_->op(call->args);                                           \
-      return options_.device_GBs > 0 ? Traffic::bytes(call->args) : 0; \
-    });                                                                \
+#define X(op, Args)                                                        \
+  void op(const Args& args) override {                                     \
+    check(args);                                                           \
+    auto call = std::make_shared<Call<Args>>(args, *arena_, pinned_, #op); \
+    push(Stream::kCompute, #op, options_.device_GBs, [this, call] {        \
+      host_->op(call->args);                                               \
+      return options_.device_GBs > 0 ? Traffic::bytes(call->args) : 0;     \
+    });                                                                    \
   }
   MOEBIUS_OPS(X)
   MOEBIUS_GRAD_OPS(X)
 #undef X
 
  private:
+  void copy_pinned(Stream stream, const void* from, void* to, size_t bytes) override {
+    MOEBIUS_CHECK(reachable(from, bytes) && reachable(to, bytes), "a copy of memory that is not pinned");
+    const int64_t size = static_cast<int64_t>(bytes);
+    const bool from_device = arena_->owns(from, size), to_device = arena_->owns(to, size);
+    if (from_device) from = arena_->alias(from);
+    if (to_device) to = arena_->alias(to);
+    push(stream, "copy", options_.link_GBs, [from, to, bytes, crosses = from_device != to_device] {
+      std::memcpy(to, from, bytes);
+      return crosses ? static_cast<double>(bytes) : 0;
+    });
+  }
+  void raise_on(Stream stream, Flag& flag, uint64_t value) override {
+    on(stream).push([&flag, value] {
+      flag.store(value, std::memory_order_release);
+      flag.notify_all();
+    });
+  }
+  void await_on(Stream stream, Flag& flag, uint64_t value) override {
+    on(stream).push([this, stream, &flag, value] {
+      if (flag.load(std::memory_order_acquire) >= value) return;
+      stand_still(stream, stream == Stream::kCompute ? "wait for the CPU" : "wait for staging", [&] {
+        for (uint64_t now; (now = flag.load(std::memory_order_acquire)) < value;) flag.wait(now);
+      });
+    });
+  }
+  bool reachable(const void* at, size_t bytes) const {
+    return arena_->owns(at, static_cast<int64_t>(bytes)) || pinned_.contain(at, bytes);
+  }
   SimStream& on(Stream stream) { return streams_[static_cast<size_t>(stream)]; }
   // work() says how many bytes it moved, which take their time at so many GB/s (0: none).
   template <class Work>
@@ -253,6 +287,8 @@ class SimBackend final : public Backend {
   uint64_t pieces_ = 0, allocations_ = 0;
   std::atomic<bool> failed_{false};
   Tracer* tracer_ = nullptr;
+  Ranges pinned_;
+  std::unique_ptr<Staging> staging_;
   std::array<Clock::time_point, kStreams> ended_{};  // of the last piece of work; each stream has its own
   std::deque<SimStream> streams_;                    // the last to be made, the first to end
 };
@@ -261,7 +297,9 @@ class SimBackend final : public Backend {
 
 Result<std::unique_ptr<Backend>> make_sim_backend(const SimOptions& options) {
   MOEBIUS_ASSIGN(std::unique_ptr<SimArena> arena, SimArena::create(options.memory_bytes));
-  return std::unique_ptr<Backend>(std::make_unique<SimBackend>(options, std::move(arena)));
+  auto backend = std::make_unique<SimBackend>(options, std::move(arena));
+  MOEBIUS_TRY(backend->create());
+  return std::unique_ptr<Backend>(std::move(backend));
 }
 
 }  // namespace moebius

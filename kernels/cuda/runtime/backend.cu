@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <thread>
 
 #include "kernels/cuda/abi.h"
 #include "kernels/cuda/dispatch.h"
@@ -12,6 +13,7 @@
 #include "kernels/cuda/runtime/flags.h"
 #include "kernels/cuda/runtime/product.h"
 #include "kernels/cuda/runtime/scratch.h"
+#include "kernels/staging.h"
 
 namespace moebius::cuda {
 namespace {
@@ -50,17 +52,21 @@ class CudaContext final : public Context {
   Products products_;
 };
 
-class CudaBackend final : public CudaOperations {
+// A thread copies some GB/s out of a mapped file, a link takes 10 to 60.
+int staging_threads() { return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 4, 1, 4); }
+
+class CudaBackend final : public CudaOperations, private Staging::Streams {
  public:
   CudaBackend(int device, int64_t memory_bytes)
       : device_(device),
         memory_bytes_(memory_bytes),
         events_{StreamEvents(failure_), StreamEvents(failure_)},
-        flags_(failure_) {}
+        flags_(failure_, pinned_) {}
 
   ~CudaBackend() override {
     use();
     cudaDeviceSynchronize();
+    staging_.reset();
     context_.reset();
     for (cudaStream_t stream : streams_)
       if (stream) cudaStreamDestroy(stream);
@@ -81,7 +87,9 @@ class CudaBackend final : public CudaOperations {
     MOEBIUS_TRY(failure_.first());
     flags_.create();
     context_.emplace(failure_);
-    return context_->create(streams_[0], properties.multiProcessorCount);
+    MOEBIUS_TRY(context_->create(streams_[0], properties.multiProcessorCount));
+    MOEBIUS_ASSIGN(staging_, Staging::create(staging_threads(), *this, *this));
+    return Status();
   }
 
   std::string name() const override { return name_; }
@@ -105,10 +113,12 @@ class CudaBackend final : public CudaOperations {
       return failure_.first();
     }
     allocated_ += static_cast<int64_t>(bytes);
+    here_.add(at, bytes);
     const auto release = [](void* data, size_t size, void* owner) {
       auto* backend = static_cast<CudaBackend*>(owner);
       backend->use();
       cudaFree(data);  // waits for the device
+      backend->here_.remove(data);
       backend->allocated_ -= static_cast<int64_t>(size);
     };
     return Buffer(at, bytes, Space::kDevice, release, this);
@@ -123,12 +133,12 @@ class CudaBackend final : public CudaOperations {
           fmt::format("no {} bytes of memory can be pinned for the GPU; free some memory", bytes));
     }
     std::memset(at, 0, bytes);
-    flags_.pin(at, bytes);
+    pinned_.add(at, bytes);
     const auto release = [](void* data, size_t, void* owner) {
       auto* backend = static_cast<CudaBackend*>(owner);
       backend->use();
       cudaDeviceSynchronize();
-      backend->flags_.unpin(data);
+      backend->pinned_.remove(data);
       cudaFreeHost(data);
     };
     return Buffer(at, bytes, Space::kPinned, release, this);
@@ -143,6 +153,7 @@ class CudaBackend final : public CudaOperations {
         "zero");
   }
   void copy(const Tensor& from, const Tensor& to) override {
+    MOEBIUS_CHECK(from.space != Space::kHost && to.space != Space::kHost, "copy: a tensor is not pinned");
     if (from.numel() == 0 || !begin()) return;
     const size_t width = dtype_bytes(from.dtype);
     const auto bytes = [&](int64_t count) { return static_cast<size_t>(count) * width; };
@@ -159,7 +170,9 @@ class CudaBackend final : public CudaOperations {
   }
   void copy_bytes(Stream stream, const void* from, void* to, size_t bytes) override {
     if (bytes == 0 || !begin()) return;
-    failure_.ok(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, on(stream)), "copy");
+    if (!reachable(from, bytes)) return staging_->to_device(stream, from, to, bytes);
+    if (!reachable(to, bytes)) return staging_->to_host(stream, from, to, bytes);
+    copy_pinned(stream, from, to, bytes);
   }
 
   Event record(Stream stream) override {
@@ -174,14 +187,8 @@ class CudaBackend final : public CudaOperations {
     if (event.stream == stream || !use()) return;  // in order already
     events_[static_cast<size_t>(event.stream)].wait(on(stream), event.ticket);
   }
-  void raise(Flag& flag, uint64_t value) override {
-    use();
-    flags_.raise(flag, value, streams_[0]);
-  }
-  void await(Flag& flag, uint64_t value) override {
-    use();
-    flags_.await(flag, value, streams_[0]);
-  }
+  void raise(Flag& flag, uint64_t value) override { raise_on(Stream::kCompute, flag, value); }
+  void await(Flag& flag, uint64_t value) override { await_on(Stream::kCompute, flag, value); }
   void wait_on_host(const Flag& flag, uint64_t value) override { poll(flag, value); }
   Status sync() override {
     use();
@@ -189,6 +196,7 @@ class CudaBackend final : public CudaOperations {
     if (failed) flags_.settle();  // so that streams that wait for them come to an end
     for (cudaStream_t stream : streams_) failure_.ok(cudaStreamSynchronize(stream), "a kernel");
     failure_.first().ok() ? flags_.forget() : flags_.settle();
+    staging_->finish();
     return failure_.first();
   }
   // After a fault of a kernel the device gives the same error again at the next call.
@@ -203,6 +211,20 @@ class CudaBackend final : public CudaOperations {
     return true;
   }
   void end(const char* op) override { failure_.ok(cudaGetLastError(), op); }
+  void copy_pinned(Stream stream, const void* from, void* to, size_t bytes) override {
+    failure_.ok(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, on(stream)), "copy");
+  }
+  void raise_on(Stream stream, Flag& flag, uint64_t value) override {
+    use();
+    flags_.raise(flag, value, on(stream));
+  }
+  void await_on(Stream stream, Flag& flag, uint64_t value) override {
+    use();
+    flags_.await(flag, value, on(stream));
+  }
+  bool reachable(const void* at, size_t bytes) const {
+    return here_.contain(at, bytes) || pinned_.contain(at, bytes);
+  }
   cudaStream_t on(Stream stream) const { return streams_[static_cast<size_t>(stream)]; }
 
   const int device_;
@@ -213,7 +235,9 @@ class CudaBackend final : public CudaOperations {
   std::array<cudaStream_t, kStreams> streams_{};
   cudaStream_t setup_ = nullptr;
   std::array<StreamEvents, kStreams> events_;
+  Ranges here_, pinned_;  // memory of the device and of the host
   StreamFlags flags_;
+  std::unique_ptr<Staging> staging_;
   std::optional<CudaContext> context_;
 };
 

@@ -86,12 +86,7 @@ void StreamFlags::create() {
 }
 
 bool StreamFlags::pinned(const Flag& flag) const {
-  if (!write_ || !wait_) return false;
-  const char* at = reinterpret_cast<const char*>(&flag);
-  auto piece = pinned_.upper_bound(const_cast<char*>(at));
-  if (piece == pinned_.begin()) return false;
-  --piece;
-  return at + sizeof(Flag) <= piece->first + piece->second;
+  return write_ && wait_ && pinned_.contain(&flag, sizeof(Flag));
 }
 
 void StreamFlags::raise(Flag& flag, uint64_t value, cudaStream_t stream) {

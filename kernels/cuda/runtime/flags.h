@@ -2,19 +2,19 @@
 //
 // One in pinned memory is written and polled by the device itself (stream memory operations of the driver, a
 // few microseconds): who waits for it on the host must look at it again and again (poll), for nobody wakes
-// him. Any other flag, and every flag where the driver lacks those operations, takes a function that the driver's
-// thread runs on the host (tens of microseconds), which wakes who waits. A device that has failed runs
-// neither: then settle() does it.
+// him. Any other flag, and every flag where the driver lacks those operations, takes a function that the
+// driver's thread runs on the host (tens of microseconds), which wakes who waits. A device that has failed
+// runs neither: then settle() does it.
 #pragma once
 
 #include <cudaTypedefs.h>
 
-#include <map>
 #include <utility>
 #include <vector>
 
 #include "kernels/backend.h"
 #include "kernels/cuda/runtime/failure.h"
+#include "kernels/staging.h"
 
 namespace moebius::cuda {
 
@@ -24,11 +24,9 @@ void poll(const Flag& flag, uint64_t value);
 
 class StreamFlags {
  public:
-  explicit StreamFlags(Failure& failure) : failure_(failure) {}
+  StreamFlags(Failure& failure, const Ranges& pinned) : failure_(failure), pinned_(pinned) {}
 
   void create();  // looks for the driver's operations
-  void pin(void* at, size_t bytes) { pinned_[static_cast<char*>(at)] = bytes; }
-  void unpin(void* at) { pinned_.erase(static_cast<char*>(at)); }
 
   void raise(Flag& flag, uint64_t value, cudaStream_t stream);
   void await(Flag& flag, uint64_t value, cudaStream_t stream);
@@ -42,9 +40,9 @@ class StreamFlags {
   bool pinned(const Flag& flag) const;
 
   Failure& failure_;
+  const Ranges& pinned_;
   PFN_cuStreamWriteValue64_v11070 write_ = nullptr;
   PFN_cuStreamWaitValue64_v11070 wait_ = nullptr;
-  std::map<char*, size_t> pinned_;
   std::vector<std::pair<Flag*, uint64_t>> raised_, awaited_;  // since the last sync
 };
 
