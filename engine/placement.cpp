@@ -8,6 +8,7 @@
 #include "engine/kv_cache.h"
 #include "engine/placement_reasons.h"
 #include "engine/placement_speed.h"
+#include "kernels/staging.h"
 
 namespace moebius {
 namespace {
@@ -184,14 +185,16 @@ class Planner {
     }
   }
 
+  // Without a device there is room for staging too: so none takes anything away.
   int64_t ram_always() const {
+    const int64_t always = kStagingBytes + needs_.embedding;
     switch (plan_.shape) {
       case PlanShape::kHost:
-        return needs_.core() + needs_.head + needs_.embedding;
+        return always + needs_.core() + needs_.head;
       case PlanShape::kHostHead:
-        return needs_.head + needs_.embedding;
+        return always + needs_.head;
       default:
-        return needs_.embedding;
+        return always;
     }
   }
 
@@ -237,7 +240,7 @@ class Planner {
     add_row(model_.tied_head ? "embedding, head" : "head", needs_.head, plan_.shape == PlanShape::kDevice);
     add_row("cache", needs_.cache, device);
     add_row("workspace", needs_.workspace + plan_.pass_tokens * needs_.state, device);
-    add_row("slots to stream", plan_.ring_slots * needs_.slot, true);
+    if (device) plan_.rows.push_back({"slots to stream", plan_.ring_slots * needs_.slot, kStagingBytes, 0});
     add_row("adapter", budgets_.adapter_bytes, device);
     if (device) add_row("for the driver", reserve(), true);
     for (const PlaceRow& row : plan_.rows) plan_.device_used += row.device, plan_.ram_used += row.ram;

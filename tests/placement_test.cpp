@@ -7,6 +7,7 @@
 #include <random>
 
 #include "engine/placement.h"
+#include "kernels/staging.h"
 #include "models/geometries.h"
 
 namespace moebius {
@@ -259,6 +260,8 @@ TEST(PlanModel, RamIsForWhatIsNotOnTheDevice) {
   EXPECT_EQ(plan.experts_on_disk, 3);
   EXPECT_EQ(plan.experts_released, 9);
   EXPECT_EQ(row_of(plan, "routed experts").disk, 3'000'000'000);
+  EXPECT_EQ(row_of(plan, "slots to stream").ram, kStagingBytes);
+  EXPECT_EQ(plan.ram_used, sum_of(plan.rows, &PlaceRow::ram));
   EXPECT_NEAR(plan.decode.disk_s, 4 * 3.0 / 16 / 5, 1e-9);
   b.ram_bytes = plan.ram_for_all;
   plan = plan_model(m, kWorkstation, b);
@@ -270,7 +273,7 @@ TEST(PlanModel, RamIsForWhatIsNotOnTheDevice) {
   EXPECT_EQ(plan_model(m, kWorkstation, b).experts_released, 0);
 
   b.device_bytes = 0;  // what every token reads does not fit: it is read from disk each time
-  b.ram_bytes = 3'200'000'000;
+  b.ram_bytes = 3'200'000'000 + kStagingBytes * 16 / 15;
   plan = plan_model(m, kWorkstation, b);
   EXPECT_NEAR(static_cast<double>(plan.ram_missing), 3e9, 1e6);
   EXPECT_NEAR(plan.decode.disk_s, (3.0 + 4.0) / 5, 1e-3);

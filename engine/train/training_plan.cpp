@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "engine/train/pass_memory.h"
+#include "kernels/staging.h"
 
 namespace moebius {
 namespace {
@@ -126,7 +127,7 @@ class Sharing {
     const int64_t head = b_.model.head.bytes, tied = b_.model.tied_head ? head : 0;
     row("attention, shared, dense", d ? dense : 0, dense);
     row("routed experts", share(p, routed_.all.bytes), routed_.all.bytes);
-    row("ring of streamed experts", p.ring_places * place_, 0);
+    row("ring of streamed experts", p.ring_places * place_, d ? kStagingBytes : 0);
     row("embedding", 0, b_.model.embedding.bytes + tied);
     row("head", p.head_on_device ? head : 0, tied > 0 ? 0 : head);
     row("merged copies", d ? b_.merged : 0, b_.merged);
