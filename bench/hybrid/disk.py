@@ -80,14 +80,14 @@ def main():
     files = sorted(pathlib.Path(options.model).glob("*.safetensors"))
     limit = int(options.limit * GIB)
     cgroup = Cgroup(limit)
-    print("limit_GiB,round,mode,decode_tok_s,read_GB,run_s,disk_GBs", flush=True)
+    print("limit_GiB,tokens,round,mode,decode_tok_s,read_GB,run_s,disk_GBs", flush=True)
     try:
         for i in range(options.rounds):
             for mode, ram in (("mapped", 1 << 50), ("prefetched", limit)):
                 forget(files)
                 disk = disk_gbs(files[0])
                 tok_s, read, seconds = decode(options, ram, cgroup)
-                print(f"{options.limit:g},{i + 1},{mode},{tok_s:.3f},{read:.2f},{seconds:.1f},{disk:.2f}", flush=True)
+                print(f"{options.limit:g},{options.tokens},{i + 1},{mode},{tok_s:.3f},{read:.2f},{seconds:.1f},{disk:.2f}", flush=True)
     finally:
         cgroup.close()
 
