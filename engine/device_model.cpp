@@ -18,8 +18,7 @@ bool has_experts(const Weights& weights) {
   return std::ranges::any_of(weights.layers, [](const LayerWeights& l) { return !l.experts.empty(); });
 }
 
-// Of the residents that a plan wants, those that `room` bytes hold, the hottest first. Experts with an
-// adapter stay on the host.
+// Of the residents that a plan wants, those that `room` bytes hold, the hottest first.
 Residency fitting(const Residency& wanted, const Weights& host, ExpertHeat heat, int64_t room) {
   for (size_t l = 0; l < wanted.size(); ++l)
     for (size_t e = 0; e < wanted[l].size(); ++e)

@@ -13,10 +13,6 @@ constexpr int64_t kMoveSteps = 16;                 // between looks at who shoul
 constexpr int64_t kMoveBytes = int64_t{64} << 20;  // at such a look
 constexpr double kHeatKept = 0.9;                  // of earlier uses, at every look
 
-void put(Uploader& uploader, ExpertWeights& e) {
-  uploader.put(e.gate), uploader.put(e.up), uploader.put(e.down);
-}
-
 }  // namespace
 
 bool has_adapter(const ExpertWeights& e) { return e.gate.lora || e.up.lora || e.down.lora; }
@@ -75,8 +71,7 @@ Residency hottest_first(const Weights& host, const ExpertHeat& heat, int64_t byt
   for (size_t l = 0; l < residency.size(); ++l) {
     const std::vector<ExpertWeights>& experts = host.layers[l].experts;
     residency[l].resize(experts.size());
-    for (size_t e = 0; e < experts.size(); ++e)
-      if (!has_adapter(experts[e])) order.push_back({heat[l][e], e, l});
+    for (size_t e = 0; e < experts.size(); ++e) order.push_back({heat[l][e], e, l});
   }
   std::ranges::sort(order, [](const Candidate& a, const Candidate& b) {
     return std::tuple(-a.heat, a.expert, a.layer) < std::tuple(-b.heat, b.expert, b.layer);
@@ -117,7 +112,6 @@ Status ExpertStore::place(const Residency& residency) {
       sizes.push_back(expert_bytes(experts[e]));
       ++(residency[l][e] ? resident_ : layer.on_host);
       if (!residency[l][e]) continue;
-      MOEBIUS_CHECK(!has_adapter(experts[e]), "experts with an adapter stay on the host");
       std::swap(device[e], layer.host[e]);
       map_.put(static_cast<int64_t>(l), static_cast<int64_t>(e), true);
       needed += sizes.back();
@@ -126,9 +120,9 @@ Status ExpertStore::place(const Residency& residency) {
   }
   MOEBIUS_ASSIGN(memory_, backend_.alloc(static_cast<size_t>(needed)));
   Uploader uploader(memory_.as<char>(), &backend_);
-  for (LayerWeights& layer : placed_.layers)
-    for (ExpertWeights& e : layer.experts)
-      if (!e.elsewhere()) put(uploader, e);
+  for (size_t l = 0; l < placed_.layers.size(); ++l)
+    for (size_t e = 0; e < placed_.layers[l].experts.size(); ++e)
+      if (residency[l][e]) uploader.put(placed_.layers[l].experts[e], loras_[{l, e}], false);
   return backend_.sync();
 }
 
@@ -178,10 +172,10 @@ void ExpertStore::start(const ExpertMove& move) {
   const size_t l = static_cast<size_t>(move.layer), out = static_cast<size_t>(move.out),
                in = static_cast<size_t>(move.in);
   const std::vector<ExpertWeights>& experts = host_.layers[l].experts;
-  if (has_adapter(experts[in])) return;
   ExpertWeights& leaving = placed_.layers[l].experts[out];
   char* place = static_cast<char*>(const_cast<void*>(leaving.gate.data));  // the store's own memory
   leaving = ExpertWeights();
+  loras_.erase({l, out});
   layers_[l].host[out] = experts[out];
   if (release_) will_need(experts[out]);
   map_.put(move.layer, move.out, false);
@@ -191,10 +185,12 @@ void ExpertStore::start(const ExpertMove& move) {
 }
 
 void ExpertStore::load(Arriving& arriving, char* place) {
-  const ExpertMove& move = arriving.move;
-  arriving.expert = host_.layers[static_cast<size_t>(move.layer)].experts[static_cast<size_t>(move.in)];
+  const size_t l = static_cast<size_t>(arriving.move.layer), in = static_cast<size_t>(arriving.move.in);
+  arriving.expert = host_.layers[l].experts[in];
+  std::deque<Lora>& loras = loras_[{l, in}];
+  loras.clear();
   Uploader uploader(place, &backend_);
-  put(uploader, arriving.expert);
+  uploader.put(arriving.expert, loras, false);
   arriving.event = backend_.record(Stream::kLoad);
 }
 

@@ -8,7 +8,9 @@
 
 #include <atomic>
 #include <deque>
+#include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "engine/expert_map.h"
@@ -21,7 +23,7 @@
 namespace moebius {
 
 // As many experts as fit `bytes`, the hottest first; of equal ones the lowest ids, layer by layer, so that
-// without heat (all zeros) every layer has the same number. Experts with an adapter stay on the host.
+// without heat (all zeros) every layer has the same number. An expert comes with its adapters.
 Residency hottest_first(const Weights& host, const ExpertHeat& heat, int64_t bytes);
 ExpertHeat no_heat(const Weights& host);
 // What an expert takes of the device's memory, with its adapters and their gradients.
@@ -39,8 +41,8 @@ std::vector<ExpertLoad> expert_loads(const std::vector<ExpertWeights>& experts,
 class ExpertStore {
  public:
   // host must outlive the store. placed: the weights of which steps run on the device; its experts become
-  // those that are resident, and change with them. kNoMemory says what is missing. No
-  // resident expert may have an adapter. heat: to begin with.
+  // those that are resident, with their adapters, and change with them. kNoMemory says what is missing.
+  // heat: to begin with.
   // release: residents' bytes on the host may go to others.
   static Result<std::unique_ptr<ExpertStore>> create(const Weights& host, const Residency& residency,
                                                      ExpertHeat heat, bool release, Weights& placed,
@@ -100,6 +102,7 @@ class ExpertStore {
   ExpertHeat heat_;
   ExpertMap map_;
   ExpertBytes bytes_;
+  std::map<std::pair<size_t, size_t>, std::deque<Lora>> loras_;  // of experts on the device, by layer and id
   std::vector<Arriving> arriving_;
   int64_t resident_ = 0, total_ = 0, steps_ = 0;
   Buffer memory_;

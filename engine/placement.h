@@ -62,6 +62,7 @@ struct FormatRule {
 
 // kInvalid: sizes that overflow, or more than kMaxPlannedExperts experts.
 Result<ModelBytes> model_bytes(const ModelConfig& config, const FormatRule& rule, DType cache_type);
+// Adapters count with their matrices.
 Result<ModelBytes> model_bytes(const ModelConfig& config, const Weights& weights, DType cache_type);
 
 // The constraints. They may contradict the model: then the plan says so and does something else.

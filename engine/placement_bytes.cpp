@@ -37,9 +37,10 @@ class Counter {
   explicit Counter(ModelBytes& bytes) : bytes_(bytes) {}
 
   Status add(const std::string& name, Role role, const Matrix& w) {
-    const int64_t l = layer_of(name);
-    if (role == Role::kEmbed) return add(bytes_.embedding, w.bytes(), w.rows * w.cols);
-    if (role == Role::kHead) return add(bytes_.head, w.bytes(), w.rows * w.cols);
+    const int64_t l = layer_of(name), adapter = w.lora ? w.lora->a.numel() + w.lora->b.numel() : 0;
+    const int64_t bytes = w.bytes() + adapter * 4, weights = w.rows * w.cols + adapter;
+    if (role == Role::kEmbed) return add(bytes_.embedding, bytes, weights);
+    if (role == Role::kHead) return add(bytes_.head, bytes, weights);
     LayerBytes& layer = bytes_.layers[static_cast<size_t>(l)];
     if (role == Role::kExpert && name.ends_with("gate_proj")) {
       if (++experts_ > kMaxPlannedExperts)
@@ -47,7 +48,7 @@ class Counter {
       layer.experts.emplace_back();
     }
     if (role == Role::kExpert || (role == Role::kAttention && experts_ == 0)) bytes_.format = w.format;
-    return add(of(layer, role), w.bytes(), w.rows * w.cols);
+    return add(of(layer, role), bytes, weights);
   }
 
   Status add_vector(const std::string& name, int64_t size) {

@@ -16,6 +16,7 @@
 #include "engine/self_check.h"
 #include "kernels/gpu.h"
 #include "kernels/sim/arena.h"
+#include "tests/adapter_cases.h"
 #include "tests/device_models.h"
 
 namespace moebius {
@@ -278,30 +279,32 @@ TEST(OnDeviceAlone, ACancelledPromptKeepsWhatWasComputed) {
             std::vector<float>((*other)->logits().begin(), (*other)->logits().end()));
 }
 
+// A prompt of three tokens and 120 decoded ones: all logits, in order.
+std::vector<float> decoded(Engine& engine) {
+  std::vector<float> all;
+  auto session = engine.new_session();
+  MOEBIUS_CHECK((*session)->sync(std::vector<int32_t>{3, 1, 4}).ok());
+  for (int i = 0; i < 120; ++i) {
+    const std::span<const float> row = (*session)->logits();
+    all.insert(all.end(), row.begin(), row.end());
+    const auto best = std::max_element(row.begin(), row.end()) - row.begin();
+    MOEBIUS_CHECK((*session)->append(static_cast<int32_t>(best)).ok());
+  }
+  return all;
+}
+
 // Greedy decoding wears the same experts: they come to the device, and no bit changes.
 TEST(OnDeviceAlone, ExpertsMoveToWhereTheyAreUsed) {
   const std::string model = "qwen3_moe_int4";
-  const auto decode = [](Engine& engine) {
-    std::vector<float> all;
-    auto session = engine.new_session();
-    MOEBIUS_CHECK((*session)->sync(std::vector<int32_t>{3, 1, 4}).ok());
-    for (int i = 0; i < 120; ++i) {
-      const std::span<const float> row = (*session)->logits();
-      all.insert(all.end(), row.begin(), row.end());
-      const auto best = std::max_element(row.begin(), row.end()) - row.begin();
-      MOEBIUS_CHECK((*session)->append(static_cast<int32_t>(best)).ok());
-    }
-    return all;
-  };
   EngineOptions options = options_for(model);
   options.context = 128;
-  const std::vector<float> want = decode(*open(options));
+  const std::vector<float> want = decoded(*open(options));
   options.device = DeviceKind::kSim;
   for (uint64_t seed = 1; seed <= 3; ++seed) {
     options.device_memory = budget(options, 0.5), options.speeds = speeds(1, 1);
     options.sim_seed = seed;
     const auto engine = open(options);
-    EXPECT_EQ(decode(*engine), want);
+    EXPECT_EQ(decoded(*engine), want);
     int64_t moves = 0, device = 0, host = 0;
     for (const LayerUse& layer : engine->expert_use()) {
       moves += layer.moves, device += layer.device_slots, host += layer.host_slots;
@@ -409,7 +412,41 @@ TEST(SelfCheck, NamesTheOperationThatDiffers) {
   EXPECT_NE(expert.message().find("differs by"), std::string::npos) << expert.message();
 }
 
-// Adapters of attention go to the device, adapted experts stay on the host.
+// Some experts of every layer have an adapter: wherever they are, and while they change places.
+TEST(OnDeviceAlone, ExpertsComeWithTheirAdapters) {
+  EngineOptions options = options_for("qwen3_moe_int4");
+  options.context = 128, options.adapter = testing::TempDir() + "some_experts";
+  {
+    const auto files = ModelFiles::open(options.model);
+    ASSERT_TRUE(files.ok());
+    const auto some = [](const ModelMatrix& m) {
+      return m.role == Role::kExpert && m.name.find("experts.1") == std::string::npos;
+    };
+    const auto factors = adapters::random_factors((*files)->config(), some, 0.2f);
+    std::filesystem::remove_all(options.adapter);
+    ASSERT_TRUE(write_adapter(options.adapter, (*files)->config(), factors,
+                              {AdapterLayout::kPerExpert, "", "", "", ""})
+                    .ok());
+  }
+  const std::vector<float> want = decoded(*open(options));
+  options.device = DeviceKind::kSim, options.speeds = speeds(1, 1);
+  for (const double share : {0.2, 0.5, 1.0}) {
+    options.device_memory = budget(options, share), options.sim_seed = static_cast<uint64_t>(share * 10);
+    const auto engine = open(options);
+    EXPECT_EQ(decoded(*engine), want) << share;
+    int64_t moves = 0, device = 0;
+    for (const LayerUse& layer : engine->expert_use()) moves += layer.moves, device += layer.device_slots;
+    EXPECT_EQ(moves > 0, share < 1) << share;
+    EXPECT_EQ(device > 0, share < 1) << share;
+    EXPECT_EQ(engine->plan()->experts_resident == engine->plan()->experts, share == 1);
+  }
+  const int64_t with = open(options)->plan()->slot_bytes;
+  options.adapter.clear();
+  EXPECT_GT(with, open(options)->plan()->slot_bytes) << "the plan counts adapters";
+  EXPECT_NE(decoded(*open(options)), want);
+}
+
+// Adapters of all matrices.
 TEST(OnDeviceAlone, AnAdapterGivesTheHostsBits) {
   EngineOptions options = options_for("deepseek_v3_tiny");
   options.adapter = "tests/golden/adapters/deepseek_v3_all";
