@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 #include <memory>
 #include <numeric>
@@ -215,10 +216,10 @@ Result<ordered_json> measure(Options options) {
 std::string table(const ordered_json& rows) {
   const auto number = [](const ordered_json& value) { return value.get<double>(); };
   if (rows.empty()) return "nothing to measure\n";
-  double resident = 0, drift = 1, large = 1;
+  double resident = 0, drift = 1, large = INFINITY;  // large: in every row, for probes come and go
   for (const ordered_json& r : rows) {
     resident = std::max(resident, number(r["resident_GB"])), drift = std::max(drift, number(r["drift"]));
-    large = std::max(large, number(r["large_pages_GBs"]) / number(r["memory_read_GBs"]));
+    large = std::min(large, number(r["large_pages_GBs"]) / number(r["memory_read_GBs"]));
   }
   const ordered_json& first = rows[0];
   std::string text = fmt::format(
