@@ -1,4 +1,5 @@
 // Opening an Engine: the files, the weights' places, what sessions share.
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -68,6 +69,7 @@ void Engine::Impl::move_to_large_pages() {
   const Checkpoint& checkpoint = files->checkpoint();
   if (device || disk || checkpoint.total_bytes() > available_memory() - kSpared) return;
   loader = std::jthread([&checkpoint](const std::stop_token& stop) {
+    setpriority(PRIO_PROCESS, 0, 19);  // of this thread: the first answer is not to wait for it
     static_cast<void>(checkpoint.read_in([&](int64_t, int64_t) { return !stop.stop_requested(); }));
   });
 }
