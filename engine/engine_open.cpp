@@ -65,12 +65,17 @@ Status Engine::Impl::read_weights() {
 
 // What cannot be read any more would stop the program where it is used; this thread only leaves it alone.
 void Engine::Impl::move_to_large_pages() {
-  constexpr int64_t kSpared = int64_t{1} << 30;  // for other programs
   const Checkpoint& checkpoint = files->checkpoint();
-  if (device || disk || checkpoint.total_bytes() > available_memory() - kSpared) return;
-  loader = std::jthread([&checkpoint](const std::stop_token& stop) {
+  // Looked at again and again: another model may be on its way, too.
+  const auto fit = [](int64_t bytes) {
+    constexpr int64_t kSpared = int64_t{1} << 30;  // for other programs
+    return bytes <= available_memory() - kSpared;
+  };
+  if (device || disk || !fit(checkpoint.total_bytes())) return;
+  loader = std::jthread([&checkpoint, fit](const std::stop_token& stop) {
     setpriority(PRIO_PROCESS, 0, 19);  // of this thread: the first answer is not to wait for it
-    static_cast<void>(checkpoint.read_in([&](int64_t, int64_t) { return !stop.stop_requested(); }));
+    static_cast<void>(checkpoint.read_in(
+        [&](int64_t done, int64_t total) { return !stop.stop_requested() && fit(total - done); }));
   });
 }
 

@@ -28,15 +28,21 @@ int64_t number_in(const std::string& path, int64_t otherwise) {
 // Bytes that the control groups of this process (a container's, a service's) still let it take.
 int64_t left_in_groups() {
   constexpr int64_t kAll = INT64_MAX;
-  int64_t left = number_in("/sys/fs/cgroup/memory/memory.limit_in_bytes", kAll);  // of version 1
-  if (left != kAll) left -= number_in("/sys/fs/cgroup/memory/memory.usage_in_bytes", 0);
+  int64_t left = kAll;
   std::ifstream groups("/proc/self/cgroup");
   for (std::string line; std::getline(groups, line);) {
-    if (!line.starts_with("0::/")) continue;  // version 2
-    for (std::string path = line.substr(3); !path.empty(); path.resize(path.rfind('/'))) {
-      const std::string group = "/sys/fs/cgroup" + path;
-      const int64_t most = number_in(group + "/memory.max", kAll);  // "max": no number
-      if (most != kAll) left = std::min(left, most - number_in(group + "/memory.current", 0));
+    const bool one = line.find(":memory:/") != std::string::npos;  // of version 1
+    if (!one && !line.starts_with("0::/")) continue;
+    const std::string root = one ? "/sys/fs/cgroup/memory" : "/sys/fs/cgroup";
+    // In a container the group may be the root itself, by whatever name the system outside knows it.
+    for (std::string path = line.substr(line.find(":/") + 1);; path.resize(path.rfind('/'))) {
+      const std::string group = root + path;
+      const int64_t most =
+          number_in(group + (one ? "/memory.limit_in_bytes" : "/memory.max"), kAll);  // "max": no number
+      if (most != kAll)
+        left =
+            std::min(left, most - number_in(group + (one ? "/memory.usage_in_bytes" : "/memory.current"), 0));
+      if (path.empty()) break;
     }
   }
   return left;

@@ -59,7 +59,7 @@ def disk_gbs(file, total=1 << 30, piece=4 << 20):
 
 def decode(options, ram, cgroup):
     command = [options.moebius, "bench", "-m", options.model, "-p", "0", "-n", str(options.tokens), "--depth", "0",
-               "--batch", "1", "--repeats", "1", "--json", "--ram", f"{ram}"]
+               "--batch", "1", "--repeats", "1", "--json", "--load", "mapped", "--ram", f"{ram}"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_inblock
     start = time.monotonic()
     out = subprocess.run(command, check=True, capture_output=True, text=True, preexec_fn=cgroup.join).stdout
