@@ -61,9 +61,8 @@ class SafetensorsFile {
   // or the file was cut short meanwhile. Nothing to do after parse().
   Status read_in(const std::function<bool(int64_t bytes)>& progress) const;
   int64_t bytes() const { return static_cast<int64_t>(mapped_bytes_); }
-  std::span<const char> memory() const {
-    return {static_cast<const char*>(mapping_), mapped_bytes_};
-  }  // mapped
+  // All of it, as mapped; empty after parse().
+  std::span<const char> memory() const { return {static_cast<const char*>(mapping_), mapped_bytes_}; }
 
  private:
   SafetensorsFile() = default;

@@ -67,13 +67,12 @@ void add_engine_options(CLI::App& app, EngineOptions& options) {
       ->check(CLI::Range(0, 4096));
   options.load = Load::kAuto;
   options.on_load = loading_bar();
-  add_choice<Load>(app, "--load", options.load,
-                   {{"auto", Load::kAuto}, {"mapped", Load::kMapped}, {"eager", Load::kEager}},
-                   "mapped: weights stay in their files, shared with other programs, and come from disk as "
-                   "they are first used; "
-                   "eager: all are read at the start, into large pages; auto: mapped, and moved there while "
-                   "the model already "
-                   "answers, if memory allows (default auto)");
+  add_choice<Load>(
+      app, "--load", options.load,
+      {{"auto", Load::kAuto}, {"mapped", Load::kMapped}, {"eager", Load::kEager}},
+      "mapped: weights stay in their files, shared with other programs, and come from disk as "
+      "they are first used; eager: all are read at the start, into large pages; auto: mapped, and "
+      "moved there while the model already answers, if memory allows (default auto)");
   add_cache_type(app, options.cache);
   add_choice<CpuGemm>(app, "--cpu-gemm", options.gemm,
                       {{"auto", CpuGemm::kAuto}, {"onednn", CpuGemm::kOneDnn}, {"own", CpuGemm::kOwn}},
