@@ -3,20 +3,18 @@
 that wins back what it can.
 
     python bench/compose_pebble.py           # half an hour on two idle cores; started again, it goes on
-    python bench/compose_pebble.py --speed   # adds decode speeds, by turns; wants an idle machine
+    python bench/compose_pebble.py --speed   # writes the models that are missing and measures decode speeds; wants an idle machine
     python bench/compose_pebble.py --table   # writes the table of what is there
 
-Writes bench/results/compose_pebble.csv; bench/plots.py draws it. Tasks, texts and intervals are those of pebble_tasks.py. The
+Writes bench/results/compose_pebble.csv; bench/plots.py draws it. Tasks, texts, speeds and intervals are those of pebble_tasks.py. The
 calibration, ZEDA's prompts and the adapter's lesson come from other seeds' or parts' examples than the held-out tasks. Widths
 are multiples of 32, which INT4's groups ask for.
 """
 
 import argparse
-import json
 import os
-import statistics
 
-from pebble_tasks import PEBBLE, ROOT, RUNS, Work, moebius, write, write_table
+from pebble_tasks import PEBBLE, ROOT, Work, moebius, read_table, write, write_table
 
 WORK = Work("compose")
 at = WORK.at
@@ -61,21 +59,10 @@ def options_of(step):
 
 
 def evaluate(program, step):
-    make(program, step)
     WORK.evaluate(program, step, options_of(step))
     if not os.path.exists(at(step + ".report.json")):
         write(at(step + ".report.json"), moebius(program, "zeda", "report", *options_of(step), "--data", at("text.jsonl"),
                                                  "--repeats", "1", "--json"))
-
-
-def measure_speeds(program):
-    speeds = {step: [] for step in STEPS}
-    for _ in range(RUNS):
-        for step in STEPS:
-            out = json.loads(moebius(program, "bench", *options_of(step), "-p", "0", "-n", "256", "--depth", "0", "--batch", "1",
-                                     "--repeats", "1", "--json"))
-            speeds[step].append(out[0]["tok_s"])
-    write(at("speeds.json"), json.dumps({step: statistics.median(values) for step, values in speeds.items()}))
 
 
 def bytes_of(step):
@@ -83,13 +70,13 @@ def bytes_of(step):
     return sum(os.path.getsize(os.path.join(f, name)) for f in folders for name in os.listdir(f) if name.endswith(".safetensors"))
 
 
-def row_of(i, step, speeds):
+def row_of(i, step):
     use = WORK.read(step + ".report.json")
     before = "int4" if step in RANKS else STEPS[max(0, i - 1)]
     row = {"step": step, "MB": f"{bytes_of(step) / 1e6:.2f}", "expert kB a token": f"{use['expert_bytes_per_token'] / 1e3:.1f}",
            "skipped": f"{use['zero_rate']:.4f}"}
     row |= WORK.accuracy(step) | WORK.behind("lost", step, "pebble") | WORK.behind("lost by this step", step, before)
-    return row | WORK.text(step) | {"tok/s": f"{speeds[step]:.1f}" if speeds else ""}
+    return row | WORK.text(step)
 
 
 def main():
@@ -100,13 +87,17 @@ def main():
     arguments = parser.parse_args()
     prepare(arguments.moebius)
     for step in STEPS:
-        if not arguments.table:
+        if arguments.table:
+            continue
+        make(arguments.moebius, step)
+        if arguments.speed:
+            WORK.measure_speed(arguments.moebius, step, options_of(step))
+        else:
             evaluate(arguments.moebius, step)
-    if arguments.speed:
-        measure_speeds(arguments.moebius)
-    speeds = WORK.read("speeds.json")
-    rows = [row_of(i, step, speeds) for i, step in enumerate(STEPS) if WORK.read(step + ".report.json")]
-    write_table(RESULTS, rows)
+    before = read_table(RESULTS, lambda row: row["step"])
+    # Of what is not evaluated here, the row that there was.
+    rows = [(step, row_of(i, step) if WORK.read(step + ".report.json") else before.get(step)) for i, step in enumerate(STEPS)]
+    write_table(RESULTS, [row | WORK.speed(step, before.get(step)) for step, row in rows if row])
 
 
 if __name__ == "__main__":

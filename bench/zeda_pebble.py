@@ -4,10 +4,10 @@
 
     python bench/zeda_pebble.py           # adapts three models first; started again, it goes on
     python bench/zeda_pebble.py --only zeda-0.5     # this model alone, to share the work out
-    python bench/zeda_pebble.py --speed   # adds decode speeds, each by turns with pebble's; wants an idle machine
+    python bench/zeda_pebble.py --speed   # writes the models that are missing and measures decode speeds; wants an idle machine
     python bench/zeda_pebble.py --table   # writes the table of what is there
 
-Writes bench/results/zeda_pebble.csv; bench/plots.py draws it. Tasks, texts and intervals are those of pebble_tasks.py. The
+Writes bench/results/zeda_pebble.csv; bench/plots.py draws it. Tasks, texts, speeds and intervals are those of pebble_tasks.py. The
 adaptations learn from PROMPTS prompts of `moebius corpus` seed 11, none of whose problems is a held-out one. zeda-R aims at
 the share R of slots with both stages, sft-R with the first alone, seed1-R as zeda-R with other random numbers, lora-R as
 zeda-R with routers and adapters alone trained. halves-T-M has every expert in two halves (`moebius tenp --halves`), of which
@@ -16,11 +16,10 @@ counted on the answers of the first 1,000 tasks.
 """
 
 import argparse
-import csv
 import json
 import os
 
-from pebble_tasks import PEBBLE, ROOT, RUNS, Work, moebius, write, write_table
+from pebble_tasks import PEBBLE, ROOT, Work, moebius, read_table, write, write_table
 
 WORK = Work("zeda")
 at = WORK.at
@@ -44,8 +43,6 @@ def prepare(program):
     for seed in SEEDS.values():
         if not os.path.exists(at("injected" + seed)):
             moebius(program, "zeda", "inject", "-m", PEBBLE, "-o", at("injected" + seed), "--seed", seed)
-    with open(at("text.jsonl")) as file:
-        write(at("speed.jsonl"), "".join(file.readlines()[:40]))
 
 
 def name_of(method, value):
@@ -94,37 +91,29 @@ def options_of(method, value):
     return ["-m", model, "--adapter", model + "/adapter"] if method == "lora" else ["-m", model]
 
 
-def evaluate(program, method, value):
-    name = name_of(method, value)
+def make(program, method, value):
     if method in SEEDS:
         adapt(program, method, value)
     if method == "topk":
         fewer(value)
     if method in HALVED:
         halve(program, method)
-    WORK.evaluate(program, name, options_of(method, value))
+
+
+def evaluate(program, name, options):
+    WORK.evaluate(program, name, options)
     if not os.path.exists(at(name + ".report.json")):
-        write(at(name + ".report.json"), moebius(program, "zeda", "report", *options_of(method, value), "--data",
-                                                 at("text.jsonl"), "--repeats", "1", "--json"))
-
-
-def measure_speed(program, method, value):
-    """The median over runs by turns with pebble."""
-    out = moebius(program, "zeda", "report", *options_of(method, value), "--data", at("speed.jsonl"), "--against", PEBBLE,
-                  "--repeats", str(RUNS), "--json")
-    write(at(name_of(method, value) + ".speed.json"), out)
+        write(at(name + ".report.json"), moebius(program, "zeda", "report", *options, "--data", at("text.jsonl"), "--repeats",
+                                                 "1", "--json"))
 
 
 def row_of(method, value):
     name = name_of(method, value)
-    use, speed = WORK.read(name + ".report.json"), WORK.read(name + ".speed.json")
+    use = WORK.read(name + ".report.json")
     skipped = 1 - value / 4 if method == "topk" else use["zero_rate"]
     row = {"method": method, "value": value, "skipped": f"{skipped:.4f}",
            "expert kB a token": f"{use['expert_bytes_per_token'] / 1e3:.1f}"}
-    row |= WORK.accuracy(name) | WORK.behind("lost", name, "none-1") | WORK.text(name)
-    row |= {"tok/s": f"{speed['tokens_per_s']:.1f}" if speed else "",
-            "pebble tok/s": f"{speed['tokens_per_s_before']:.1f}" if speed else ""}
-    return row
+    return row | WORK.accuracy(name) | WORK.behind("lost", name, "none-1") | WORK.text(name)
 
 
 def main():
@@ -138,21 +127,17 @@ def main():
     for method, value in MODELS:
         if arguments.table or arguments.only not in (None, name_of(method, value)):
             continue
-        if arguments.speed:
-            measure_speed(arguments.moebius, method, value)
-        else:
-            evaluate(arguments.moebius, method, value)
+        make(arguments.moebius, method, value)
+        run = WORK.measure_speed if arguments.speed else evaluate
+        run(arguments.moebius, name_of(method, value), options_of(method, value))
     if arguments.only:
         return
-    before = {}
-    if os.path.exists(RESULTS):
-        with open(RESULTS) as file:
-            before = {name_of(r["method"], r["value"]): r for r in csv.DictReader(file)}
+    before = read_table(RESULTS, lambda row: name_of(row["method"], row["value"]))
     # Of what is not evaluated here, the row that there was.
     done = lambda name: WORK.done(name) and WORK.read(name + ".report.json")
-    rows = [row_of(*m) if done(name_of(*m)) else before.get(name_of(*m)) for m in MODELS]
-    rows = [row for row in rows if row]
-    write_table(RESULTS, rows)
+    named = [(name_of(*m), m) for m in MODELS]
+    rows = [(name, row_of(*m) if done(name) else before.get(name)) for name, m in named]
+    write_table(RESULTS, [row | WORK.speed(name, before.get(name)) for name, row in rows if row])
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@
 #include "tools/command.h"
 #include "tools/model_cost.h"
 #include "tools/progress.h"
+#include "tools/statistics.h"
 #include "tools/synth.h"
 #include "tools/text_io.h"
 

@@ -175,13 +175,6 @@ int64_t BenchWork::needed_context() const {
   return most;
 }
 
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  const size_t n = values.size();
-  return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
-
 Result<std::vector<BenchRow>> bench_model(Engine& engine, const BenchWork& work,
                                           const std::function<bool()>& keep_going) {
   Bench bench(engine, work, keep_going);

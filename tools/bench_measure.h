@@ -45,6 +45,4 @@ struct BenchRow {
 Result<std::vector<BenchRow>> bench_model(Engine& engine, const BenchWork& work,
                                           const std::function<bool()>& keep_going);
 
-double median(std::vector<double> values);  // 0 of none
-
 }  // namespace moebius

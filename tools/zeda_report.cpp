@@ -9,11 +9,11 @@
 #include "engine/engine.h"
 #include "engine/prompt.h"
 #include "engine/zeda/usage.h"
-#include "tools/bench_measure.h"
 #include "tools/chat_interrupt.h"
 #include "tools/eval_tasks.h"
 #include "tools/eval_text.h"
 #include "tools/progress.h"
+#include "tools/statistics.h"
 #include "tools/text_io.h"
 
 namespace moebius {
@@ -28,7 +28,7 @@ constexpr int64_t kSpeedTokens = 512;  // decoded for a speed
 struct Options {
   EngineOptions engine;
   std::string data, tasks, against;
-  int64_t limit = 0, repeats = 5;
+  int64_t limit = 0, repeats = 9;
   bool json = false;
 };
 
@@ -160,7 +160,7 @@ class Report {
     return Status();
   }
 
-  // By turns, so that what else the machine does meets both.
+  // By turns, so that what else the machine does meets both, and each first as often as the other.
   Status measure() {
     std::vector<Speed> both;
     MOEBIUS_ASSIGN(Speed mine, open(options_.engine));
@@ -171,12 +171,19 @@ class Report {
     }
     ProgressBar bar("decode");
     for (int64_t i = 0; i < options_.repeats; ++i) {
-      for (Speed& speed : both) MOEBIUS_TRY(decode(speed));
+      for (size_t turn = 0; turn < both.size(); ++turn)
+        MOEBIUS_TRY(decode(both[(turn + static_cast<size_t>(i)) % both.size()]));
       bar.update(i + 1, options_.repeats);
       if (interrupts_.take()) return {Code::kCancelled, "interrupted"};
     }
     report_["tokens_per_s"] = median(both[0].tokens_per_s);
-    if (both.size() > 1) report_["tokens_per_s_before"] = median(both[1].tokens_per_s);
+    if (both.size() == 1) return Status();
+    report_["tokens_per_s_before"] = median(both[1].tokens_per_s);
+    std::vector<double> times;  // as fast as before
+    for (size_t i = 0; i < both[0].tokens_per_s.size(); ++i)
+      times.push_back(both[0].tokens_per_s[i] / both[1].tokens_per_s[i]);
+    const Interval interval = median_interval(times);
+    report_["times_as_fast"] = {{"median", median(times)}, {"low", interval.low}, {"high", interval.high}};
     return Status();
   }
 
@@ -211,7 +218,13 @@ std::string describe(const ordered_json& r) {
   if (r.contains("kl"))
     text += fmt::format("perplexity {:.4f}{}; KL {:.5f} nats\n", number("perplexity"),
                         before("perplexity", "{:.4f}"), number("kl"));
-  return text + fmt::format("{:.1f} tok/s{}\n", number("tokens_per_s"), before("tokens_per_s", "{:.1f}"));
+  text += fmt::format("{:.1f} tok/s{}", number("tokens_per_s"), before("tokens_per_s", "{:.1f}"));
+  if (r.contains("times_as_fast")) {
+    const ordered_json& times = r["times_as_fast"];
+    text += fmt::format(": {:.2f} times as fast (95 %: {:.2f} to {:.2f})", times["median"].get<double>(),
+                        times["low"].get<double>(), times["high"].get<double>());
+  }
+  return text + "\n";
 }
 
 }  // namespace
@@ -230,7 +243,7 @@ void add_zeda_report(CLI::App& zeda, Run& run) {
       ->check(CLI::NonNegativeNumber);
   command->add_option("--against", o.against,
                       "the model it was made from: also its accuracy, perplexity, divergence and speed");
-  command->add_option("--repeats", o.repeats, "of the decode speed, whose median is printed (default 5)")
+  command->add_option("--repeats", o.repeats, "of the decode speed, whose median is printed (default 9)")
       ->check(CLI::PositiveNumber);
   command->add_flag("--json", o.json, "print one JSON object");
   command->callback([options, &run] {
