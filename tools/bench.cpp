@@ -161,6 +161,7 @@ ordered_json row_facts(const BenchRow& row, const Cost& cost, const Options& opt
                         {"tok_s", tokens / took},
                         {"bytes_per_token", bytes},
                         {"operations_per_token", operations},
+                        {"disk_bytes_per_token", row.disk_bytes / tokens / static_cast<double>(row.runs_s.size())},
                         {"limit", by_memory ? "memory" : "multipliers"},
                         {"limit_share", median(shares)},
                         {"runs_s", row.runs_s},

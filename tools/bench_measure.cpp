@@ -1,5 +1,6 @@
 #include "tools/bench_measure.h"
 
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -25,6 +26,13 @@ double resident_GB() {  // pages of the process in memory, the mapped weights in
   double total = 0, resident = 0;
   file >> total >> resident;
   return resident * static_cast<double>(sysconf(_SC_PAGESIZE)) * 1e-9;
+}
+
+// What the process has had brought from disk, read by itself or by touching what is mapped.
+double read_from_disk() {
+  rusage use{};
+  getrusage(RUSAGE_SELF, &use);
+  return 512 * static_cast<double>(use.ru_inblock);
 }
 
 // weights: as they lie in memory. Those that a cache holds a good part of say nothing of memory's speed.
@@ -111,7 +119,9 @@ class Bench {
     const SlotSum before = slots_of(engine_.expert_map());
     do {
       engine_.take_op_totals();
+      const double read = read_from_disk();
       MOEBIUS_ASSIGN(const double took, run());
+      row.disk_bytes += read_from_disk() - read;
       row.runs_s.push_back(took);
       for (const auto& [name, total] : engine_.take_op_totals()) {
         OpTotal& sum = row.ops[name];

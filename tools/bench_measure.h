@@ -32,6 +32,7 @@ struct BenchRow {
   int64_t tokens = 0, depth = 0, batch = 1;  // tokens: of each sequence
   std::vector<double> runs_s;                // each run, for all tokens
   double bytes = 0;                          // of weights and caches, a run; of experts those really chosen
+  double disk_bytes = 0;                     // brought from disk, of all runs
   double skipped = 0;                        // share of the experts' slots that nobody had to compute
   OpTotals ops;                              // of all runs
   double resident_GB = 0;                    // at its end
