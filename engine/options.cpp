@@ -25,23 +25,37 @@ int64_t number_in(const std::string& path, int64_t otherwise) {
   return file >> number ? number : otherwise;
 }
 
+// The page cache of a control group, from its memory.stat: what can be dropped.
+int64_t page_cache_in(const std::string& stat, bool one) {
+  std::ifstream file(stat);
+  std::string name;
+  int64_t bytes = 0, sum = 0;
+  while (file >> name >> bytes)
+    for (const char* list : {"inactive_file", "active_file"})
+      if (name == (one ? "total_" : "") + std::string(list)) sum += bytes;
+  return sum;
+}
+
+// one: of version 1 of control groups.
+int64_t left_in_group(const std::string& group, bool one) {
+  const int64_t most =
+      number_in(group + (one ? "/memory.limit_in_bytes" : "/memory.max"), INT64_MAX);  // "max": no number
+  if (most == INT64_MAX) return most;
+  const int64_t used = number_in(group + (one ? "/memory.usage_in_bytes" : "/memory.current"), 0);
+  return most - used + page_cache_in(group + "/memory.stat", one);
+}
+
 // Bytes that the control groups of this process (a container's, a service's) still let it take.
 int64_t left_in_groups() {
-  constexpr int64_t kAll = INT64_MAX;
-  int64_t left = kAll;
+  int64_t left = INT64_MAX;
   std::ifstream groups("/proc/self/cgroup");
   for (std::string line; std::getline(groups, line);) {
-    const bool one = line.find(":memory:/") != std::string::npos;  // of version 1
+    const bool one = line.find(":memory:/") != std::string::npos;
     if (!one && !line.starts_with("0::/")) continue;
     const std::string root = one ? "/sys/fs/cgroup/memory" : "/sys/fs/cgroup";
     // In a container the group may be the root itself, by whatever name the system outside knows it.
     for (std::string path = line.substr(line.find(":/") + 1);; path.resize(path.rfind('/'))) {
-      const std::string group = root + path;
-      const int64_t most =
-          number_in(group + (one ? "/memory.limit_in_bytes" : "/memory.max"), kAll);  // "max": no number
-      if (most != kAll)
-        left =
-            std::min(left, most - number_in(group + (one ? "/memory.usage_in_bytes" : "/memory.current"), 0));
+      left = std::min(left, left_in_group(root + path, one));
       if (path.empty()) break;
     }
   }
