@@ -60,11 +60,19 @@ Status ColdExperts::compute(const Job& job) {
   const Tensor ids = on_host(job.mail.ids), x = on_host(job.mail.x), slots = on_host(job.mail.slots);
   if (!all_experts(ids, std::ssize(experts)))
     return Status();  // the device has failed, and the step's sync says so
-  if (options_.disk) options_.disk->chosen(job.layer, ids, experts);
+  const auto run = [&](const Tensor& of, const std::vector<ExpertWeights>& list, const ExpertRows& r) {
+    host_.expert_ffn({x.rows(r.begin, r.count), list.data(), std::ssize(list), of.rows(r.begin, r.count),
+                      slots.rows(r.begin, r.count)});
+  };
   try {
-    for (const ExpertRows& r : job.rows)
-      host_.expert_ffn({x.rows(r.begin, r.count), r.experts->data(), std::ssize(*r.experts),
-                        ids.rows(r.begin, r.count), slots.rows(r.begin, r.count)});
+    if (options_.disk) {
+      DiskTier::Chosen chosen = options_.disk->chosen(job.layer, ids, experts);
+      options_.disk->in_two(chosen, [&](const Tensor& part) {
+        for (const ExpertRows& r : job.rows) run(part, options_.disk->placed(chosen, *r.experts), r);
+      });
+    } else {
+      for (const ExpertRows& r : job.rows) run(ids, *r.experts, r);
+    }
   } catch (const std::bad_alloc&) {  // of buffers within the operation
     return no_memory("the host has no memory to compute its experts with; close other programs");
   }

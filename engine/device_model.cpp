@@ -29,6 +29,15 @@ Residency fitting(const Residency& wanted, const Weights& host, ExpertHeat heat,
   return fits;
 }
 
+// Of the experts that the host holds for itself.
+int64_t bytes_in_ram(const ModelPlan& plan, const Weights& host) {
+  int64_t bytes = 0;
+  for (size_t l = 0; l < plan.in_ram.size(); ++l)
+    for (size_t e = 0; e < plan.in_ram[l].size(); ++e)
+      if (plan.in_ram[l][e] && !plan.resident[l][e]) bytes += expert_bytes(host.layers[l].experts[e]);
+  return bytes;
+}
+
 }  // namespace
 
 int64_t DeviceModel::least_bytes(const ModelConfig& config, const Weights& host, const Needs& needs) {
@@ -100,13 +109,16 @@ Status DeviceModel::place(const EngineOptions& options, const Needs& needs, Expe
   MOEBIUS_ASSIGN(experts_, ExpertStore::create(host_, residents, std::move(heat), plan_->experts_released > 0,
                                                placed_, device));
   if (experts_->resident() == experts_->total()) return Status();
+  if (plan_->experts_on_disk > 0)
+    disk_.emplace(host_, needs.files,
+                  ExpertCache::Options{bytes_in_ram(*plan_, host_), spared_ram(options.ram)});
   const ColdExperts::Options cold{{std::max(needs.most_tokens, sizes.pass_tokens), needs.second_tokens},
                                   options.overlap,
                                   options.host_fail,
-                                  plan_->experts_on_disk > 0 ? &disk_ : nullptr};
+                                  disk_ ? &*disk_ : nullptr};
   MOEBIUS_ASSIGN(cold_, ColdExperts::create(config_, cold, *experts_, host, device));
   if (sizes.pass_tokens == 0) return Status();
-  MOEBIUS_ASSIGN(prefill_, StreamedPrefill::create(config_, host_, sizes, speeds_, plan_->experts_on_disk > 0,
+  MOEBIUS_ASSIGN(prefill_, StreamedPrefill::create(config_, host_, sizes, speeds_, disk_ ? &*disk_ : nullptr,
                                                    *experts_, device));
   return Status();
 }

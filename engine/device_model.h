@@ -23,6 +23,7 @@ class DeviceModel {
     int64_t context = 0;               // tokens of a sequence
     int64_t most_tokens = 0;           // of a batch
     int64_t second_tokens = 0;         // of the second of two groups; 0: there is none
+    std::vector<MappedFile> files;     // that the host's weights are mapped from
   };
   // The least memory that a device needs, in bytes: all that every step reads but the head, and needs.
   static int64_t least_bytes(const ModelConfig& config, const Weights& host, const Needs& needs);
@@ -42,11 +43,12 @@ class DeviceModel {
   ColdExperts* cold() const { return cold_.get(); }
   const ExpertStore* experts() const { return cold_ ? experts_.get() : nullptr; }
   StreamedPrefill* prefill() const { return prefill_.get(); }  // null too where there is no room for it
+  const DiskTier* disk() const { return disk_ ? &*disk_ : nullptr; }   // null: all experts are in memory
   const ModelPlan* plan() const { return plan_ ? &*plan_ : nullptr; }  // null for a model without experts
 
  private:
   DeviceModel(const ModelConfig& config, const Weights& host_weights)
-      : config_(config), host_(host_weights), disk_(host_weights) {}
+      : config_(config), host_(host_weights) {}
   Status plan(const EngineOptions& options, DType cache_type, const Needs& needs, const ExpertHeat& heat,
               Backend& host, Backend& device);
   Status place(const EngineOptions& options, const Needs& needs, ExpertHeat heat, Backend& host,
@@ -54,7 +56,7 @@ class DeviceModel {
 
   const ModelConfig& config_;
   const Weights& host_;
-  DiskTier disk_;
+  std::optional<DiskTier> disk_;  // where the plan leaves experts on disk
   MachineSpeeds speeds_;
   std::optional<ModelPlan> plan_;
   std::unique_ptr<DeviceWeights> read_by_all_;

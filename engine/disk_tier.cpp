@@ -7,8 +7,7 @@
 namespace moebius {
 namespace {
 
-constexpr int64_t kFewTokens =
-    16;  // of a step of decoding; what many tokens choose says little about the next
+constexpr int64_t kFewTokens = 16;  // of a step of decoding; a prompt's choose nearly all
 
 template <class Advise>
 void each_part(const ExpertWeights& expert, const Advise& advise) {
@@ -38,15 +37,30 @@ void give_up(const ExpertWeights& expert) {
   each_part(expert, [](const void* data, size_t bytes) { give_up(data, bytes); });
 }
 
-void DiskTier::chosen(int64_t layer, const Tensor& ids, const std::vector<ExpertWeights>& here) {
-  const size_t l = static_cast<size_t>(layer);
+DiskTier::Chosen DiskTier::chosen(int64_t layer, const Tensor& ids,
+                                  const std::vector<ExpertWeights>& experts) {
+  using For = ExpertCache::For;
+  const For use = ids.shape[0] <= kFewTokens ? For::kDecoding : For::kPrompt;
   std::vector<int32_t> now = distinct(ids);
-  std::erase_if(now, [&](int32_t id) { return here[static_cast<size_t>(id)].elsewhere(); });
-  for (const int32_t id : now) will_need(here[static_cast<size_t>(id)]);
-  if (ids.shape[0] <= kFewTokens) last_[l] = std::move(now);
-  size_t next = (l + 1) % last_.size();
-  while (host_.layers[next].experts.empty()) next = (next + 1) % last_.size();
-  for (const int32_t id : last_[next]) will_need(host_.layers[next].experts[static_cast<size_t>(id)]);
+  std::erase_if(now, [&](int32_t id) { return experts[static_cast<size_t>(id)].elsewhere(); });
+  Chosen chosen{cache_.ask(layer, now, use), {}, {}, {ids.shape[0], ids.shape[1]}};
+  const std::vector<int32_t> coming = cache_.coming(chosen.hold);
+  for (int64_t i = 0; i < ids.numel(); ++i) {
+    const int32_t id = ids.i32()[i];
+    const bool comes = std::ranges::find(coming, id) != coming.end();
+    chosen.here.push_back(comes ? -1 : id), chosen.coming.push_back(comes ? id : -1);
+  }
+  const std::lock_guard lock(mutex_);
+  Choices& last = last_[static_cast<size_t>(use)];
+  last[static_cast<size_t>(layer)] = std::move(now);
+  for (size_t ahead = 1; ahead < last.size(); ++ahead) {
+    const size_t next = (static_cast<size_t>(layer) + ahead) % last.size();
+    if (last[next].empty()) continue;
+    ahead_ = ExpertCache::Hold();
+    ahead_ = cache_.ask(static_cast<int64_t>(next), last[next], use, true);
+    break;
+  }
+  return chosen;
 }
 
 }  // namespace moebius

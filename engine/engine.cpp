@@ -76,7 +76,8 @@ std::vector<LayerUse> Engine::expert_use() const {
 
 std::vector<ExpertLayer> Engine::expert_map() const {
   const ExpertStore* experts = impl_->on_device ? impl_->on_device->experts() : nullptr;
-  std::vector<ExpertLayer> map = (experts ? experts->map() : *impl_->map).read(impl_->host_weights());
+  const DiskTier* disk = impl_->on_device ? impl_->on_device->disk() : impl_->disk ? &*impl_->disk : nullptr;
+  std::vector<ExpertLayer> map = (experts ? experts->map() : *impl_->map).read(impl_->host_weights(), disk);
   for (ExpertLayer& layer : map) {
     if (impl_->on_device && !experts) layer.places.assign(layer.places.size(), ExpertPlace::kDevice);
   }

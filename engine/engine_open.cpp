@@ -42,6 +42,12 @@ Status takes_int8_cache(const ModelConfig& config, DeviceKind device) {
                   mla ? "kv_lora_rank" : "key heads times head_dim", first));
 }
 
+int64_t count_experts(const Weights& weights) {
+  int64_t experts = 0;
+  for (const LayerWeights& layer : weights.layers) experts += std::ssize(layer.experts);
+  return experts;
+}
+
 }  // namespace
 
 // Of earlier runs; a file that cannot be used costs nothing but a note.
@@ -118,6 +124,7 @@ Status Engine::Impl::open_backend(const MakeDevice& make_device) {
   if (options.meter && !make_device) MOEBIUS_TRY(open_meter());
   const ModelConfig& config = model_config();
   DeviceModel::Needs needs;
+  needs.files = files->checkpoint().mapped();
   needs.context = options.context;
   needs.adapters = make_device ? options.adapter_memory : 0;
   needs.most_tokens = options.prefill_chunk + options.sessions - 1;  // a prompt's, and a token of all others
@@ -170,7 +177,15 @@ Status Engine::Impl::open_sessions(const DeviceModel::Needs& needs) {
   }
   const Weights& weights = on_device ? on_device->weights() : host_weights();
   const int64_t in_memory = files->checkpoint().total_bytes() + needs.cache + needs.workspace;
-  if (!on_device && in_memory > usable_ram(options.ram)) disk.emplace(weights);
+  if (!on_device && in_memory > usable_ram(options.ram)) {
+    const int64_t others = in_memory - expert_bytes(weights);
+    disk.emplace(weights, files->checkpoint().mapped(),
+                 ExpertCache::Options{usable_ram(options.ram) - others, others + spared_ram(options.ram)});
+    notes.push_back(
+        fmt::format("of {} memory holds {} of the {} experts at a time, the others are read from disk when "
+                    "they are needed",
+                    gib_text(options.ram), disk->room(), count_experts(weights)));
+  }
   map.emplace(host_weights());
   // Experts on both sides are counted where the host is asked for them. With all of them on the device, only
   // models that skip some are worth what it costs to look.

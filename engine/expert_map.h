@@ -7,6 +7,7 @@
 #include <deque>
 #include <vector>
 
+#include "engine/disk_tier.h"
 #include "engine/expert_use.h"
 #include "models/weights.h"
 
@@ -20,8 +21,8 @@ class ExpertMap {
   void count(int64_t layer, const Tensor& ids);  // I32 [n, k] on the host, each -1 or an expert of the layer
   void put(int64_t layer, int64_t expert, bool on_device);
   // Layers with experts. host: where experts of the host lie; those of a mapped file that are in no memory
-  // are on disk.
-  std::vector<ExpertLayer> read(const Weights& host) const;
+  // are on disk. disk: what holds some; null: nothing does.
+  std::vector<ExpertLayer> read(const Weights& host, const DiskTier* disk) const;
 
  private:
   struct Expert {

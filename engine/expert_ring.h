@@ -6,6 +6,7 @@
 #include <functional>
 #include <vector>
 
+#include "engine/disk_tier.h"
 #include "engine/plan_layer.h"
 #include "kernels/backend.h"
 
@@ -15,7 +16,8 @@ namespace moebius {
 struct QueuedExperts {
   std::deque<std::vector<ExpertWeights>> lists;
   std::deque<Lora> loras;
-  void clear() { lists.clear(), loras.clear(); }
+  std::deque<DiskTier::Chosen> from_disk;
+  void clear() { lists.clear(), loras.clear(), from_disk.clear(); }
 };
 
 class ExpertRing {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <optional>
 
 #include "engine/batch_adapter.h"
 #include "engine/prune/saliency.h"
@@ -150,14 +151,17 @@ void feed_forward(const Layer& l) {
 }
 
 // The routed experts that the device has, and those that the host is asked for.
-void device_experts(const Layer& l) {
+// experts_of(list): the list as it is to be used.
+template <class ExpertsOf>
+void device_experts(const Layer& l, const Tensor& all_ids, const ExpertsOf& experts_of) {
   const Workspace& ws = l.ws;
   for_rows(
       ws, [&](const BatchAdapter* a) { return &l.experts(a); },
-      [&](int64_t begin, int64_t count, const std::vector<ExpertWeights>& experts) {
-        const Tensor h = ws.h.rows(begin, count), ids = ws.expert_ids.rows(begin, count);
+      [&](int64_t begin, int64_t count, const std::vector<ExpertWeights>& list) {
+        const Tensor h = ws.h.rows(begin, count), ids = all_ids.rows(begin, count);
         const Tensor slots = ws.slots.rows(begin, count);
-        if (l.m.saliency && l.m.saliency->scores_pass() && &experts == &l.w.experts)
+        const auto& experts = experts_of(list);
+        if (l.m.saliency && l.m.saliency->scores_pass() && &list == &l.w.experts)
           return l.m.saliency->run(l.index, experts, {h, ids, ws.expert_weights.rows(begin, count), slots});
         l.m.backend.expert_ffn({h, experts.data(), std::ssize(experts), ids, slots});
       });
@@ -243,16 +247,24 @@ void ffn_begin(const Model& m, int64_t layer, const Workspace& ws) {
   if (w.experts.empty()) return m.backend.rms_norm({ws.x, w.ffn_norm, m.config.norm_eps, ws.h});
   route_forward(m, layer, ws);
   if (m.cold) m.cold->ask(layer, ws, host_experts({m, layer, ws}));
-  if (m.disk) m.disk->chosen(layer, ws.expert_ids, w.experts);
 }
 
 // x += the dense feed-forward; or the shared experts and the routed ones of each token, these in slot order,
 // while the host computes its own.
 void ffn_end(const Model& m, int64_t layer, const Workspace& ws) {
   const LayerWeights& w = m.weights.layers[static_cast<size_t>(layer)];
+  std::optional<DiskTier::Chosen> chosen;
+  if (m.disk && !w.experts.empty()) chosen = m.disk->chosen(layer, ws.expert_ids, w.experts);
   shared_forward(m, layer, ws);
   if (w.experts.empty()) return;
-  device_experts({m, layer, ws});
+  if (chosen) {
+    m.disk->in_two(*chosen, [&](const Tensor& ids) {
+      device_experts({m, layer, ws}, ids, [&](const auto& list) { return m.disk->placed(*chosen, list); });
+    });
+  } else {
+    device_experts(
+        {m, layer, ws}, ws.expert_ids, [](const auto& list) -> const auto& { return list; });
+  }
   if (m.cold) m.cold->answer(layer, ws);
   m.backend.combine({ws.slots, ws.expert_ids, ws.expert_weights, ws.x});
 }

@@ -45,10 +45,9 @@ int64_t StreamedPrefill::bytes(const ModelConfig& config, const Weights& host, c
 Result<std::unique_ptr<StreamedPrefill>> StreamedPrefill::create(const ModelConfig& config,
                                                                  const Weights& host,
                                                                  const PrefillSizes& sizes,
-                                                                 const MachineSpeeds& speeds, bool on_disk,
+                                                                 const MachineSpeeds& speeds, DiskTier* disk,
                                                                  ExpertStore& store, Backend& device) {
-  std::unique_ptr<StreamedPrefill> p(
-      new StreamedPrefill(config, host, sizes, speeds, on_disk, store, device));
+  std::unique_ptr<StreamedPrefill> p(new StreamedPrefill(config, host, sizes, speeds, disk, store, device));
   Arena measured(nullptr);
   lay_out(config, sizes.pass_tokens, measured);
   MOEBIUS_ASSIGN(p->memory_, device.alloc(static_cast<size_t>(measured.used())));
@@ -147,12 +146,18 @@ Status StreamedPrefill::run_experts() {
   const std::vector<ExpertWeights>& experts = host_.layers[static_cast<size_t>(p.layer)].experts;
   std::vector<ExpertWeights>& on_host = queued_.lists.emplace_back(experts.size());
   std::vector<ExpertWeights>& on_device = queued_.lists.emplace_back(store_.on_device(p.layer));
+  std::vector<ExpertWeights> read(experts.size());  // here, by the CPU or to be streamed
   int64_t streamed_bytes = 0;
   for (size_t e = 0; e < experts.size(); ++e) {
     if (plan.where[e] == Where::kCpu) on_host[e] = experts[e], on_device[e] = ExpertWeights();
-    if (plan.where[e] != Where::kStreamed) continue;
-    streamed_bytes += expert_bytes(experts[e]);
-    if (on_disk_) will_need(experts[e]);
+    if (plan.where[e] == Where::kCpu || plan.where[e] == Where::kStreamed) read[e] = experts[e];
+    if (plan.where[e] == Where::kStreamed) streamed_bytes += expert_bytes(experts[e]);
+  }
+  const std::vector<ExpertWeights>* streamed = &experts;
+  if (disk_) {
+    DiskTier::Chosen& chosen = queued_.from_disk.emplace_back(disk_->chosen(p.layer, routed_, read));
+    disk_->wait(chosen);
+    streamed = &queued_.lists.emplace_back(disk_->placed(chosen, experts));
   }
   store_.count_streamed(p.layer, streamed_bytes);
   const Tokens t = tokens();
@@ -167,7 +172,7 @@ Status StreamedPrefill::run_experts() {
   device_.expert_ffn({t.h, on_device.data(), std::ssize(on_device), t.expert_ids, t.slots});
   // What the CPU computes is all that is elsewhere once the streamed experts have been here.
   std::vector<ExpertWeights>& been_here = queued_.lists.emplace_back(on_device);
-  ring_->stream(experts, plan.where, false, queued_, been_here, [&](const auto& group) {
+  ring_->stream(*streamed, plan.where, false, queued_, been_here, [&](const auto& group) {
     device_.expert_ffn({t.h, group.data(), std::ssize(group), t.expert_ids, t.slots});
   });
   if (any_on_host) p.model.cold->answer(0, been_here, t.expert_ids, t.slots);

@@ -33,10 +33,11 @@ class StreamedPrefill {
                               int64_t room, int64_t least_tokens);
   static int64_t bytes(const ModelConfig& config, const Weights& host, const PrefillSizes& sizes);
 
-  // All that is referred to must outlive it. on_disk: experts may be in no memory.
+  // All that is referred to must outlive it. disk: of experts that may be in no memory;
+  // null: all are.
   static Result<std::unique_ptr<StreamedPrefill>> create(const ModelConfig& config, const Weights& host,
                                                          const PrefillSizes& sizes,
-                                                         const MachineSpeeds& speeds, bool on_disk,
+                                                         const MachineSpeeds& speeds, DiskTier* disk,
                                                          ExpertStore& store, Backend& device);
 
   // True if streaming can beat the CPU for an expert that every one of so many tokens is routed to.
@@ -73,12 +74,12 @@ class StreamedPrefill {
     bool routed = false;            // the layer's experts are next
   };
   StreamedPrefill(const ModelConfig& config, const Weights& host, const PrefillSizes& sizes,
-                  const MachineSpeeds& speeds, bool on_disk, ExpertStore& store, Backend& device)
+                  const MachineSpeeds& speeds, DiskTier* disk, ExpertStore& store, Backend& device)
       : config_(config),
         host_(host),
         sizes_(sizes),
         speeds_(speeds),
-        on_disk_(on_disk),
+        disk_(disk),
         store_(store),
         device_(device) {}
   static Tokens lay_out(const ModelConfig& config, int64_t n, Arena& arena);
@@ -93,7 +94,7 @@ class StreamedPrefill {
   const Weights& host_;
   const PrefillSizes sizes_;
   const MachineSpeeds speeds_;
-  const bool on_disk_;
+  DiskTier* const disk_;
   ExpertStore& store_;
   Backend& device_;
   double break_even_ = 0;

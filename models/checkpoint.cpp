@@ -151,6 +151,12 @@ const TensorEntry* Checkpoint::holding(const void* at) const {
   return nullptr;
 }
 
+std::vector<MappedFile> Checkpoint::mapped() const {
+  std::vector<MappedFile> mapped;
+  for (const auto& file : files_) mapped.push_back(file->mapped());
+  return mapped;
+}
+
 Status Checkpoint::check_unchanged() const {
   for (const auto& file : files_) MOEBIUS_TRY(file->check_unchanged());
   return {};

@@ -45,6 +45,7 @@ class Checkpoint {
     const SafetensorsFile* file;  // owned by this checkpoint
   };
   const std::vector<Shard>& shards() const { return shards_; }  // by name
+  std::vector<MappedFile> mapped() const;                       // the shards, by name
   Status check_unchanged() const;  // SafetensorsFile::check_unchanged() of every shard
   // SafetensorsFile::read_in() of every shard; progress is called with the bytes done and in total.
   Status read_in(const std::function<bool(int64_t done, int64_t total)>& progress) const;

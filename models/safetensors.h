@@ -31,6 +31,14 @@ struct TensorEntry {
   int64_t bytes = 0;
 };
 
+// A file, open for reading, as it is mapped from its first byte on; valid as long as whoever gave it.
+struct MappedFile {
+  int file = -1;
+  const char* data = nullptr;
+  int64_t bytes = 0;
+  bool holds(const void* at) const { return at >= data && at < data + bytes; }
+};
+
 class SafetensorsFile {
  public:
   // Maps the file read-only, shared with the page cache; only the header's pages are touched, so the cost
@@ -63,6 +71,7 @@ class SafetensorsFile {
   int64_t bytes() const { return static_cast<int64_t>(mapped_bytes_); }
   // All of it, as mapped; empty after parse().
   std::span<const char> memory() const { return {static_cast<const char*>(mapping_), mapped_bytes_}; }
+  MappedFile mapped() const { return {fd_, static_cast<const char*>(mapping_), bytes()}; }  // as memory()
 
  private:
   SafetensorsFile() = default;

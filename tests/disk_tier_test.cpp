@@ -1,5 +1,5 @@
-// Experts on disk: what is asked for comes into memory by itself, what is given up leaves it; and a model
-// that is said to be larger than the memory answers as ever.
+// Experts on disk: what is chosen comes into memory, as much as it is said to hold, what is given up leaves
+// it; and a model that is said to be larger than the memory answers as ever.
 #include <gtest/gtest.h>
 
 #include <fcntl.h>
@@ -8,6 +8,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <string>
 #include <thread>
 
 #include "engine/disk_tier.h"
@@ -27,8 +28,9 @@ class MappedExperts {
     std::string path = testing::TempDir() + "experts-XXXXXX";
     file_ = mkstemp(path.data());
     unlink(path.c_str());
-    const std::string zeros(bytes, '\1');
-    MOEBIUS_CHECK(write(file_, zeros.data(), bytes) == static_cast<ssize_t>(bytes) && fsync(file_) == 0);
+    std::string content(bytes, '\1');
+    for (size_t i = 0; i < bytes; i += kMatrixBytes) content[i] = static_cast<char>(i / kMatrixBytes);
+    MOEBIUS_CHECK(write(file_, content.data(), bytes) == static_cast<ssize_t>(bytes) && fsync(file_) == 0);
     bytes_ = bytes;
     base_ = static_cast<char*>(mmap(nullptr, bytes, PROT_READ, MAP_SHARED, file_, 0));
     MOEBIUS_CHECK(base_ != MAP_FAILED);
@@ -60,12 +62,10 @@ class MappedExperts {
     return static_cast<double>(std::ranges::count_if(there, [](unsigned char p) { return p & 1; })) /
            static_cast<double>(there.size());
   }
-  bool comes(int64_t layer, int64_t expert) const {
-    for (int i = 0; i < 500 && share_in_memory(layer, expert) < 1; ++i)
-      std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    return share_in_memory(layer, expert) == 1;
+  std::vector<MappedFile> files() const { return {{file_, base_, static_cast<int64_t>(bytes_)}}; }
+  const std::vector<ExpertWeights>& experts(int64_t layer) const {
+    return weights.layers[static_cast<size_t>(layer)].experts;
   }
-  bool forgotten() const { return share_in_memory(1, 0) == 0 && share_in_memory(2, 3) == 0; }
 
   Weights weights;
 
@@ -83,66 +83,197 @@ struct Ids {
   std::vector<int32_t> values;
 };
 
-#define SKIP_IF_NOT_FORGOTTEN(mapped) \
-  if (!(mapped).forgotten()) GTEST_SKIP() << "skipped: this file system keeps its files in memory"
+ExpertCache::Options room_for(int64_t experts) { return {experts * 3 * kMatrixBytes, 0}; }
 
-TEST(DiskTier, BringsWhatWasChosenAndWhatTheNextLayerChoseLast) {
-  MappedExperts mapped;
-  SKIP_IF_NOT_FORGOTTEN(mapped);
-  DiskTier disk(mapped.weights);
-  Ids first({2, -1, 2}), second({3, 1, -1});
-  disk.chosen(2, first.tensor(), mapped.weights.layers[2].experts);
-  EXPECT_TRUE(mapped.comes(2, 2));
-  for (int64_t e : {0, 1, 3}) EXPECT_EQ(mapped.share_in_memory(2, e), 0) << e;
-  mapped.forget();
-  disk.chosen(1, second.tensor(), mapped.weights.layers[1].experts);
-  EXPECT_TRUE(mapped.comes(1, 3));
-  EXPECT_TRUE(mapped.comes(1, 1));
-  EXPECT_TRUE(mapped.comes(2, 2)) << "the last choice of the layer that is next";
-  EXPECT_EQ(mapped.share_in_memory(1, 0), 0);
-  mapped.forget();
-  disk.chosen(2, second.tensor(), mapped.weights.layers[2].experts);
-  EXPECT_TRUE(mapped.comes(1, 1)) << "after the last layer comes the first that has experts";
+// Which experts of the layer are held, as digits.
+std::string held(const ExpertCache& cache, int64_t layer) {
+  std::string digits;
+  for (int64_t e = 0; e < kExperts; ++e)
+    if (cache.here(layer, e)) digits += static_cast<char>('0' + e);
+  return digits;
 }
 
-TEST(DiskTier, LeavesOutWhatIsElsewhereAndTheChoicesOfManyTokens) {
+std::string held(const DiskTier& disk, int64_t layer) {
+  std::string digits;
+  for (int64_t e = 0; e < kExperts; ++e)
+    if (disk.in_cache(layer, e)) digits += static_cast<char>('0' + e);
+  return digits;
+}
+
+// Chooses them for a token, waits, and holds none of them any more.
+std::string use(ExpertCache& cache, const std::vector<int32_t>& experts,
+                ExpertCache::For why = ExpertCache::For::kDecoding) {
+  const ExpertCache::Hold hold = cache.ask(1, experts, why);
+  cache.wait(hold);
+  return held(cache, 1);
+}
+
+void choose(DiskTier& disk, const MappedExperts& mapped, int64_t layer, std::vector<int32_t> experts) {
+  Ids ids(std::move(experts));
+  const DiskTier::Chosen chosen = disk.chosen(layer, ids.tensor(), mapped.experts(layer));
+  disk.wait(chosen);
+}
+
+// Every matrix begins with its number.
+void expect_content(const ExpertWeights& e, int64_t layer, int64_t expert) {
+  const int64_t first = ((layer - 1) * kExperts + expert) * 3;
+  EXPECT_EQ(*static_cast<const char*>(e.gate.data), first);
+  EXPECT_EQ(*static_cast<const char*>(e.up.data), first + 1);
+  EXPECT_EQ(*static_cast<const char*>(e.down.data), first + 2);
+  EXPECT_EQ(static_cast<const char*>(e.down.data)[kMatrixBytes - 1], 1);
+}
+
+TEST(ExpertCache, HoldsCopiesOfWhatWasAskedFor) {
   MappedExperts mapped;
-  SKIP_IF_NOT_FORGOTTEN(mapped);
-  DiskTier disk(mapped.weights);
-  std::vector<ExpertWeights> here = mapped.weights.layers[2].experts;
-  here[1] = ExpertWeights();
-  Ids many(std::vector<int32_t>(34, 1)), few({0, 1});
-  many.values[0] = 0;
-  disk.chosen(2, many.tensor(17), here);
-  EXPECT_TRUE(mapped.comes(2, 0));
-  EXPECT_EQ(mapped.share_in_memory(2, 1), 0);
-  mapped.forget();
-  disk.chosen(1, few.tensor(), mapped.weights.layers[1].experts);
-  EXPECT_TRUE(mapped.comes(1, 0));
-  EXPECT_EQ(mapped.share_in_memory(2, 0), 0) << "of a prompt, the last choice says little";
+  ExpertCache cache(mapped.weights, mapped.files(), room_for(3));
+  const std::vector<int32_t> two{2, 0};
+  const ExpertCache::Hold hold = cache.ask(2, two, ExpertCache::For::kDecoding);
+  cache.wait(hold);
+  EXPECT_TRUE(cache.coming(hold).empty());
+  std::vector<ExpertWeights> experts = mapped.experts(2);
+  cache.place(hold, experts);
+  for (size_t e = 0; e < kExperts; ++e) {
+    EXPECT_EQ(experts[e].gate.data == mapped.experts(2)[e].gate.data, e % 2 == 1) << e;
+    expect_content(experts[e], 2, static_cast<int64_t>(e));
+  }
+  EXPECT_EQ(held(cache, 2), "02");
+  EXPECT_EQ(held(cache, 1), "");
+}
+
+TEST(ExpertCache, WhoWasUnusedLongestLeaves) {
+  MappedExperts mapped;
+  ExpertCache cache(mapped.weights, mapped.files(), room_for(3));
+  EXPECT_EQ(use(cache, {0, 1, 2}), "012");
+  EXPECT_EQ(use(cache, {0, 2}), "012");
+  EXPECT_EQ(use(cache, {3}), "023");
+  const std::vector<int32_t> two{2, 3};
+  const ExpertCache::Hold hold = cache.ask(1, two, ExpertCache::For::kDecoding);
+  EXPECT_EQ(use(cache, {1}), "123");
+  EXPECT_EQ(use(cache, {0}), "023") << "the others are held";
+}
+
+TEST(ExpertCache, WhatAPromptBroughtLeavesFirst) {
+  MappedExperts mapped;
+  ExpertCache cache(mapped.weights, mapped.files(), room_for(3));
+  using enum ExpertCache::For;
+  EXPECT_EQ(use(cache, {0, 1}), "01");
+  EXPECT_EQ(use(cache, {2}, kPrompt), "012");
+  EXPECT_EQ(use(cache, {3}, kPrompt), "013");
+  EXPECT_EQ(use(cache, {3}), "013") << "now it is decoding's";
+  EXPECT_EQ(use(cache, {2}, kPrompt).size(), 3u);
+  EXPECT_TRUE(cache.here(1, 3));
+}
+
+TEST(ExpertCache, HoldsWhatWasAskedForFirstWhereNotAllFit) {
+  MappedExperts mapped;
+  ExpertCache cache(mapped.weights, mapped.files(), room_for(2));
+  for (int i = 0; i < 3; ++i)
+    EXPECT_EQ(use(cache, {3, 1, 0, 2}, ExpertCache::For::kPrompt), "13") << "and none comes twice";
+}
+
+TEST(ExpertCache, HoldsNothingWhereItCannot) {
+  MappedExperts mapped;
+  ExpertCache none(mapped.weights, mapped.files(), {0, 0});
+  ExpertCache less_than_none(mapped.weights, mapped.files(), {-5, 0});
+  ExpertCache of_no_file(mapped.weights, {}, room_for(8));
+  ExpertCache short_of_memory(mapped.weights, mapped.files(), {8 * 3 * kMatrixBytes, int64_t{1} << 60});
+  for (ExpertCache* cache : {&none, &less_than_none, &of_no_file, &short_of_memory})
+    EXPECT_EQ(use(*cache, {0, 1}), "");
+}
+
+TEST(ExpertCache, LeavesAFileThatCannotBeRead) {
+  MappedExperts mapped;
+  std::vector<MappedFile> files = mapped.files();
+  const int end = ::open("/dev/null", O_RDONLY);
+  files[0].file = end;  // reads as a file that was cut short
+  ExpertCache cache(mapped.weights, files, room_for(4));
+  EXPECT_EQ(use(cache, {0, 1}), "");
+  EXPECT_EQ(use(cache, {0, 1}), "") << "and its room is not lost";
+  ::close(end);
+}
+
+TEST(DiskTier, ComputesWhatIsHereFirst) {
+  MappedExperts mapped;
+  DiskTier disk(mapped.weights, mapped.files(), room_for(4));
+  choose(disk, mapped, 2, {1, -1});
+  Ids ids({3, 1, -1, 1, 0, 3});
+  std::vector<ExpertWeights> here = mapped.experts(2);
+  here[0] = ExpertWeights();  // on the other side
+  DiskTier::Chosen chosen = disk.chosen(2, ids.tensor(3), here);
+  std::vector<std::vector<int32_t>> parts;
+  disk.in_two(chosen, [&](const Tensor& part) {
+    EXPECT_EQ(part.shape[0], 3);
+    EXPECT_EQ(part.shape[1], 2);
+    parts.emplace_back(part.i32(), part.i32() + part.numel());
+    const std::vector<ExpertWeights> placed = disk.placed(chosen, here);
+    for (const int32_t id : parts.back())
+      if (id > 0) expect_content(placed[static_cast<size_t>(id)], 2, id);
+    EXPECT_TRUE(placed[0].elsewhere());
+  });
+  ASSERT_FALSE(parts.empty());
+  EXPECT_EQ(parts[0][1], 1) << "was here";
+  EXPECT_EQ(parts[0][4], 0) << "the other side's";
+  std::vector<int32_t> all = parts[0];
+  for (size_t i = 0; parts.size() == 2 && i < all.size(); ++i) {  // else 3 has come at once
+    EXPECT_EQ(parts[1][i], ids.values[i] == 3 ? 3 : -1);
+    all[i] = std::max(all[i], parts[1][i]);
+  }
+  EXPECT_EQ(all, ids.values);
+  EXPECT_EQ(held(disk, 2), "13");
+}
+
+TEST(DiskTier, KeepsWhatTheNextLayerChoseLast) {
+  MappedExperts mapped;
+  DiskTier disk(mapped.weights, mapped.files(), room_for(2));
+  choose(disk, mapped, 2, {2});
+  choose(disk, mapped, 1, {3});
+  choose(disk, mapped, 1, {0});
+  EXPECT_EQ(held(disk, 1), "0");
+  EXPECT_EQ(held(disk, 2), "2") << "unused for longest, but asked for again every time";
+  choose(disk, mapped, 2, {0});
+  EXPECT_TRUE(disk.in_cache(2, 0));
+  for (int i = 0; i < 500 && !disk.in_cache(1, 0); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_TRUE(disk.in_cache(1, 0)) << "after the last layer comes the first that has experts";
 }
 
 TEST(DiskTier, GivesUpMemory) {
   MappedExperts mapped;
-  SKIP_IF_NOT_FORGOTTEN(mapped);
   const ExpertWeights& expert = mapped.weights.layers[1].experts[1];
   int64_t sum = 0;  // read, as an upload reads it
   for (int64_t i = 0; i < 3 * kMatrixBytes; ++i) sum += static_cast<const char*>(expert.gate.data)[i];
-  ASSERT_EQ(sum, 3 * kMatrixBytes);
+  ASSERT_EQ(sum, 3 * kMatrixBytes + 9);  // three begin with their numbers, which are 3, 4 and 5
   ASSERT_EQ(mapped.share_in_memory(1, 1), 1);
   give_up(expert);
   if (mapped.share_in_memory(1, 1) == 1) GTEST_SKIP() << "skipped: this system does not take MADV_PAGEOUT";
-  // But for a page or two, of its 192, that the page cache holds in one piece with others.
-  EXPECT_LE(mapped.share_in_memory(1, 1), 2.0 / 192);
+  // But for what the page cache holds in one piece with others, at either end.
+  EXPECT_LE(mapped.share_in_memory(1, 1), 0.25);
+}
+
+// How many experts memory holds at a time, of how many; all: the engine says nothing.
+std::pair<int, int> experts_held(const Engine& engine) {
+  int held = 0, of = 0;
+  for (const std::string& note : engine.notes())
+    if (const size_t at = note.find("memory holds "); at != std::string::npos)
+      std::sscanf(note.c_str() + at, "memory holds %d of the %d experts", &held, &of);
+  return {held, of};
 }
 
 TEST(DiskTier, AModelLargerThanTheMemoryAnswersAsEver) {
   for (const std::string model : {"deepseek_v3_int4", "qwen3_moe"}) {
     EngineOptions options = options_for(model);
     const std::vector<float> want = prompt_logits(*open(options));
-    options.ram = 1;
-    EXPECT_EQ(prompt_logits(*open(options)), want) << model;
-    options.device = DeviceKind::kSim, options.speeds = speeds(1, 1);
+    int some = 0;
+    options.ram = 1 << 16;
+    for (std::pair<int, int> held{0, 1}; held.second > 0; options.ram += options.ram / 8) {
+      const auto engine = open(options);
+      held = experts_held(*engine);
+      some += held.first > 0 && held.first < held.second;
+      EXPECT_EQ(prompt_logits(*engine), want) << model << ", " << held.first << " experts held";
+      EXPECT_EQ(prompt_logits(*engine), want) << model << ", once more";
+    }
+    EXPECT_GT(some, 0) << model;
+    options.ram = 1, options.device = DeviceKind::kSim, options.speeds = speeds(1, 1);
     for (const double experts : {0.0, 0.5, 1.0}) {
       options.device_memory = budget(options, experts);
       const auto engine = open(options);
@@ -151,6 +282,14 @@ TEST(DiskTier, AModelLargerThanTheMemoryAnswersAsEver) {
       if (model != "deepseek_v3_int4") continue;  // sums of float formats depend on how tokens come together
       EXPECT_EQ(prompt_logits(*engine), want) << experts;
     }
+    options.device_memory = budget(options, 0.25), options.ram = 0;
+    options.ram = open(options)->plan()->ram_for_all - all_expert_bytes(options.model) / 4;
+    const auto engine = open(options);
+    const ModelPlan& plan = *engine->plan();
+    EXPECT_GT(plan.experts_on_disk, 0) << model;
+    EXPECT_LT(plan.experts_on_disk, plan.experts - plan.experts_resident) << model;
+    if (model != "deepseek_v3_int4") continue;
+    EXPECT_EQ(prompt_logits(*engine), want) << "some on disk";
   }
 }
 

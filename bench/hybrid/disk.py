@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """What asking for experts early is worth when a model does not fit RAM: decoding with --ram (engine/disk_tier.h)
-beside the mapping alone, in a memory cgroup of so much, from a cold page cache, in turn. Needs root.
+beside the mapping alone, in a memory cgroup of so much, from a cold page cache, in turn, each first as often as the other.
+read_GBs: what the disk gave while decoding; disk_GBs: what it gives to large reads past the page cache, just before and just
+after. Needs root.
 
   python3 bench/hybrid/disk.py MODEL --limit 5 --rounds 3 >> bench/results/disk-MACHINE.csv
 """
@@ -10,7 +12,6 @@ import json
 import mmap
 import os
 import pathlib
-import resource
 import subprocess
 import time
 
@@ -46,6 +47,7 @@ def disk_gbs(file, total=1 << 30, piece=4 << 20):
     """The disk's own speed: large reads past the page cache."""
     fd = os.open(file, os.O_RDONLY | os.O_DIRECT)
     buffer = mmap.mmap(-1, piece)
+    buffer.madvise(mmap.MADV_HUGEPAGE)  # of small pages a disk may give half as much
     start, done = time.monotonic(), 0
     while done < total:
         count = os.preadv(fd, [buffer], done)
@@ -60,13 +62,9 @@ def disk_gbs(file, total=1 << 30, piece=4 << 20):
 def decode(options, ram, cgroup):
     command = [options.moebius, "bench", "-m", options.model, "-p", "0", "-n", str(options.tokens), "--depth", "0",
                "--batch", "1", "--repeats", "1", "--json", "--load", "mapped", "--ram", f"{ram}"]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_inblock
-    start = time.monotonic()
     out = subprocess.run(command, check=True, capture_output=True, text=True, preexec_fn=cgroup.join).stdout
-    seconds = time.monotonic() - start
-    read = (resource.getrusage(resource.RUSAGE_CHILDREN).ru_inblock - before) * 512
     row = json.loads(out[out.index("[\n"):])[0]
-    return row["tok_s"], read / 1e9, seconds
+    return row["tok_s"], row["disk_bytes_per_token"]
 
 
 def main():
@@ -80,14 +78,17 @@ def main():
     files = sorted(pathlib.Path(options.model).glob("*.safetensors"))
     limit = int(options.limit * GIB)
     cgroup = Cgroup(limit)
-    print("limit_GiB,tokens,round,mode,decode_tok_s,read_GB,run_s,disk_GBs", flush=True)
+    print("limit_GiB,tokens,round,mode,decode_tok_s,read_MB_a_token,read_GBs,disk_GBs", flush=True)
     try:
         for i in range(options.rounds):
-            for mode, ram in (("mapped", 1 << 50), ("prefetched", limit)):
+            modes = [("mapped", 1 << 50), ("prefetched", limit)]
+            for mode, ram in modes if i % 2 == 0 else reversed(modes):
                 forget(files)
                 disk = disk_gbs(files[0])
-                tok_s, read, seconds = decode(options, ram, cgroup)
-                print(f"{options.limit:g},{options.tokens},{i + 1},{mode},{tok_s:.3f},{read:.2f},{seconds:.1f},{disk:.2f}", flush=True)
+                tok_s, read = decode(options, ram, cgroup)
+                disk = (disk + disk_gbs(files[0])) / 2
+                print(f"{options.limit:g},{options.tokens},{i + 1},{mode},{tok_s:.3f},{read / 1e6:.0f},{read * tok_s / 1e9:.2f},"
+                      f"{disk:.2f}", flush=True)
     finally:
         cgroup.close()
 
