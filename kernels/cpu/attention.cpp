@@ -98,11 +98,6 @@ void read_ahead(const AttentionArgs& args, const Place& next, ReadAhead& ahead) 
   read_ahead(args.cache, next.begin, next.count(), args.v_column + next.kv * args.v_dim, args.v_dim, ahead);
 }
 
-// Calls of ReadAhead::step() that a tile makes, nearly.
-int64_t steps_of(const AttentionArgs& args, int64_t n_rows) {
-  return ceil_div(n_rows, kFewRows) * kTile / 4 + ceil_div(n_rows, kTileRows) * args.v_dim / 32;
-}
-
 Place first_tile(const Unit& unit, int64_t block) {
   return {unit.kv, block * kBlock, std::min((block + 1) * kBlock, unit.rows[unit.n_rows - 1].visible)};
 }
@@ -120,7 +115,7 @@ void attend_block(const AttentionArgs& args, const TileKernels& kernels, int64_t
       read_ahead(args, {kv, begin + kTile, end}, ahead);
     else if (next)
       read_ahead(args, *next, ahead);
-    ahead.spread(steps_of(args, n_rows));
+    ahead.spread(n_rows * count * (args.k_dim + args.v_dim));
     tile_rows(kernels, args.cache, begin, count, args.k_column + kv * args.k_dim, args.k_dim, store, keys);
     if (!shared)
       tile_rows(kernels, args.cache, begin, count, args.v_column + kv * args.v_dim, args.v_dim,
@@ -173,31 +168,26 @@ struct Partials {
   AttendRow* rows;  // [blocks, n_rows]
 };
 
-// Of blocks wave .. wave + blocks - 1, in runs that let a worker read ahead.
+// Of blocks wave .. wave + blocks - 1.
 void attend_wave(const AttentionArgs& args, const TileKernels& kernels, const Plan& plan, int64_t wave,
                  int64_t blocks, const Partials& partials, float* stores, HostContext& context) {
-  const int64_t items = plan.units * blocks, run = ceil_div(items, 2 * context.threads);
-  const int64_t store = store_floats(args);
-  for_each_unit(context, ceil_div(items, run), [&](int64_t number, int64_t worker) {
-    const int64_t end = std::min(items, (number + 1) * run);
+  const int64_t items = plan.units * blocks, store = store_floats(args);
+  for_each_foreseen_unit(context, items, [&](int64_t item, int64_t following, int64_t worker) {
+    const int64_t slot = item / plan.units, block = wave + slot;
     Unit unit, after;
-    open_unit(args, plan, number * run % plan.units, after);
-    for (int64_t item = number * run; item < end; ++item) {
-      const int64_t slot = item / plan.units, block = wave + slot;
-      unit = after;
-      for (int64_t r = 0; r < unit.n_rows; ++r) {
-        const int64_t at = slot * partials.n_rows + unit.index[r];
-        unit.rows[r].acc = block == 0 ? out_row(args, unit.index[r]) : partials.acc + at * args.v_dim;
-        start_row(unit.rows[r], args.v_dim);
-      }
-      open_unit(args, plan, (item + 1) % plan.units, after);
-      const Place next = first_tile(after, wave + (item + 1) / plan.units);
-      const bool more = item + 1 < end && next.begin < next.end;
-      attend_block(args, kernels, unit.kv, block, unit.rows, unit.n_rows, more ? &next : nullptr,
-                   stores + worker * store);
-      for (int64_t r = 0; r < unit.n_rows; ++r)
-        partials.rows[slot * partials.n_rows + unit.index[r]] = unit.rows[r];
+    open_unit(args, plan, item % plan.units, unit);
+    for (int64_t r = 0; r < unit.n_rows; ++r) {
+      const int64_t at = slot * partials.n_rows + unit.index[r];
+      unit.rows[r].acc = block == 0 ? out_row(args, unit.index[r]) : partials.acc + at * args.v_dim;
+      start_row(unit.rows[r], args.v_dim);
     }
+    open_unit(args, plan, following % plan.units, after);
+    const Place next = first_tile(after, wave + following / plan.units);
+    const bool more = following < items && next.begin < next.end;
+    attend_block(args, kernels, unit.kv, block, unit.rows, unit.n_rows, more ? &next : nullptr,
+                 stores + worker * store);
+    for (int64_t r = 0; r < unit.n_rows; ++r)
+      partials.rows[slot * partials.n_rows + unit.index[r]] = unit.rows[r];
   });
 }
 

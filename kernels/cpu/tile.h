@@ -6,6 +6,7 @@
 // the same for any grouping of rows.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 namespace moebius {
@@ -14,21 +15,29 @@ inline constexpr int64_t kTile = 64;
 inline constexpr int64_t kTileRows = 16;  // most rows that share the loads of a key
 inline constexpr int64_t kFewRows = 4;    // the same where they do not see the same positions
 
-// Memory that will be read next, asked for a little at a time while something else is computed: asked for at
-// once, it would hold up the loads of the present. The pieces of cached rows lie far apart, and in pages in
-// any order, where the processor cannot foresee them.
+// Memory that will be read next, asked for line by line while something else is computed: lines wait for
+// memory in the few places that the loads of the present need too, so that sixteen in a row held those up for
+// a tenth of a token's attention. The pieces of cached rows lie far apart, and in pages in any order, where
+// the processor cannot foresee them.
 class ReadAhead {
  public:
   void add(const void* data, int64_t bytes) {
-    pieces_[count_++] = {static_cast<const char*>(data), static_cast<const char*>(data) + bytes};
+    const char* begin = static_cast<const char*>(data);
     lines_ += bytes / kLine + 1;
+    if (count_ > 0 && pieces_[count_ - 1].end == begin) {
+      pieces_[count_ - 1].end += bytes;
+      return;
+    }
+    pieces_[count_++] = {begin, begin + bytes};
   }
-  // Of about `steps` calls of step() that are to come.
-  void spread(int64_t steps) { lines_a_step_ = lines_ / steps + 1; }
-  void step() {
-    for (int64_t i = 0; i < lines_a_step_ && next_ < count_; ++i) {
+  // Evenly over that many multiply-adds to come.
+  void spread(int64_t work) { work_a_line_ = work / std::max<int64_t>(lines_, 1); }
+  // Before so many of them.
+  void step(int64_t work) {
+    for (done_ += work; done_ > work_a_line_ && next_ < count_; done_ -= work_a_line_) {
       Piece& piece = pieces_[next_];
-      __builtin_prefetch(piece.begin, 0, 2);  // into the second level: the first cannot wait for as many lines
+      __builtin_prefetch(piece.begin, 0,
+                         2);  // into the second level: the first cannot wait for as many lines
       piece.begin += kLine;
       if (piece.begin >= piece.end) ++next_;
     }
@@ -39,7 +48,7 @@ class ReadAhead {
   struct Piece {
     const char *begin, *end;
   };
-  int64_t count_ = 0, next_ = 0, lines_ = 0, lines_a_step_ = 0;
+  int64_t count_ = 0, next_ = 0, lines_ = 0, work_a_line_ = 0, done_ = 0;
   Piece pieces_[2 * kTile];
 };
 

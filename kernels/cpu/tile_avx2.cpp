@@ -11,7 +11,8 @@ namespace {
 // R rows of a against K of b. The order within one dot product is that of sum_lanes over lanes that each add
 // every eighth product, whatever R and K are.
 template <int R, int K>
-inline void dots_block(const float* const* a, const float* const* b, int64_t dim, float* out, int64_t ld) {
+inline void dots_block(const float* const* a, const float* const* b, int64_t dim, float* out, int64_t ld,
+                       ReadAhead& ahead) {
   __m256 sum[R][K];
   MOEBIUS_UNROLL
   for (int i = 0; i < R; ++i) {
@@ -30,7 +31,10 @@ inline void dots_block(const float* const* a, const float* const* b, int64_t dim
     }
   };
   int64_t c = 0;
-  for (; c + kLanes <= dim; c += kLanes) add(c, [](const float* at) { return _mm256_loadu_ps(at); });
+  for (; c + kLanes <= dim; c += kLanes) {
+    ahead.step(R * K * kLanes);
+    add(c, [](const float* at) { return _mm256_loadu_ps(at); });
+  }
   const __m256i lanes = first_lanes(dim - c);
   if (c < dim) add(c, [lanes](const float* at) { return _mm256_maskload_ps(at, lanes); });
   MOEBIUS_UNROLL
@@ -45,12 +49,9 @@ template <int R>
 inline void dots_rows(const float* const* a, const float* const* b, int64_t count, int64_t dim, float* out,
                       int64_t ld, ReadAhead& ahead) {
   int64_t j = 0;
-  for (; j + 3 <= count; j += 3) {
-    ahead.step();
-    dots_block<R, 3>(a, b + j, dim, out + j, ld);
-  }
-  if (count - j == 2) dots_block<R, 2>(a, b + j, dim, out + j, ld);
-  if (count - j == 1) dots_block<R, 1>(a, b + j, dim, out + j, ld);
+  for (; j + 3 <= count; j += 3) dots_block<R, 3>(a, b + j, dim, out + j, ld, ahead);
+  if (count - j == 2) dots_block<R, 2>(a, b + j, dim, out + j, ld, ahead);
+  if (count - j == 1) dots_block<R, 1>(a, b + j, dim, out + j, ld, ahead);
 }
 
 void dots_avx2(const float* const* a, int64_t rows, const float* const* b, int64_t count, int64_t dim,
@@ -150,7 +151,7 @@ void accumulate_rows(float* const* acc, const float* keep, const float* p, const
                      int64_t count, int64_t dim, ReadAhead& ahead) {
   int64_t column = 0, vectors = dim / kLanes;
   for (; vectors >= 5 || vectors == 3; vectors -= 3, column += 3 * kLanes) {
-    ahead.step();
+    ahead.step(R * 3 * kLanes * count);
     accumulate_full<R, 3>(acc, keep, p, values, count, column);
   }
   for (; vectors >= 2; vectors -= 2, column += 2 * kLanes)

@@ -30,7 +30,8 @@ inline __mmask16 first_lanes(int64_t count) { return static_cast<__mmask16>((1u 
 // R rows of a against K of b. The order within one dot product is that of sum_lanes over lanes that each add
 // every sixteenth product, whatever R and K are.
 template <int R, int K, class T>
-inline void dots_block(const float* const* a, const T* const* b, int64_t dim, float* out, int64_t ld) {
+inline void dots_block(const float* const* a, const T* const* b, int64_t dim, float* out, int64_t ld,
+                       ReadAhead& ahead) {
   __m512 sum[R][K];
   MOEBIUS_UNROLL
   for (int i = 0; i < R; ++i) {
@@ -49,7 +50,10 @@ inline void dots_block(const float* const* a, const T* const* b, int64_t dim, fl
     }
   };
   int64_t c = 0;
-  for (; c + kLanes <= dim; c += kLanes) add(c);
+  for (; c + kLanes <= dim; c += kLanes) {
+    ahead.step(R * K * kLanes);
+    add(c);
+  }
   if (c < dim) add(c, first_lanes(dim - c));
   MOEBIUS_UNROLL
   for (int i = 0; i < R; ++i) {
@@ -62,15 +66,9 @@ template <int R, class T>
 void dots_rows(const float* const* a, const T* const* b, int64_t count, int64_t dim, float* out, int64_t ld,
                ReadAhead& ahead) {
   int64_t j = 0;
-  for (; j + 4 <= count; j += 4) {
-    ahead.step();
-    dots_block<R, 4>(a, b + j, dim, out + j, ld);
-  }
-  for (; j + 2 <= count; j += 2) {
-    ahead.step();
-    dots_block<R, 2>(a, b + j, dim, out + j, ld);
-  }
-  if (j < count) dots_block<R, 1>(a, b + j, dim, out + j, ld);
+  for (; j + 4 <= count; j += 4) dots_block<R, 4>(a, b + j, dim, out + j, ld, ahead);
+  for (; j + 2 <= count; j += 2) dots_block<R, 2>(a, b + j, dim, out + j, ld, ahead);
+  if (j < count) dots_block<R, 1>(a, b + j, dim, out + j, ld, ahead);
 }
 
 template <class T>
@@ -136,7 +134,7 @@ void products_avx512(const float* const* a, int64_t rows, const float* b, int64_
 // C vectors of columns of R rows. With a mask, the last of them is cut short.
 template <int R, int C, class T>
 inline void accumulate_block(float* const* acc, const float* keep, const float* p, const T* const* values,
-                             int64_t count, int64_t column, __mmask16 last) {
+                             int64_t count, int64_t column, __mmask16 last, ReadAhead& ahead) {
   const auto mask = [last](int c) { return c == C - 1 ? last : static_cast<__mmask16>(0xffff); };
   __m512 sum[R][C];
   MOEBIUS_UNROLL
@@ -147,6 +145,7 @@ inline void accumulate_block(float* const* acc, const float* keep, const float* 
                                 _mm512_set1_ps(keep[i]));
   }
   for (int64_t j = 0; j < count; ++j) {
+    ahead.step(R * C * kLanes);
     __m512 v[C];
     MOEBIUS_UNROLL
     for (int c = 0; c < C; ++c) v[c] = load(values[j] + column + c * kLanes, mask(c));
@@ -168,13 +167,12 @@ template <int R, int C, class T>
 void accumulate_rows(float* const* acc, const float* keep, const float* p, const T* const* values,
                      int64_t count, int64_t dim, ReadAhead& ahead) {
   int64_t column = 0;
-  for (; column + C * kLanes <= dim; column += C * kLanes) {
-    ahead.step();
-    accumulate_block<R, C>(acc, keep, p, values, count, column, 0xffff);
-  }
+  for (; column + C * kLanes <= dim; column += C * kLanes)
+    accumulate_block<R, C>(acc, keep, p, values, count, column, 0xffff, ahead);
   for (; column + kLanes <= dim; column += kLanes)
-    accumulate_block<R, 1>(acc, keep, p, values, count, column, 0xffff);
-  if (column < dim) accumulate_block<R, 1>(acc, keep, p, values, count, column, first_lanes(dim - column));
+    accumulate_block<R, 1>(acc, keep, p, values, count, column, 0xffff, ahead);
+  if (column < dim)
+    accumulate_block<R, 1>(acc, keep, p, values, count, column, first_lanes(dim - column), ahead);
 }
 
 template <class T>
