@@ -168,26 +168,62 @@ struct Partials {
   AttendRow* rows;  // [blocks, n_rows]
 };
 
+// The work of a wave in equal items, and what they leave to do after the threads have had the same number of
+// them: that in halves, by rows.
+class WaveItems {
+ public:
+  WaveItems(const AttentionArgs& args, const Plan& plan, int64_t wave, int64_t blocks, int threads)
+      : args_(args), plan_(plan), wave_(wave) {
+    const int64_t all = plan.units * blocks, rest = all % threads;
+    whole_ = plan.share > kFewRows ? all - rest : all;
+    count_ = whole_ + 2 * (all - whole_);
+  }
+  int64_t count() const { return count_; }
+
+  // Returns the block. A half may be without rows.
+  int64_t open(int64_t item, Unit& unit) const {
+    const int64_t pair = item < whole_ ? item : whole_ + (item - whole_) / 2;
+    open_unit(args_, plan_, pair % plan_.units, unit);
+    if (item >= whole_) {
+      const int64_t half = std::min(unit.n_rows, ceil_div(unit.n_rows, 2 * kFewRows) * kFewRows);
+      const bool second = (item - whole_) % 2 > 0;
+      if (second) {
+        std::copy(unit.rows + half, unit.rows + unit.n_rows, unit.rows);
+        std::copy(unit.index + half, unit.index + unit.n_rows, unit.index);
+      }
+      unit.n_rows = second ? unit.n_rows - half : half;
+    }
+    return wave_ + pair / plan_.units;
+  }
+
+ private:
+  const AttentionArgs& args_;
+  const Plan& plan_;
+  int64_t wave_, whole_, count_;
+};
+
 // Of blocks wave .. wave + blocks - 1.
 void attend_wave(const AttentionArgs& args, const TileKernels& kernels, const Plan& plan, int64_t wave,
                  int64_t blocks, const Partials& partials, float* stores, HostContext& context) {
-  const int64_t items = plan.units * blocks, store = store_floats(args);
-  for_each_foreseen_unit(context, items, [&](int64_t item, int64_t following, int64_t worker) {
-    const int64_t slot = item / plan.units, block = wave + slot;
+  const WaveItems items(args, plan, wave, blocks, context.threads);
+  const int64_t store = store_floats(args);
+  for_each_foreseen_unit(context, items.count(), [&](int64_t item, int64_t following, int64_t worker) {
     Unit unit, after;
-    open_unit(args, plan, item % plan.units, unit);
+    const int64_t block = items.open(item, unit), first = (block - wave) * partials.n_rows;
     for (int64_t r = 0; r < unit.n_rows; ++r) {
-      const int64_t at = slot * partials.n_rows + unit.index[r];
-      unit.rows[r].acc = block == 0 ? out_row(args, unit.index[r]) : partials.acc + at * args.v_dim;
+      const int64_t index = unit.index[r];
+      unit.rows[r].acc = block == 0 ? out_row(args, index) : partials.acc + (first + index) * args.v_dim;
       start_row(unit.rows[r], args.v_dim);
     }
-    open_unit(args, plan, following % plan.units, after);
-    const Place next = first_tile(after, wave + following / plan.units);
-    const bool more = following < items && next.begin < next.end;
-    attend_block(args, kernels, unit.kv, block, unit.rows, unit.n_rows, more ? &next : nullptr,
-                 stores + worker * store);
-    for (int64_t r = 0; r < unit.n_rows; ++r)
-      partials.rows[slot * partials.n_rows + unit.index[r]] = unit.rows[r];
+    if (unit.n_rows == 0) return;
+    Place next{};
+    if (following < items.count()) {
+      const int64_t its_block = items.open(following, after);
+      if (after.n_rows > 0) next = first_tile(after, its_block);
+    }
+    attend_block(args, kernels, unit.kv, block, unit.rows, unit.n_rows,
+                 next.begin < next.end ? &next : nullptr, stores + worker * store);
+    for (int64_t r = 0; r < unit.n_rows; ++r) partials.rows[first + unit.index[r]] = unit.rows[r];
   });
 }
 
