@@ -1,7 +1,8 @@
 // The inner loops of attention for AVX-512: blocks of rows and keys, or rows and columns, that fill its 32
-// registers. Softmax is AVX2's: it is two per cent of the work.
+// registers.
 #include <immintrin.h>
 
+#include <algorithm>
 #include <type_traits>
 
 #include "kernels/cpu/lanes_avx512.h"
@@ -191,6 +192,47 @@ void accumulate_avx512(float* const* acc, const float* keep, int64_t rows, const
   if (rows > 0) accumulate_rows<1, 4>(acc, keep, p, values, count, dim, ahead);
 }
 
+// As exp_avx2, but that one instruction multiplies by 2^n.
+inline __m512 exp_avx512(__m512 x) {
+  // The operand order of min and max lets a NaN in x through.
+  x = _mm512_max_ps(_mm512_set1_ps(-104.0f), _mm512_min_ps(_mm512_set1_ps(89.0f), x));
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(0x1.715476p+0f)),
+                                        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0x1.62e4p-1f), x);
+  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0x1.7f7d1cp-20f), r);
+  __m512 e = _mm512_set1_ps(1.0f / 5040);
+  for (const float term : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
+    e = _mm512_fmadd_ps(e, r, _mm512_set1_ps(term));
+  return _mm512_scalef_ps(e, n);
+}
+
+float softmax_avx512(float* scores, int64_t count, float scale, float* highest, float* sum) {
+  constexpr int64_t kVectors = kTile / kLanes;
+  const __m512 factor = _mm512_set1_ps(scale);
+  const float before = *highest;
+  __m512 x[kVectors], top = _mm512_set1_ps(before);
+  __mmask16 lanes[kVectors];
+  MOEBIUS_UNROLL
+  for (int64_t v = 0; v < kVectors; ++v) {
+    lanes[v] = first_lanes(std::clamp<int64_t>(count - v * kLanes, 0, kLanes));
+    x[v] = _mm512_mul_ps(_mm512_loadu_ps(scores + v * kLanes), factor);
+    top = _mm512_mask_max_ps(top, lanes[v], x[v], top);
+  }
+  const float highest_now = _mm512_reduce_max_ps(top);
+  top = _mm512_set1_ps(highest_now);
+  __m512 added = _mm512_setzero_ps();
+  MOEBIUS_UNROLL
+  for (int64_t v = 0; v < kVectors; ++v) {
+    const __m512 p = exp_avx512(_mm512_sub_ps(x[v], top));
+    _mm512_storeu_ps(scores + v * kLanes, p);
+    added = _mm512_mask_add_ps(added, lanes[v], added, p);
+  }
+  const float keep = _mm512_cvtss_f32(exp_avx512(_mm512_set1_ps(before - highest_now)));
+  *highest = highest_now;
+  *sum = *sum * keep + _mm_cvtss_f32(sum_lanes(added, added, added, added));
+  return keep;
+}
+
 void widen_avx512(const uint16_t* bf16, int64_t count, float* out) {
   for (int64_t i = 0; i < count; i += kLanes) {
     const __mmask16 lanes = count - i < kLanes ? first_lanes(count - i) : static_cast<__mmask16>(0xffff);
@@ -202,7 +244,7 @@ void widen_avx512(const uint16_t* bf16, int64_t count, float* out) {
 }  // namespace
 
 const TileKernels kTileAvx512 = {
-    dots_avx512<float>, products_avx512,  softmax_avx2,          accumulate_avx512<float>,
+    dots_avx512<float>, products_avx512,  softmax_avx512,        accumulate_avx512<float>,
     widen_avx512,       scale_codes_avx2, dots_avx512<uint16_t>, accumulate_avx512<uint16_t>};
 
 }  // namespace moebius
