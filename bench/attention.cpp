@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 
 #include "kernels/backend.h"
+#include "kernels/mapped.h"
 #include "kernels/probe.h"
 
 namespace moebius {
@@ -40,6 +41,7 @@ double median_seconds(const Shape& s, DType dtype, int64_t depth, Backend& backe
   const int64_t layers = std::max<int64_t>(9, kCacheBytes / layer_bytes);
   Result<Buffer> memory = Buffer::host(static_cast<size_t>(layers * layer_bytes));
   MOEBIUS_CHECK(memory.ok(), memory.status().message());
+  prefer_large_pages(memory->data(), memory->bytes());  // as KvCache does
   std::vector<int32_t> order(static_cast<size_t>(pages));
   std::iota(order.begin(), order.end(), 0);
   cache.pages = order.data();
