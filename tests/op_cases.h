@@ -83,6 +83,7 @@ struct Case {
   Args args;
   std::vector<Output> outputs;  // what they hold after make() is what they hold before each run
   bool exact_activations = false;
+  bool also_onednn = false;    // the same by --cpu-gemm onednn, which leaves activations exact
   bool host_only = false;      // devices do not know an argument's type
   bool bits_by_place = false;  // bits on a device may depend on where in its memory the arguments lie
 

@@ -90,6 +90,7 @@ inline Case<ExpertFfnArgs> expert_case(const ExpertShape& shape, Mode mode) {
   a.ids = Tensor(ids, DType::kI32, {shape.n, shape.k});
   a.slots = f32_tensor(c.arena.floats(shape.n * shape.k * shape.hidden), {shape.n, shape.k, shape.hidden});
   c.exact_activations = shape.exact;
+  c.also_onednn = shape.exact || (!is_integer(shape.up) && !is_integer(shape.down));
   c.outputs = {output_of("slots", a.slots)};
   c.bytes = bytes;
   c.flops = 6.0 * static_cast<double>(shape.n * shape.k * shape.hidden * shape.width);

@@ -141,6 +141,7 @@ inline Case<LinearArgs> linear_case(const LinearShape& shape, Mode mode) {
   a.y = c.arena.matrix(shape.n, shape.w.rows, shape.gap);
   a.accumulate = shape.accumulate;
   c.exact_activations = shape.exact;
+  c.also_onednn = shape.exact || !is_integer(a.w.format);
   adapt(c.arena, a.w, shape.rank, shape.merged);
   const bool alone = is_integer(a.w.format) && !shape.exact, bits = alone && !a.w.adapted();
   const auto bound = [&](int64_t t, int64_t r) {

@@ -18,6 +18,7 @@
 #include <fmt/format.h>
 
 #include "kernels/cpu/host_grad.h"
+#include "kernels/cpu/onednn.h"
 #include "kernels/gpu.h"
 #include "tests/op_cases_grad.h"
 #include "tests/op_device.h"
@@ -80,22 +81,28 @@ class CaseTest {
   void test_host() {
     for (const Isa isa : kIsas) {
       if (isa > cpu_features().isa()) continue;
-      for (const Candidate<Args>& candidate : op_.candidates) test_candidate(candidate, isa);
+      for (const Candidate<Args>& candidate : op_.candidates) {
+        test_candidate(candidate, isa, CpuGemm::kAuto);
+        if (case_.also_onednn) test_candidate(candidate, isa, CpuGemm::kOneDnn);
+      }
       if (case_.part) test_dispatch(isa);
     }
   }
 
-  void test_candidate(const Candidate<Args>& candidate, Isa isa) {
+  void test_candidate(const Candidate<Args>& candidate, Isa isa, CpuGemm gemm) {
     const bool is_reference = &candidate == &op_.candidates.back();  // against itself: once will do
     Snapshot first;
     for (const int threads : {1, 2, 3}) {
       if (is_reference && (threads > 1 || isa != Isa::kScalar)) continue;
-      TestContext context(isa, threads, case_.exact_activations);
+      // What --cpu-gemm onednn asks for leaves activations exact by itself.
+      const bool onednn = gemm == CpuGemm::kOneDnn && !onednn_missing();
+      TestContext context(isa, threads, case_.exact_activations && !onednn, gemm);
       if (candidate.declines(case_.args, context)) continue;
       restore(case_.outputs, before_);
       run(candidate, case_.args, context);
       const Snapshot got = snapshot(case_.outputs);
-      const std::string where = fmt::format("{}, {}, {} threads", candidate.name, isa_name(isa), threads);
+      const std::string where = fmt::format("{}{}, {}, {} threads", candidate.name,
+                                            onednn ? " by choice" : "", isa_name(isa), threads);
       report(where, difference(case_.outputs, got, reference_, false));
       if (first.empty()) {
         first = got;
