@@ -22,9 +22,10 @@ static constexpr int64_t kLanes = 16;
 // The last count < 16 columns of a row, from c on; zero bytes behind them, as finite as the format.
 template <class F>
 static inline __m512 load_end(const Rows& w, const uint8_t* row, int64_t c) {
-  uint8_t padded[64] = {};
   const int64_t at = c / 8 * F::kEightBytes;
-  std::memcpy(padded, row + at, static_cast<size_t>(w.bytes - at));
+  // In one store, which the processor can load from at once.
+  alignas(64) uint8_t padded[64];
+  _mm512_store_si512(padded, _mm512_maskz_loadu_epi8((uint64_t{1} << (w.bytes - at)) - 1, row + at));
   return F::load(padded, 0);
 }
 
