@@ -46,7 +46,7 @@ def forget(files):
 def disk_gbs(file, total=1 << 30, piece=4 << 20):
     """The disk's own speed: large reads past the page cache."""
     fd = os.open(file, os.O_RDONLY | os.O_DIRECT)
-    buffer = mmap.mmap(-1, piece)
+    buffer = mmap.mmap(-1, piece, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     buffer.madvise(mmap.MADV_HUGEPAGE)  # of small pages a disk may give half as much
     start, done = time.monotonic(), 0
     while done < total:
