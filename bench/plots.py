@@ -66,10 +66,20 @@ def lora_rules():
     save(figure, "lora_rules.svg")
 
 
+def draw_speed(axis, x, points, color):
+    """Times as fast as pebble, with intervals, of the rows that have a speed."""
+    measured = [(a, r) for a, r in zip(x, points) if r["times as fast"]]
+    times = [float(r["times as fast"]) for _, r in measured]
+    bars = [[t - float(r["times low"]) for t, (_, r) in zip(times, measured)],
+            [float(r["times high"]) - t for t, (_, r) in zip(times, measured)]]
+    axis.errorbar([a for a, _ in measured], times, bars, fmt="o-", color=color, markersize=4, capsize=2)
+    axis.set(title="decodes, times as fast")
+
+
 def tenp_pebble():
     runs = rows("tenp_pebble.csv")
     none = next(r for r in runs if r["method"] == "none")
-    figure, (solved, perplexity, divergence) = plt.subplots(1, 3, figsize=(11, 3.8))
+    figure, (solved, perplexity, divergence, speed) = plt.subplots(1, 4, figsize=(14, 3.8))
     for i, method in enumerate(("tenp", "enp", "drop", "random")):
         points = sorted([r for r in runs if r["method"] == method] + [none], key=lambda r: float(r["kept"]))
         kept = [100 * float(r["kept"]) for r in points]
@@ -77,6 +87,7 @@ def tenp_pebble():
         bars = [[a - float(r["low"]) for a, r in zip(accuracy, points)],
                 [float(r["high"]) - a for a, r in zip(accuracy, points)]]
         solved.errorbar(kept, accuracy, bars, fmt="o-", color=f"C{i}", markersize=4, capsize=2, label=method)
+        draw_speed(speed, kept, points, f"C{i}")
         points = [r for r in points if r["perplexity"]]
         perplexity.plot([100 * float(r["kept"]) for r in points], [float(r["perplexity"]) for r in points], "o-",
                         color=f"C{i}", markersize=4)
@@ -86,6 +97,7 @@ def tenp_pebble():
     solved.set(xlabel="neurons kept, %", ylabel="tasks solved, %", title="5,000 held-out tasks, 95 % intervals")
     perplexity.set(xlabel="neurons kept, %", title="perplexity of held-out text", yscale="log")
     divergence.set(xlabel="neurons kept, %", title="divergence from pebble, nats", yscale="log")
+    speed.set(xlabel="neurons kept, %")
     solved.legend()
     save(figure, "tenp_pebble.svg")
 
@@ -96,7 +108,7 @@ def zeda_pebble():
     names = {"zeda": "zeda: both stages", "sft": "zeda: stage one alone", "topk": "fewer experts a token",
              "skip": "--skip-threshold", "seed1": "zeda: other random numbers", "lora": "zeda: routers and adapters",
              "halves": "--skip-minor-threshold", "drawn": "halves at random"}
-    figure, (solved, divergence) = plt.subplots(1, 2, figsize=(9, 3.8))
+    figure, (solved, divergence, speed) = plt.subplots(1, 3, figsize=(13, 3.8))
     for i, (method, label) in enumerate(names.items()):
         mine = sorted([r for r in runs if r["method"] == method], key=lambda r: float(r["skipped"]))
         if not mine:
@@ -109,6 +121,8 @@ def zeda_pebble():
         solved.errorbar(skipped, accuracy, bars, fmt="o-", color=f"C{i}", markersize=4, capsize=2, label=label)
         divergence.plot([100 * float(r["skipped"]) for r in mine], [float(r["kl"]) for r in mine], "o-", color=f"C{i}",
                         markersize=4)
+        draw_speed(speed, skipped, points, f"C{i}")
+    speed.set(xlabel="expert slots skipped, %")
     solved.set(xlabel="expert slots skipped, %", ylabel="tasks solved, %", title="5,000 held-out tasks, 95 % intervals")
     divergence.set(xlabel="expert slots skipped, %", title="divergence from pebble, nats", yscale="log")
     solved.legend()
@@ -118,7 +132,7 @@ def zeda_pebble():
 def compose_pebble():
     runs = rows("compose_pebble.csv")
     steps = [r["step"] for r in runs]
-    figure, (solved, divergence, size) = plt.subplots(1, 3, figsize=(11, 3.8))
+    figure, (solved, divergence, size, speed) = plt.subplots(1, 4, figsize=(14, 3.8))
     accuracy = [float(r["accuracy"]) for r in runs]
     bars = [[a - float(r["low"]) for a, r in zip(accuracy, runs)], [float(r["high"]) - a for a, r in zip(accuracy, runs)]]
     solved.errorbar(steps, accuracy, bars, fmt="o-", markersize=4, capsize=2)
@@ -130,7 +144,8 @@ def compose_pebble():
               markersize=4, label="expert bytes of a token")
     size.set(title="bytes, % of pebble's", ylim=(0, None))
     size.legend()
-    for axis in (solved, divergence, size):
+    draw_speed(speed, steps, runs, "C0")
+    for axis in (solved, divergence, size, speed):
         axis.tick_params(axis="x", rotation=30)
     save(figure, "compose_pebble.svg")
 
