@@ -33,16 +33,17 @@ bench: deps
 	cmake --build build -j $(JOBS)
 	for bench in build/bench_*; do [ -x $$bench ] && $$bench || exit 1; done
 
-# All cases of staging, the hybrid, the scheduler and training on a device under the thread sanitizer.
+# All cases of staging, experts on disk, the hybrid, the scheduler and training on a device under the thread sanitizer.
 soak: thread-build
 	build-thread/staging_test
+	build-thread/disk_tier_test
 	build-thread/hybrid_soak_test
 	build-thread/scheduler_soak_test
 	build-thread/device_training_test
 
 thread-build: deps-test
 	cmake -S . -B build-thread -G Ninja -DMOEBIUS_SANITIZE=thread -DMOEBIUS_CUDA=OFF
-	cmake --build build-thread -j $(JOBS) --target staging_test hybrid_soak_test scheduler_soak_test device_training_test
+	cmake --build build-thread -j $(JOBS) --target staging_test disk_tier_test hybrid_soak_test scheduler_soak_test device_training_test
 
 # The whole suite under the address and undefined-behaviour sanitizers (about four times slower).
 sanitize: deps-test
