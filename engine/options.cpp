@@ -37,17 +37,20 @@ int64_t page_cache_in(const std::string& stat, bool one) {
 }
 
 // one: of version 1 of control groups.
+int64_t limit_of_group(const std::string& group, bool one) {
+  return number_in(group + (one ? "/memory.limit_in_bytes" : "/memory.max"), INT64_MAX);  // "max": no number
+}
+
 int64_t left_in_group(const std::string& group, bool one) {
-  const int64_t most =
-      number_in(group + (one ? "/memory.limit_in_bytes" : "/memory.max"), INT64_MAX);  // "max": no number
+  const int64_t most = limit_of_group(group, one);
   if (most == INT64_MAX) return most;
   const int64_t used = number_in(group + (one ? "/memory.usage_in_bytes" : "/memory.current"), 0);
   return most - used + page_cache_in(group + "/memory.stat", one);
 }
 
-// Bytes that the control groups of this process (a container's, a service's) still let it take.
-int64_t left_in_groups() {
-  int64_t left = INT64_MAX;
+// The least of what the control groups of this process (a container's, a service's) say.
+int64_t least_of_groups(int64_t (*of_group)(const std::string& group, bool one)) {
+  int64_t least = INT64_MAX;
   std::ifstream groups("/proc/self/cgroup");
   for (std::string line; std::getline(groups, line);) {
     const bool one = line.find(":memory:/") != std::string::npos;
@@ -55,11 +58,11 @@ int64_t left_in_groups() {
     const std::string root = one ? "/sys/fs/cgroup/memory" : "/sys/fs/cgroup";
     // In a container the group may be the root itself, by whatever name the system outside knows it.
     for (std::string path = line.substr(line.find(":/") + 1);; path.resize(path.rfind('/'))) {
-      left = std::min(left, left_in_group(root + path, one));
+      least = std::min(least, of_group(root + path, one));
       if (path.empty()) break;
     }
   }
-  return left;
+  return least;
 }
 
 bool is_model_dir(const std::string& dir) {
@@ -101,7 +104,8 @@ EngineOptions remembering_experts(EngineOptions options) {
 }
 
 int64_t machine_memory() {
-  return static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<int64_t>(sysconf(_SC_PAGESIZE));
+  const int64_t pages = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES));
+  return std::min(pages * static_cast<int64_t>(sysconf(_SC_PAGESIZE)), least_of_groups(limit_of_group));
 }
 
 int64_t available_memory() {
@@ -111,7 +115,7 @@ int64_t available_memory() {
   for (std::string line; std::getline(file, line);)
     if (std::istringstream fields(line); fields >> name >> kilobytes && name == "MemAvailable:")
       available = kilobytes * 1024;
-  return std::min(available, left_in_groups());
+  return std::min(available, least_of_groups(left_in_group));
 }
 
 bool no_color() { return !environment("NO_COLOR").empty(); }

@@ -74,7 +74,7 @@ std::string hub_cache_dir();
 std::string user_data_dir();
 // The same options with a heat_dir in user_data_dir(): for programs that people talk to.
 EngineOptions remembering_experts(EngineOptions options);
-// Of this machine, in bytes.
+// Of this machine, in bytes, as far as this program's control groups let it have them.
 int64_t machine_memory();
 // That this program could take now without pushing others out, the page cache counted, and within its control
 // groups; 0: unknown.
