@@ -53,7 +53,9 @@ class Work:
             with open(self.at("corpus/held_out.jsonl")) as file:
                 lines = file.readlines()
             write(self.at("text.jsonl"), "".join(lines[:1000]))
-            write(self.at("speed.jsonl"), "".join(lines[:40]))
+        if not os.path.exists(self.at("speed.jsonl")):
+            with open(self.at("text.jsonl")) as file:
+                write(self.at("speed.jsonl"), "".join(file.readlines()[:40]))
 
     def done(self, name):
         return os.path.exists(self.at(name + ".replies.jsonl"))

@@ -160,7 +160,7 @@ class Report {
     return Status();
   }
 
-  // By turns, so that what else the machine does meets both, and each first as often as the other.
+  // By turns, each first in every other one, so that what else the machine does meets both.
   Status measure() {
     std::vector<Speed> both;
     MOEBIUS_ASSIGN(Speed mine, open(options_.engine));

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What asking for experts early is worth when a model does not fit RAM: decoding with --ram (engine/disk_tier.h)
-beside the mapping alone, in a memory cgroup of so much, from a cold page cache, in turn, each first as often as the other.
+beside the mapping alone, in a memory cgroup of so much, from a cold page cache, in turn, each first in every other round.
 read_GBs: what the disk gave while decoding; disk_GBs: what it gives to large reads past the page cache, just before and just
 after. Needs root.
 
