@@ -43,24 +43,44 @@ DiskTier::Chosen DiskTier::chosen(int64_t layer, const Tensor& ids,
   const For use = ids.shape[0] <= kFewTokens ? For::kDecoding : For::kPrompt;
   std::vector<int32_t> now = distinct(ids);
   std::erase_if(now, [&](int32_t id) { return experts[static_cast<size_t>(id)].elsewhere(); });
+  const std::lock_guard lock(mutex_);
   Chosen chosen{cache_.ask(layer, now, use), {}, {}, {ids.shape[0], ids.shape[1]}};
-  const std::vector<int32_t> coming = cache_.coming(chosen.hold);
+  ExpertCache::Missing missing = cache_.missing(chosen.hold);
+  if (!missing.refused.empty()) {  // what was guessed makes room
+    ahead_ = ExpertCache::Hold();
+    chosen.hold = cache_.ask(layer, now, use);
+    missing = cache_.missing(chosen.hold);
+  }
+  for (const int32_t id : missing.refused) will_need(experts[static_cast<size_t>(id)]);
   for (int64_t i = 0; i < ids.numel(); ++i) {
     const int32_t id = ids.i32()[i];
-    const bool comes = std::ranges::find(coming, id) != coming.end();
+    const bool comes = std::ranges::find(missing.coming, id) != missing.coming.end();
     chosen.here.push_back(comes ? -1 : id), chosen.coming.push_back(comes ? id : -1);
   }
-  const std::lock_guard lock(mutex_);
-  Choices& last = last_[static_cast<size_t>(use)];
-  last[static_cast<size_t>(layer)] = std::move(now);
-  for (size_t ahead = 1; ahead < last.size(); ++ahead) {
-    const size_t next = (static_cast<size_t>(layer) + ahead) % last.size();
-    if (last[next].empty()) continue;
-    ahead_ = ExpertCache::Hold();
-    ahead_ = cache_.ask(static_cast<int64_t>(next), last[next], use, true);
-    break;
-  }
+  guess(layer, std::move(now), use);
   return chosen;
+}
+
+// Prompts choose nearly all, and end after the last layer.
+void DiskTier::guess(int64_t layer, std::vector<int32_t> now, ExpertCache::For use) {
+  Choices& last = last_[static_cast<size_t>(use)];
+  std::vector<int32_t>& here = last[static_cast<size_t>(layer)];
+  const bool decoding = use == ExpertCache::For::kDecoding;
+  if (!decoding) {  // a part of the layer's may be another thread's
+    now.insert(now.end(), here.begin(), here.end());
+    std::ranges::sort(now);
+    const auto repeated = std::ranges::unique(now);
+    now.erase(repeated.begin(), repeated.end());
+  }
+  here = std::move(now);
+  for (size_t next = static_cast<size_t>(layer) + 1; decoding || next < last.size(); ++next) {
+    const size_t l = next % last.size();
+    if (l == static_cast<size_t>(layer)) return;
+    if (last[l].empty()) continue;
+    ahead_ = ExpertCache::Hold();  // before others are asked for: it makes room
+    ahead_ = cache_.ask(static_cast<int64_t>(l), last[l], use, true);
+    return;
+  }
 }
 
 }  // namespace moebius

@@ -53,10 +53,11 @@ class DiskTier {
   bool in_cache(int64_t layer, int64_t expert) const { return cache_.here(layer, expert); }
 
  private:
-  using Choices = std::vector<std::vector<int32_t>>;  // [layer]: distinct, of the last tokens
+  using Choices = std::vector<std::vector<int32_t>>;  // [layer]: distinct
+  void guess(int64_t layer, std::vector<int32_t> now, ExpertCache::For use);
   ExpertCache cache_;
   std::mutex mutex_;             // of all below
-  std::array<Choices, 2> last_;  // of decoding, of prompts
+  std::array<Choices, 2> last_;  // of the last decoded tokens, of all prompts
   ExpertCache::Hold ahead_;      // what was asked for in the next layer
 };
 

@@ -177,10 +177,12 @@ Status Engine::Impl::open_sessions(const DeviceModel::Needs& needs) {
   }
   const Weights& weights = on_device ? on_device->weights() : host_weights();
   const int64_t in_memory = files->checkpoint().total_bytes() + needs.cache + needs.workspace;
-  if (!on_device && in_memory > usable_ram(options.ram)) {
-    const int64_t others = in_memory - expert_bytes(weights);
+  if (!on_device && !lent_weights && options.load != Load::kEager && in_memory > usable_ram(options.ram)) {
+    const int64_t experts = expert_bytes(base_weights()), adapters = expert_bytes(weights) - experts;
+    const int64_t others = files->checkpoint().total_bytes() - experts;
     disk.emplace(weights, files->checkpoint().mapped(),
-                 ExpertCache::Options{usable_ram(options.ram) - others, others + spared_ram(options.ram)});
+                 ExpertCache::Options{usable_ram(options.ram) - (in_memory - experts) - adapters,
+                                      others + spared_ram(options.ram)});
     notes.push_back(
         fmt::format("of {} memory holds {} of the {} experts at a time, the others are read from disk when "
                     "they are needed",

@@ -5,7 +5,9 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <new>
 #include <string>
+#include <system_error>
 
 #include "engine/options.h"
 #include "kernels/mapped.h"
@@ -84,13 +86,22 @@ ExpertCache::ExpertCache(const Weights& weights, const std::vector<MappedFile>& 
   for (const MappedFile& file : files_) direct_.push_back(open_direct(file.file));
   for (const LayerWeights& layer : weights.layers) {
     std::deque<Expert>& experts = experts_.emplace_back();
-    for (const ExpertWeights& expert : layer.experts) find_pieces(expert, experts.emplace_back());
+    for (const ExpertWeights& expert : layer.experts) {
+      find_pieces(expert, experts.emplace_back());
+      experts.back().place = elsewhere_.insert(elsewhere_.end(), &experts.back());
+    }
   }
+  jobs_.reserve(elsewhere_.size());
   if (slot_bytes_ > 0) slots_ = std::max<int64_t>(0, options.capacity) / slot_bytes_;
   arena_ = std::make_unique<Arena>(slots_ * slot_bytes_);
   if (!arena_->data) slots_ = 0;
-  for (int64_t slot = slots_ - 1; slot >= 0; --slot) without_memory_.push_back(slot);
-  for (int i = 0; i < kReaders; ++i) readers_.emplace_back([this] { read(); });
+  for (int64_t slot = slots_ - 1; slot >= 0; --slot) free_.push_back(slot);
+  readers_.reserve(kReaders);
+  try {
+    while (std::ssize(readers_) < kReaders) readers_.emplace_back([this] { read(); });
+  } catch (const std::system_error&) {  // fewer threads read more slowly
+  }
+  if (readers_.empty()) free_.clear();
 }
 
 ExpertCache::~ExpertCache() {
@@ -131,44 +142,46 @@ void ExpertCache::find_pieces(const ExpertWeights& weights, Expert& expert) {
 
 ExpertCache::Hold ExpertCache::ask(int64_t layer, std::span<const int32_t> experts, For use, bool ahead) {
   Hold hold;
-  hold.cache_ = this, hold.layer_ = static_cast<size_t>(layer);
+  hold.experts_.assign(experts.begin(), experts.end());
+  hold.layer_ = static_cast<size_t>(layer);
   const std::lock_guard lock(mutex_);
+  hold.cache_ = this;
   std::deque<Expert>& all = experts_[hold.layer_];
   for (const int32_t id : experts) {  // first, so that none leaves for another
     Expert& expert = all[static_cast<size_t>(id)];
-    hold.experts_.push_back(id), ++expert.holds;
+    ++expert.holds;
     if (use == For::kPrompt) continue;
     expert.use = use;
     if (expert.state == State::kHere) here_.splice(here_.begin(), here_, expert.place);
   }
-  std::vector<Expert*> jobs;  // with those that a guess has asked for, but nobody reads yet
+  ptrdiff_t at = ahead ? std::ssize(jobs_) : 0;
   for (const int32_t id : experts) {
     Expert& expert = all[static_cast<size_t>(id)];
     if (expert.state == State::kOnDisk && !expert.pieces.empty()) {
       expert.slot = find_slot();
       if (expert.slot < 0) continue;
-      expert.state = State::kComing, expert.use = use;
-    } else if (ahead || std::erase(jobs_, &expert) == 0) {
+      expert.state = State::kComing, expert.use = use, ++coming_;
+    } else if (ahead || std::erase(jobs_, &expert) == 0) {  // else it was a guess, and is needed now
       continue;
     }
-    jobs.push_back(&expert);
+    jobs_.insert(jobs_.begin() + at++, &expert);
   }
-  jobs_.insert(ahead ? jobs_.end() : jobs_.begin(), jobs.begin(), jobs.end());
   work_.notify_all();
   return hold;
 }
 
 // -1: there is none. To look at the memory takes a tenth of a millisecond.
 int64_t ExpertCache::find_slot() {
-  const bool look = !without_memory_.empty() || ++found_ % 64 == 0;
-  if (look && available_memory() < options_.spared) {
+  const bool look = !free_.empty() || ++found_ % 64 == 0;
+  // Slots that nothing was read into yet may have no memory.
+  if (look && available_memory() - coming_ * slot_bytes_ < options_.spared) {
     const int64_t slot = longest_unused();
     if (slot < 0) return -1;
     madvise(arena_->data + slot * slot_bytes_, static_cast<size_t>(slot_bytes_), MADV_DONTNEED);
-    without_memory_.push_back(slot);
-  } else if (!without_memory_.empty()) {
-    const int64_t slot = without_memory_.back();
-    without_memory_.pop_back();
+    free_.push_back(slot);
+  } else if (!free_.empty()) {
+    const int64_t slot = free_.back();
+    free_.pop_back();
     return slot;
   }
   return longest_unused();
@@ -181,21 +194,28 @@ int64_t ExpertCache::longest_unused() {
   if (expert == here_.rend()) return -1;
   Expert& leaves = **expert;
   leaves.state = State::kOnDisk;
-  here_.erase(leaves.place);
+  elsewhere_.splice(elsewhere_.end(), here_, leaves.place);
   return std::exchange(leaves.slot, -1);
 }
 
+// A guess that was wrong is not read any more.
 void ExpertCache::let_go(const Hold& hold) {
   const std::lock_guard lock(mutex_);
-  for (const int32_t id : hold.experts_) --experts_[hold.layer_][static_cast<size_t>(id)].holds;
+  for (const int32_t id : hold.experts_) {
+    Expert& expert = experts_[hold.layer_][static_cast<size_t>(id)];
+    if (--expert.holds == 0 && std::erase(jobs_, &expert) > 0) settle(expert, false);
+  }
 }
 
-std::vector<int32_t> ExpertCache::coming(const Hold& hold) const {
+ExpertCache::Missing ExpertCache::missing(const Hold& hold) const {
   const std::lock_guard lock(mutex_);
-  std::vector<int32_t> ids;
-  for (const int32_t id : hold.experts_)
-    if (experts_[hold.layer_][static_cast<size_t>(id)].state == State::kComing) ids.push_back(id);
-  return ids;
+  Missing missing;
+  for (const int32_t id : hold.experts_) {
+    const State state = experts_[hold.layer_][static_cast<size_t>(id)].state;
+    if (state == State::kComing) missing.coming.push_back(id);
+    if (state == State::kOnDisk) missing.refused.push_back(id);
+  }
+  return missing;
 }
 
 void ExpertCache::wait(const Hold& hold) {
@@ -242,7 +262,7 @@ void ExpertCache::read() {
     work_.wait(lock, [&] { return ends_ || !jobs_.empty(); });
     if (ends_) return;
     Expert& expert = *jobs_.front();
-    jobs_.pop_front();
+    jobs_.erase(jobs_.begin());
     lock.unlock();
     const bool came = fill(expert);
     lock.lock();
@@ -251,26 +271,30 @@ void ExpertCache::read() {
   }
 }
 
-// An expert that cannot be read stays in the file, and its reader learns what is wrong there.
+// An expert that cannot be read stays in the file, and who needs it learns there what is wrong.
 void ExpertCache::settle(Expert& expert, bool came) {
   expert.state = came ? State::kHere : State::kOnDisk;
+  --coming_;
   if (came) {
-    expert.place = here_.insert(expert.use == For::kDecoding ? here_.begin() : here_.end(), &expert);
+    here_.splice(expert.use == For::kDecoding ? here_.begin() : here_.end(), elsewhere_, expert.place);
   } else {
-    without_memory_.push_back(std::exchange(expert.slot, -1));
+    free_.push_back(std::exchange(expert.slot, -1));
   }
 }
 
 // Its slot is nobody else's.
-bool ExpertCache::fill(const Expert& expert) const {
+bool ExpertCache::fill(const Expert& expert) const noexcept try {
   char* to = arena_->data + expert.slot * slot_bytes_;
   for (const Piece& piece : expert.pieces) {
     const bool cached = piece.direct < 0 || in_memory(piece.data, static_cast<size_t>(piece.in_file));
-    if (!read_all(cached ? piece.file : piece.direct, piece.offset, to, piece.in_file, piece.bytes))
+    if ((cached || !read_all(piece.direct, piece.offset, to, piece.in_file, piece.bytes)) &&
+        !read_all(piece.file, piece.offset, to, piece.in_file, piece.bytes))
       return false;
     to += piece.bytes;
   }
   return true;
+} catch (const std::bad_alloc&) {
+  return false;
 }
 
 }  // namespace moebius

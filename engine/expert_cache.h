@@ -66,8 +66,10 @@ class ExpertCache {
   // Starts to bring distinct experts of a layer, in this order, as far as others may leave for them. ahead:
   // for a guess, after all that is needed now.
   Hold ask(int64_t layer, std::span<const int32_t> experts, For use, bool ahead = false);
-  // Those of them that are on their way.
-  std::vector<int32_t> coming(const Hold& hold) const;
+  struct Missing {
+    std::vector<int32_t> coming, refused;  // on their way; not held, for want of room or of a file
+  };
+  Missing missing(const Hold& hold) const;
   void wait(const Hold& hold);  // until none is
   // Points those of the layer's experts that are held, and have come, at where they are.
   void place(const Hold& hold, std::vector<ExpertWeights>& experts) const;
@@ -87,7 +89,7 @@ class ExpertCache {
     For use = For::kDecoding;
     int holds = 0;
     int64_t slot = -1;
-    std::list<Expert*>::iterator place;  // in here_, while kHere
+    std::list<Expert*>::iterator place;  // in here_ while kHere, otherwise in elsewhere_
   };
   struct Arena;
   void find_pieces(const ExpertWeights& weights, Expert& expert);
@@ -96,7 +98,7 @@ class ExpertCache {
   int64_t longest_unused();
   void settle(Expert& expert, bool came);
   void read();
-  bool fill(const Expert& expert) const;
+  bool fill(const Expert& expert) const noexcept;
   static void point(Matrix& w, const Expert& expert, const char* slot);
 
   const Options options_;
@@ -107,10 +109,11 @@ class ExpertCache {
   mutable std::mutex mutex_;  // of all below
   std::condition_variable work_, settled_;
   std::deque<std::deque<Expert>> experts_;  // [layer][expert]
-  std::list<Expert*> here_;                 // the next to leave last
-  std::vector<int64_t> without_memory_;     // slots that nobody has
-  std::deque<Expert*> jobs_;
-  uint64_t found_ = 0;  // slots
+  std::list<Expert*> here_, elsewhere_;     // here_: the next to leave last
+  std::vector<int64_t> free_;               // slots that nobody has
+  std::vector<Expert*> jobs_;               // with room for all: what is asked for is asked for
+  int64_t coming_ = 0;                      // experts
+  uint64_t found_ = 0;                      // slots
   bool ends_ = false;
   std::vector<std::jthread> readers_;
 };

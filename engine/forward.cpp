@@ -150,8 +150,7 @@ void feed_forward(const Layer& l) {
   l.linear([](const LayerWeights& w) { return w.ffn.down; }, hidden, Tensor(), ws.x, true);
 }
 
-// The routed experts that the device has, and those that the host is asked for.
-// experts_of(list): the list as it is to be used.
+// The slots of these ids whose experts the device has. experts_of(list): the list as it is to be used.
 template <class ExpertsOf>
 void device_experts(const Layer& l, const Tensor& all_ids, const ExpertsOf& experts_of) {
   const Workspace& ws = l.ws;
@@ -167,6 +166,7 @@ void device_experts(const Layer& l, const Tensor& all_ids, const ExpertsOf& expe
       });
 }
 
+// Those that the host is asked for.
 std::vector<ExpertRows> host_experts(const Layer& l) {
   std::vector<ExpertRows> rows;
   for_rows(

@@ -99,14 +99,20 @@ Status StreamedPrefill::step() {
   if (p.routed) {
     MOEBIUS_TRY(run_experts());
     p.routed = false, ++p.layer;
-    return done() ? wait_for(p.model) : Status();
+    return done() || disk_ ? settle() : Status();  // experts from disk are held no longer than they must
   }
   run_slice();
-  MOEBIUS_TRY(wait_for(p.model));  // so that no more than a slice is ever queued
+  MOEBIUS_TRY(settle());  // so that no more than a slice is ever queued
   if (++p.slice < p.slices) return Status();
   p.slice = 0;
   p.routed = p.layer >= 0 && !p.model.weights.layers[static_cast<size_t>(p.layer)].experts.empty();
   if (!p.routed) ++p.layer;
+  return Status();
+}
+
+Status StreamedPrefill::settle() {
+  MOEBIUS_TRY(wait_for(pass_->model));
+  queued_.clear();
   return Status();
 }
 
@@ -153,12 +159,8 @@ Status StreamedPrefill::run_experts() {
     if (plan.where[e] == Where::kCpu || plan.where[e] == Where::kStreamed) read[e] = experts[e];
     if (plan.where[e] == Where::kStreamed) streamed_bytes += expert_bytes(experts[e]);
   }
-  const std::vector<ExpertWeights>* streamed = &experts;
-  if (disk_) {
-    DiskTier::Chosen& chosen = queued_.from_disk.emplace_back(disk_->chosen(p.layer, routed_, read));
-    disk_->wait(chosen);
-    streamed = &queued_.lists.emplace_back(disk_->placed(chosen, experts));
-  }
+  std::optional<DiskTier::Chosen> chosen;
+  if (disk_) chosen = disk_->chosen(p.layer, routed_, read);
   store_.count_streamed(p.layer, streamed_bytes);
   const Tokens t = tokens();
   const bool any_on_host =
@@ -171,6 +173,12 @@ Status StreamedPrefill::run_experts() {
   for (int64_t i = 0; i < p.slices; ++i) shared_forward(p.model, p.layer, slice(i));
   device_.expert_ffn({t.h, on_device.data(), std::ssize(on_device), t.expert_ids, t.slots});
   // What the CPU computes is all that is elsewhere once the streamed experts have been here.
+  const std::vector<ExpertWeights>* streamed = &experts;
+  if (chosen) {
+    disk_->wait(*chosen);
+    streamed = &queued_.lists.emplace_back(disk_->placed(*chosen, experts));
+    queued_.from_disk.push_back(std::move(*chosen));
+  }
   std::vector<ExpertWeights>& been_here = queued_.lists.emplace_back(on_device);
   ring_->stream(*streamed, plan.where, false, queued_, been_here, [&](const auto& group) {
     device_.expert_ffn({t.h, group.data(), std::ssize(group), t.expert_ids, t.slots});

@@ -88,6 +88,7 @@ class StreamedPrefill {
   Workspace slice(int64_t index) const;
   void run_slice();
   Status run_experts();
+  Status settle();  // waits for the device
   Result<std::vector<ExpertLoad>> count_tokens();
 
   const ModelConfig& config_;
