@@ -2,8 +2,8 @@
 //
 // The page cache could hold them, too, but page by page: to bring and to drop an expert's thousand small
 // pages costs the processor more time than the disk takes, and large pages bring what lies around an expert.
-// So experts are read whole, past the page cache, into memory of the process in large pages, which a disk can
-// fill several times as fast as small ones. Whoever uses an expert that is not held reads it from the mapped
+// So experts are read whole, past the page cache, into memory of the process in large pages, which a disk may
+// fill twice as fast as small ones. Whoever uses an expert that is not held reads it from the mapped
 // file, only later: what is held does not change results.
 //
 // Who leaves for another: the longest unused. What a prompt brought leaves before what decoding uses, since a
