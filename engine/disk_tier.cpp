@@ -9,40 +9,29 @@ namespace {
 
 constexpr int64_t kFewTokens = 16;  // of a step of decoding; a prompt's choose nearly all
 
-template <class Advise>
-void each_part(const ExpertWeights& expert, const Advise& advise) {
-  for (const Matrix* w : {&expert.gate, &expert.up, &expert.down}) {
-    const int64_t data = w->rows * w->row_bytes();
-    advise(w->data, static_cast<size_t>(data));
-    if (w->scales) advise(w->scales, static_cast<size_t>(w->bytes() - data));
-  }
-}
-
-std::vector<int32_t> distinct(const Tensor& ids) {
-  std::vector<int32_t> all(ids.i32(), ids.i32() + ids.numel());
-  std::ranges::sort(all);
-  const auto repeated = std::ranges::unique(all);
-  all.erase(repeated.begin(), repeated.end());
-  if (!all.empty() && all.front() < 0) all.erase(all.begin());
-  return all;
+std::vector<int32_t> distinct(std::vector<int32_t> ids) {
+  std::ranges::sort(ids);
+  const auto repeated = std::ranges::unique(ids);
+  ids.erase(repeated.begin(), repeated.end());
+  return ids;
 }
 
 }  // namespace
 
 void will_need(const ExpertWeights& expert) {
-  each_part(expert, [](const void* data, size_t bytes) { will_need(data, bytes); });
+  for (const ExpertPart& part : expert_parts(expert)) will_need(part.data, static_cast<size_t>(part.bytes));
 }
 
 void give_up(const ExpertWeights& expert) {
-  each_part(expert, [](const void* data, size_t bytes) { give_up(data, bytes); });
+  for (const ExpertPart& part : expert_parts(expert)) give_up(part.data, static_cast<size_t>(part.bytes));
 }
 
 DiskTier::Chosen DiskTier::chosen(int64_t layer, const Tensor& ids,
                                   const std::vector<ExpertWeights>& experts) {
   using For = ExpertCache::For;
   const For use = ids.shape[0] <= kFewTokens ? For::kDecoding : For::kPrompt;
-  std::vector<int32_t> now = distinct(ids);
-  std::erase_if(now, [&](int32_t id) { return experts[static_cast<size_t>(id)].elsewhere(); });
+  std::vector<int32_t> now = distinct({ids.i32(), ids.i32() + ids.numel()});
+  std::erase_if(now, [&](int32_t id) { return id < 0 || experts[static_cast<size_t>(id)].elsewhere(); });
   const std::lock_guard lock(mutex_);
   Chosen chosen{cache_.ask(layer, now, use), {}, {}, {ids.shape[0], ids.shape[1]}};
   ExpertCache::Missing missing = cache_.missing(chosen.hold);
@@ -68,9 +57,7 @@ void DiskTier::guess(int64_t layer, std::vector<int32_t> now, ExpertCache::For u
   const bool decoding = use == ExpertCache::For::kDecoding;
   if (!decoding) {  // a part of the layer's may be another thread's
     now.insert(now.end(), here.begin(), here.end());
-    std::ranges::sort(now);
-    const auto repeated = std::ranges::unique(now);
-    now.erase(repeated.begin(), repeated.end());
+    now = distinct(std::move(now));
   }
   here = std::move(now);
   for (size_t next = static_cast<size_t>(layer) + 1; decoding || next < last.size(); ++next) {

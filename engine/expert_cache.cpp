@@ -22,22 +22,6 @@ constexpr int64_t kGap = 64 << 10;  // between an expert's matrices, that is rea
 int64_t round_down(int64_t bytes) { return bytes / kPage * kPage; }
 int64_t round_up(int64_t bytes) { return round_down(bytes + kPage - 1); }
 
-struct Part {
-  const char* data;
-  int64_t bytes;
-};
-
-std::vector<Part> parts_of(const ExpertWeights& expert) {
-  std::vector<Part> parts;
-  for (const Matrix* w : {&expert.gate, &expert.up, &expert.down}) {
-    const int64_t data = w->rows * w->row_bytes();
-    parts.push_back({static_cast<const char*>(w->data), data});
-    if (w->scales) parts.push_back({static_cast<const char*>(w->scales), w->bytes() - data});
-  }
-  std::ranges::sort(parts, {}, &Part::data);
-  return parts;
-}
-
 // Another opening of the file, past the page cache.
 int open_direct(int file) {
 #ifdef O_DIRECT
@@ -59,6 +43,17 @@ bool read_all(int file, int64_t offset, char* to, int64_t bytes, int64_t room) {
 }
 
 }  // namespace
+
+std::vector<ExpertPart> expert_parts(const ExpertWeights& expert) {
+  std::vector<ExpertPart> parts;
+  for (const Matrix* w : {&expert.gate, &expert.up, &expert.down}) {
+    const int64_t data = w->rows * w->row_bytes();
+    parts.push_back({static_cast<const char*>(w->data), data});
+    if (w->scales) parts.push_back({static_cast<const char*>(w->scales), w->bytes() - data});
+  }
+  std::ranges::sort(parts, {}, &ExpertPart::data);
+  return parts;
+}
 
 // Addresses for all slots, which take memory as they are filled.
 struct ExpertCache::Arena {
@@ -82,12 +77,12 @@ struct ExpertCache::Arena {
 };
 
 ExpertCache::ExpertCache(const Weights& weights, const std::vector<MappedFile>& files, const Options& options)
-    : options_(options), files_(files) {
-  for (const MappedFile& file : files_) direct_.push_back(open_direct(file.file));
+    : options_(options) {
+  for (const MappedFile& file : files) direct_.push_back(open_direct(file.file));
   for (const LayerWeights& layer : weights.layers) {
     std::deque<Expert>& experts = experts_.emplace_back();
     for (const ExpertWeights& expert : layer.experts) {
-      find_pieces(expert, experts.emplace_back());
+      find_pieces(expert, files, experts.emplace_back());
       experts.back().place = elsewhere_.insert(elsewhere_.end(), &experts.back());
     }
   }
@@ -115,11 +110,12 @@ ExpertCache::~ExpertCache() {
     if (file >= 0) ::close(file);
 }
 
-void ExpertCache::find_pieces(const ExpertWeights& weights, Expert& expert) {
+void ExpertCache::find_pieces(const ExpertWeights& weights, const std::vector<MappedFile>& files,
+                              Expert& expert) {
   int64_t bytes = 0;
-  for (const Part& part : parts_of(weights)) {
-    const auto file = std::ranges::find_if(files_, [&](const MappedFile& f) { return f.holds(part.data); });
-    if (file == files_.end()) {  // in memory anyhow
+  for (const ExpertPart& part : expert_parts(weights)) {
+    const auto file = std::ranges::find_if(files, [&](const MappedFile& f) { return f.holds(part.data); });
+    if (file == files.end()) {  // in memory anyhow
       expert = Expert();
       return;
     }
@@ -130,7 +126,7 @@ void ExpertCache::find_pieces(const ExpertWeights& weights, Expert& expert) {
       bytes -= last->bytes;
       last->bytes = std::max(last->bytes, end - last->offset);
     } else {
-      const int direct = direct_[static_cast<size_t>(file - files_.begin())];
+      const int direct = direct_[static_cast<size_t>(file - files.begin())];
       last =
           &expert.pieces.emplace_back(Piece{file->file, direct, begin, end - begin, file->data + begin, 0});
     }

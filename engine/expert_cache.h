@@ -26,6 +26,13 @@
 
 namespace moebius {
 
+// A run of an expert's bytes: a matrix's numbers, or its scales.
+struct ExpertPart {
+  const char* data = nullptr;
+  int64_t bytes = 0;
+};
+std::vector<ExpertPart> expert_parts(const ExpertWeights& expert);  // by address
+
 class ExpertCache {
  public:
   struct Options {
@@ -92,7 +99,8 @@ class ExpertCache {
     std::list<Expert*>::iterator place;  // in here_ while kHere, otherwise in elsewhere_
   };
   struct Arena;
-  void find_pieces(const ExpertWeights& weights, Expert& expert);
+  // The expert's bytes in the files; none, if some are in none of them.
+  void find_pieces(const ExpertWeights& weights, const std::vector<MappedFile>& files, Expert& expert);
   void let_go(const Hold& hold);
   int64_t find_slot();
   int64_t longest_unused();
@@ -102,8 +110,7 @@ class ExpertCache {
   static void point(Matrix& w, const Expert& expert, const char* slot);
 
   const Options options_;
-  std::vector<MappedFile> files_;
-  std::vector<int> direct_;  // parallel: other openings of the files, past the page cache; -1: no such
+  std::vector<int> direct_;  // other openings of the files, past the page cache; -1: no such
   int64_t slot_bytes_ = 0, slots_ = 0;
   std::unique_ptr<Arena> arena_;
   mutable std::mutex mutex_;  // of all below

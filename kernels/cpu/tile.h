@@ -36,8 +36,8 @@ class ReadAhead {
   void step(int64_t work) {
     for (done_ += work; done_ > work_a_line_ && next_ < count_; done_ -= work_a_line_) {
       Piece& piece = pieces_[next_];
-      __builtin_prefetch(piece.begin, 0,
-                         2);  // into the second level: the first cannot wait for as many lines
+      // Into the second level: the first cannot wait for as many lines.
+      __builtin_prefetch(piece.begin, 0, 2);
       piece.begin += kLine;
       if (piece.begin >= piece.end) ++next_;
     }
