@@ -65,14 +65,16 @@ static inline __m512i four_rows(__m512i a, __m512i b, __m512i c, __m512i d) {
 }
 
 template <class F>
-static inline void sum_unit(const uint8_t* rows, int64_t stride, const int8_t* q, __m512i* sums) {
-  const int64_t two = 2 * stride, three = 3 * stride;
-  const uint8_t* upper = rows + 4 * stride;
-  const __m512i low = four_rows(F::row_sums(rows, q), F::row_sums(rows + stride, q),
-                                F::row_sums(rows + two, q), F::row_sums(rows + three, q));
-  const __m512i high = four_rows(F::row_sums(upper, q), F::row_sums(upper + stride, q),
-                                 F::row_sums(upper + two, q), F::row_sums(upper + three, q));
-  F::join(low, high, sums);
+static inline void sum_unit(const uint8_t* rows, int64_t stride, const int8_t* q, Ahead& ahead,
+                            __m512i* sums) {
+  __m512i of_row[8];
+  MOEBIUS_UNROLL
+  for (int i = 0; i < 8; ++i, rows += stride) {
+    ahead.line();
+    of_row[i] = F::row_sums(rows, q);
+  }
+  F::join(four_rows(of_row[0], of_row[1], of_row[2], of_row[3]),
+          four_rows(of_row[4], of_row[5], of_row[6], of_row[7]), sums);
 }
 
 // total + groups g and g + 1 of the slice, the second one only if `both`.
@@ -89,7 +91,7 @@ static inline __m256 add_two_groups(__m512i sums, const WideSlice<F>& x, const f
 // total + the groups of the slice, of eight rows. bytes: of a row; end: of all rows.
 template <class F>
 static inline __m256 dot_wide_slice(const EightRows& rows, int64_t bytes, const uint8_t* end,
-                                    const WideSlice<F>& x, const float* scales, __m256 total) {
+                                    const WideSlice<F>& x, const float* scales, Ahead ahead, __m256 total) {
   constexpr int64_t kUnit = 64, kGroups = F::kUnitGroups;
   const int64_t from = x.first / kGroups * kUnit, count = x.last - x.first;
   const int64_t in_row = (bytes - from) / kUnit, in_slice = count / kGroups;
@@ -98,14 +100,13 @@ static inline __m256 dot_wide_slice(const EightRows& rows, int64_t bytes, const 
   int64_t g = 0;
   for (int64_t u = 0; u < units; ++u, at += kUnit) {
     __m512i sums[kGroups / 2];
-    sum_unit<F>(at, rows.stride, x.q + u * F::kUnitBytes, sums);
-    for (int64_t i = 8; i < 16; ++i) prefetch(at + i * rows.stride);
+    sum_unit<F>(at, rows.stride, x.q + u * F::kUnitBytes, ahead, sums);
+    ahead.scales();
     for (int j = 0; j < kGroups / 2; ++j, g += 2) total = add_two_groups(sums[j], x, scales, g, true, total);
   }
   if (g < count) {  // the row, or the slice, ends within this unit; what lies behind meets activations of 0
     uint8_t padded[8][kUnit];
     int64_t stride = rows.stride;
-    for (int64_t i = 8; i < 16; ++i) prefetch(at + i * stride);
     if (at + 7 * stride + kUnit > end) {
       std::memset(padded, 0, sizeof padded);
       for (int i = 0; i < 8; ++i)
@@ -113,7 +114,7 @@ static inline __m256 dot_wide_slice(const EightRows& rows, int64_t bytes, const 
       at = padded[0], stride = kUnit;
     }
     __m512i sums[kGroups / 2];
-    sum_unit<F>(at, stride, x.q + units * F::kUnitBytes, sums);
+    sum_unit<F>(at, stride, x.q + units * F::kUnitBytes, ahead, sums);
     for (int j = 0; g < count; ++j, g += 2)
       total = add_two_groups(sums[j], x, scales, g, g + 1 < count, total);
   }
@@ -131,10 +132,10 @@ static void dot_wide_token(const Rows& w, int64_t begin, int64_t end, const Acti
       const EightRows rows = eight_rows(w, r, false);
       alignas(64) float scales[kWideGroups * 8 + 8];
       spread_scales(w, rows, slice.first, slice.last, scales);
-      prefetch_scales(rows);
       float* out = y + (r - begin);
       const __m256 total = first == 0 ? _mm256_setzero_ps() : _mm256_loadu_ps(out);
-      _mm256_storeu_ps(out, dot_wide_slice<F>(rows, w.bytes, w.row(w.rows), slice, scales, total));
+      const Ahead ahead(w, r, 8, slice.first * F::kGroupBytes, slice.last * F::kGroupBytes);
+      _mm256_storeu_ps(out, dot_wide_slice<F>(rows, w.bytes, w.row(w.rows), slice, scales, ahead, total));
     }
   }
 }
@@ -164,12 +165,13 @@ static inline void gather_wide(const uint8_t* at, int64_t stride, __m512i* words
 // total[t] += groups [g, end) of the slice, for sixteen rows that start at `at`, `stride` apart.
 template <class F, int T>
 static inline void dot_wide_groups(const uint8_t* at, int64_t stride, const BatchSlice<T>& x, int64_t g,
-                                   int64_t end, const float* scales, const uint8_t* ahead, __m512* total) {
-  for (; g < end; ++g, at += F::kGroupBytes, ahead += 16 * F::kGroupBytes) {
+                                   int64_t end, const float* scales, Ahead& ahead, __m512* total) {
+  for (; g < end; ++g, at += F::kGroupBytes) {
     __m512i words[F::kGroupBytes / 4], codes[8];
     for (int64_t i = 0; i < F::kGroupBytes; i += 16) gather_wide(at + i, stride, words + i / 4);
     F::unpack(words, codes);
-    for (int64_t i = 0; i < 16 * F::kGroupBytes; i += 64) prefetch(ahead + i);
+    for (int64_t i = 0; i < 16 * F::kGroupBytes; i += 64) ahead.line();
+    ahead.scales();
     const __m512 w_scale = _mm512_load_ps(scales + 16 * g);
     for (int t = 0; t < T; ++t) {
       __m512i sums[2] = {_mm512_set1_epi32(x.start[t][g]), _mm512_setzero_si512()};
@@ -190,22 +192,20 @@ static void dot_sixteen_rows(const Rows& w, int64_t r, const BatchSlice<T>& x, f
   for (int half = 0; half < 2; ++half) {
     const EightRows rows = eight_rows(w, r + 8 * half, false);
     spread_scales(w, rows, x.first, x.last, scales + 8 * half, 16);
-    prefetch_scales(rows);
   }
   __m512 total[T];
   for (int t = 0; t < T; ++t) total[t] = x.first == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(y[t]);
   const int64_t from = x.first * F::kGroupBytes, count = x.last - x.first;
   const int64_t in_row = (w.bytes - from) / F::kGroupBytes, whole = in_row < count ? in_row : count;
-  const bool whole_row = (whole + 1) * F::kGroupBytes > w.bytes;
   const uint8_t* rows = w.row(r);
-  dot_wide_groups<F, T>(rows + from, w.bytes, x, 0, whole, scales, rows + (whole_row ? 16 * w.bytes : 0),
-                        total);
+  Ahead ahead(w, r, 16, from, from + count * F::kGroupBytes);
+  dot_wide_groups<F, T>(rows + from, w.bytes, x, 0, whole, scales, ahead, total);
   if (whole < count) {  // the row ends within this group
     uint8_t padded[16][F::kGroupBytes] = {};
     const int64_t at = from + whole * F::kGroupBytes;
     for (int i = 0; i < 16; ++i)
       std::memcpy(padded[i], rows + i * w.bytes + at, static_cast<size_t>(w.bytes - at));
-    dot_wide_groups<F, T>(padded[0], F::kGroupBytes, x, whole, count, scales, rows, total);
+    dot_wide_groups<F, T>(padded[0], F::kGroupBytes, x, whole, count, scales, ahead, total);
   }
   for (int t = 0; t < T; ++t) _mm512_storeu_ps(y[t], total[t]);
 }

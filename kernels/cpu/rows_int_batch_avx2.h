@@ -68,10 +68,11 @@ struct BatchSlice {
 // total[t] += groups [g, end) of the slice, for eight rows that are read from `offset` on.
 template <class F, int T>
 static inline void dot_groups(const EightRows& rows, int64_t offset, const BatchSlice<T>& x, int64_t g,
-                              int64_t end, const float* scales, const uint8_t* ahead, __m256* total) {
-  for (; g < end; ++g, offset += F::kGroupBytes, ahead += 8 * F::kGroupBytes) {
+                              int64_t end, const float* scales, Ahead& ahead, __m256* total) {
+  for (; g < end; ++g, offset += F::kGroupBytes) {
     const typename F::Unpacked w = F::unpack(rows, offset);
-    for (int64_t i = 0; i < 8 * F::kGroupBytes; i += 64) prefetch(ahead + i);
+    for (int64_t i = 0; i < 8 * F::kGroupBytes; i += 64) ahead.line();
+    ahead.scales();
     const __m256 w_scale = _mm256_load_ps(scales + 8 * g);
     for (int t = 0; t < T; ++t) {
       const __m256i dot = F::dot(w, x.q[t] + g * kActivationGroup);
@@ -84,22 +85,20 @@ static inline void dot_groups(const EightRows& rows, int64_t offset, const Batch
 // The slice's part of eight rows, of which the first `count` are wanted; y holds that of earlier slices.
 template <class F, int T>
 static void dot_eight_rows(const EightRows& rows, int64_t bytes, int count, const BatchSlice<T>& x,
-                           const float* scales, float* const* y) {
+                           const float* scales, Ahead ahead, float* const* y) {
   const __m256i mask = first_lanes(count);
   __m256 total[T];
   for (int t = 0; t < T; ++t) total[t] = x.first == 0 ? _mm256_setzero_ps() : _mm256_maskload_ps(y[t], mask);
   const int64_t from = x.first * F::kGroupBytes, count_of_groups = x.last - x.first;
   const int64_t in_row = (bytes - from) / F::kGroupBytes;
   const int64_t whole = in_row < count_of_groups ? in_row : count_of_groups;
-  const bool whole_row = (whole + 1) * F::kGroupBytes > bytes;  // else the next rows are no single stream
-  const uint8_t* ahead = rows.data + (whole_row ? 8 * rows.stride : 0);
   dot_groups<F, T>(rows, from, x, 0, whole, scales, ahead, total);
   if (whole < count_of_groups) {  // the row ends within this group
     uint8_t padded[8][F::kGroupBytes] = {};
     const int64_t at = from + whole * F::kGroupBytes;
     for (int i = 0; i < 8; ++i) std::memcpy(padded[i], rows.row(i) + at, static_cast<size_t>(bytes - at));
     const EightRows copy{padded[0], nullptr, F::kGroupBytes, 0};
-    dot_groups<F, T>(copy, 0, x, whole, count_of_groups, scales, rows.data, total);
+    dot_groups<F, T>(copy, 0, x, whole, count_of_groups, scales, ahead, total);
   }
   for (int t = 0; t < T; ++t) _mm256_maskstore_ps(y[t], mask, total[t]);
 }
@@ -122,10 +121,10 @@ static void dot_batch(const Rows& w, int64_t begin, int64_t end, const Activatio
       const EightRows rows = eight_rows(w, r, count == 1);
       alignas(32) float scales[kBatchGroups * 8];
       spread_scales(w, rows, slice.first, slice.last, scales);
-      prefetch_scales(rows);
       float* at[T];
       for (int t = 0; t < T; ++t) at[t] = out[t] + (r - begin);
-      dot_eight_rows<F, T>(rows, w.bytes, count, slice, scales, at);
+      const Ahead ahead(w, r, 8, slice.first * F::kGroupBytes, slice.last * F::kGroupBytes);
+      dot_eight_rows<F, T>(rows, w.bytes, count, slice, scales, ahead, at);
       r += count;
     }
   }

@@ -3,8 +3,8 @@
 // Rows are read 32 bytes at a time where they lie, so that activations, arranged once for all rows, need no
 // broadcasts; the partial sums of eight rows, not their weights, are then transposed while they are added up.
 // From memory this goes as fast as rows are fetched: eight at a time are eight streams, too short for a
-// hardware prefetcher, so while a line of a row is multiplied, that of the row eight further on is asked for,
-// into the second level. (In the order of addresses it takes a tenth longer.)
+// hardware prefetcher, so while a line of a row is multiplied, those of rows further on are asked for, into
+// the second level.
 //
 // A format F offers
 //   static constexpr int64_t kUnitGroups;  // groups in 32 bytes of a row
@@ -61,7 +61,7 @@ static inline __m256 add_group(__m256i sums, int32_t offset, const float* w_scal
 // total + the groups of the slice, of eight rows. bytes: of a row.
 template <class F>
 static inline __m256 dot_slice(const EightRows& rows, int64_t bytes, const TokenSlice<F>& x,
-                               const float* scales, __m256 total) {
+                               const float* scales, Ahead ahead, __m256 total) {
   constexpr int64_t kUnit = 32;
   const int64_t from = x.first / F::kUnitGroups * kUnit;
   const int64_t in_row = (bytes - from) / kUnit, in_slice = (x.last - x.first) / F::kUnitGroups;
@@ -71,8 +71,8 @@ static inline __m256 dot_slice(const EightRows& rows, int64_t bytes, const Token
   for (int64_t u = 0; u < units; ++u, at += kUnit) {
     __m256i sums[F::kUnitGroups];
     F::sum_unit(at, rows.stride, x.q + u * 64, sums);
-    const int64_t half = 8 + u % 2 * 4;  // a unit is half of a line
-    for (int64_t i = half; i < half + 4; ++i) prefetch(at + i * rows.stride);
+    for (int i = 0; i < 4; ++i) ahead.line();  // a unit is half of a line
+    if (u % 2 == 0) ahead.scales();
     for (int j = 0; j < F::kUnitGroups; ++j, ++g)
       total = add_group(sums[j], x.offset[g], scales + 8 * g, x.scale[g], total);
   }
@@ -93,6 +93,7 @@ static inline __m256 dot_slice(const EightRows& rows, int64_t bytes, const Token
 template <class F>
 static void dot_token(const Rows& w, int64_t begin, int64_t end, const Activations& x, int64_t token,
                       float* y) {
+  constexpr int64_t kGroupBytes = 32 / F::kUnitGroups;
   const int64_t groups = (w.cols + kActivationGroup - 1) / kActivationGroup;
   for (int64_t first = 0; first < groups; first += kTokenGroups) {
     const TokenSlice<F> slice(x, token, groups, first);
@@ -101,11 +102,11 @@ static void dot_token(const Rows& w, int64_t begin, int64_t end, const Activatio
       const EightRows rows = eight_rows(w, r, !whole);
       alignas(32) float scales[kTokenGroups * 8];
       spread_scales(w, rows, slice.first, slice.last, scales);
-      prefetch_scales(rows);
       float* out = y + (r - begin);
       const __m256i mask = first_lanes(whole ? 8 : 1);
       const __m256 total = first == 0 ? _mm256_setzero_ps() : _mm256_maskload_ps(out, mask);
-      _mm256_maskstore_ps(out, mask, dot_slice<F>(rows, w.bytes, slice, scales, total));
+      const Ahead ahead(w, r, 8, slice.first * kGroupBytes, slice.last * kGroupBytes);
+      _mm256_maskstore_ps(out, mask, dot_slice<F>(rows, w.bytes, slice, scales, ahead, total));
       r += whole ? 8 : 1;
     }
   }
