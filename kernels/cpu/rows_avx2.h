@@ -63,6 +63,34 @@ static inline float scale_at(const Rows& w, int64_t index) {
   return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(static_cast<int>(bits) << 16)));
 }
 
+static inline void prefetch(const uint8_t* at) {  // into the second level
+  _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
+}
+
+// Each line is asked for so many times on its way, for a processor drops a prefetch when too many are under
+// way: a Zen 4 with nothing else to do runs through prefetches at 230 GB/s while its memory gives 33. Asked
+// for once, int4 rows came at 0.85 of the memory's rate for two threads and 0.7 for one; three times, at 0.95
+// and 0.87.
+constexpr int kAsks = 3;
+
+// Asks for the lines that follow one of row r at some distance, as far as the matrix goes. Where a row is
+// read by one token, with few instructions, the processor looks as far ahead by itself, but for FP8; four
+// tokens read BF16 and FP8 1.2 to 1.4 times as fast so.
+class RowsAhead {
+ public:
+  RowsAhead(const Rows& w, int64_t r) {
+    const int64_t left = (w.rows - 1 - r) * w.bytes;
+    for (int i = 0; i < kAsks; ++i) bytes_[i] = kFarthest >> i < left ? kFarthest >> i : left;
+  }
+  void line(const uint8_t* at) const {
+    for (int i = 0; i < kAsks; ++i) prefetch(at + bytes_[i]);
+  }
+
+ private:
+  static constexpr int64_t kFarthest = 16384;
+  int64_t bytes_[kAsks];
+};
+
 static inline float sum_lanes(__m256 v) {
   __m128 sum = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
@@ -96,8 +124,11 @@ static inline void load_sixteen(const uint8_t* row, int64_t c, __m256& low, __m2
 // Columns [c, end) of a row by T tokens, added to their lanes.
 template <class F, int T>
 static inline void dot_columns(const Rows& w, const uint8_t* row, int64_t c, int64_t end,
-                               const float* const* x, __m256 (&low)[T], __m256 (&high)[T]) {
+                               const float* const* x, const RowsAhead& ahead, __m256 (&low)[T],
+                               __m256 (&high)[T]) {
+  constexpr int64_t kInLine = 512 / F::kEightBytes;  // columns
   for (; c + 16 <= end; c += 16) {
+    if (T > 1 && c % kInLine == 0) ahead.line(row + c / 8 * F::kEightBytes);
     __m256 first, second;
     load_sixteen<F>(row, c, first, second);
     MOEBIUS_UNROLL
@@ -126,18 +157,19 @@ static inline void dot_columns(const Rows& w, const uint8_t* row, int64_t c, int
 template <class F, int T>
 static inline void dot_row(const Rows& w, int64_t r, const float* const* x, float* const* y, int64_t at) {
   const uint8_t* row = w.row(r);
+  const RowsAhead ahead(w, r);
   __m256 total[T], low[T], high[T];
   MOEBIUS_UNROLL
   for (int t = 0; t < T; ++t) total[t] = low[t] = high[t] = _mm256_setzero_ps();
   if constexpr (!F::kScaled) {
-    dot_columns<F, T>(w, row, 0, w.cols, x, low, high);
+    dot_columns<F, T>(w, row, 0, w.cols, x, ahead, low, high);
     MOEBIUS_UNROLL
     for (int t = 0; t < T; ++t) total[t] = _mm256_add_ps(low[t], high[t]);
   } else {
     for (int64_t c = 0, g = 0; c < w.cols; c += w.group, ++g) {
       MOEBIUS_UNROLL
       for (int t = 0; t < T; ++t) low[t] = high[t] = _mm256_setzero_ps();
-      dot_columns<F, T>(w, row, c, c + w.group < w.cols ? c + w.group : w.cols, x, low, high);
+      dot_columns<F, T>(w, row, c, c + w.group < w.cols ? c + w.group : w.cols, x, ahead, low, high);
       const __m256 scale = _mm256_set1_ps(scale_at(w, r / F::kScaleRows * w.per_row + g) * F::kFactor);
       MOEBIUS_UNROLL
       for (int t = 0; t < T; ++t) total[t] = _mm256_fmadd_ps(_mm256_add_ps(low[t], high[t]), scale, total[t]);

@@ -53,12 +53,14 @@ static inline __m512 sixteen_scales(const Rows& w, int64_t r, int64_t g) {
 // Columns [begin, end) of a row by T tokens: the sum of their lanes.
 template <class F, int T>
 static inline void dot_part(const Rows& w, const uint8_t* row, int64_t begin, int64_t end,
-                            const float* const* x, __m512 (&sum)[T]) {
+                            const float* const* x, const RowsAhead& ahead, __m512 (&sum)[T]) {
   __m512 lanes[4][T];
   for (int i = 0; i < 4; ++i)
     for (int t = 0; t < T; ++t) lanes[i][t] = _mm512_setzero_ps();
   int64_t c = begin;
   for (; c + 4 * kLanes <= end; c += 4 * kLanes) {
+    for (int64_t i = 0; T > 1 && i < 8 * F::kEightBytes; i += 64)
+      ahead.line(row + c / 8 * F::kEightBytes + i);
     MOEBIUS_UNROLL
     for (int i = 0; i < 4; ++i) {
       const __m512 weight = F::load(row, c + i * kLanes);
@@ -135,16 +137,17 @@ template <class F, int T>
 static inline void dot_wide_row(const Rows& w, int64_t r, const float* const* x, float* const* y,
                                 int64_t at) {
   const uint8_t* row = w.row(r);
+  const RowsAhead ahead(w, r);
   __m512 total[T];
   if constexpr (!F::kScaled) {
-    dot_part<F, T>(w, row, 0, w.cols, x, total);
+    dot_part<F, T>(w, row, 0, w.cols, x, ahead, total);
   } else if (w.group == 2 * kLanes) {
     dot_narrow_groups<F, T>(w, r, x, total);
   } else {
     for (int t = 0; t < T; ++t) total[t] = _mm512_setzero_ps();
     for (int64_t c = 0, g = 0; c < w.cols; c += w.group, ++g) {
       __m512 part[T];
-      dot_part<F, T>(w, row, c, c + w.group < w.cols ? c + w.group : w.cols, x, part);
+      dot_part<F, T>(w, row, c, c + w.group < w.cols ? c + w.group : w.cols, x, ahead, part);
       const __m512 scale = _mm512_set1_ps(scale_at(w, r / F::kScaleRows * w.per_row + g) * F::kFactor);
       for (int t = 0; t < T; ++t) total[t] = _mm512_fmadd_ps(part[t], scale, total[t]);
     }

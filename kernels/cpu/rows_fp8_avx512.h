@@ -63,12 +63,16 @@ static void dot_moved_rows(const Rows& w, int64_t begin, int64_t end, const floa
   for (int64_t r = begin; r < end; ++r) {
     const uint8_t* row = w.row(r);
     const int64_t first = r / kFp8Block * w.per_row;
+    const RowsAhead ahead(w, r);
     __m512 total[T];
     for (int t = 0; t < T; ++t) total[t] = _mm512_setzero_ps();
     for (int64_t g = 0; g < w.per_row; ++g) {
+      const uint8_t* block = row + g * kFp8Block;
       __m512 low[4], high[4];
-      load_moved(row + g * kFp8Block, low);
-      load_moved(row + g * kFp8Block + 64, high);
+      ahead.line(block);
+      load_moved(block, low);
+      ahead.line(block + 64);
+      load_moved(block + 64, high);
       const __m512 scale = _mm512_set1_ps(scale_at(w, first + g) * 0x1p24f);
       MOEBIUS_UNROLL
       for (int t = 0; t < T; ++t) {

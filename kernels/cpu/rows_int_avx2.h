@@ -27,17 +27,10 @@ static inline EightRows eight_rows(const Rows& w, int64_t r, bool same) {
   return {w.row(r), w.scales + r * scale_bytes(w), same ? 0 : w.bytes, same ? 0 : scale_bytes(w)};
 }
 
-static inline void prefetch(const uint8_t* at) {
-  _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
-}
-
 // What comes after bytes [from, to) of each row of a block: its lines in the blocks four, two and one further
 // on, as far as the matrix has them, asked for into the second level.
-//
-// Each line is asked for three times, for a processor drops a prefetch when too many are on their way: a Zen
-// 4 with nothing else to do runs through prefetches at 230 GB/s while its memory gives 33. Asked for once,
-// int4 rows came at 0.85 of the memory's rate for two threads and 0.7 for one; three times, at 0.95 and 0.87.
-// In the order of addresses, for the same columns of rows of 1024 bytes come a tenth more slowly.
+// In the order of addresses: the same columns of rows of 1024 bytes, one after the other, come a tenth more
+// slowly.
 class Ahead {
  public:
   Ahead(const Rows& w, int64_t r, int64_t block, int64_t from, int64_t to)
@@ -47,32 +40,31 @@ class Ahead {
         gap_(w.bytes - width_),
         scales_left_(from > 0 ? 0 : block * scale_bytes(w)) {
     const int64_t last = w.rows - block - r < 0 ? 0 : w.rows - block - r;
-    for (int i = 0; i < kTimes; ++i) {
-      const int64_t rows = block << (kTimes - 1 - i), on = rows < last ? rows : last;
+    for (int i = 0; i < kAsks; ++i) {
+      const int64_t rows = block << (kAsks - 1 - i), on = rows < last ? rows : last;
       bytes_[i] = on * w.bytes;
       scales_[i] = w.scales + (r + on) * scale_bytes(w);
     }
   }
   // The next one.
   void line() {
-    for (int i = 0; i < kTimes; ++i) prefetch(at_ + bytes_[i]);
+    for (int i = 0; i < kAsks; ++i) prefetch(at_ + bytes_[i]);
     at_ += kLine, left_ -= kLine;
     if (left_ == 0) at_ += gap_, left_ = width_;
   }
   // The next one of scales, if there is one; a hardware prefetcher would take each block's for a new stream.
   void scales() {
     if (scales_left_ <= 0) return;
-    for (int i = 0; i < kTimes; ++i) prefetch(scales_[i]), scales_[i] += kLine;
+    for (int i = 0; i < kAsks; ++i) prefetch(scales_[i]), scales_[i] += kLine;
     scales_left_ -= kLine;
   }
 
  private:
-  static constexpr int kTimes = 3;
   static constexpr int64_t kLine = 64;
   const uint8_t* at_;
   int64_t width_, left_, gap_;
-  int64_t bytes_[kTimes];
-  const uint8_t* scales_[kTimes];
+  int64_t bytes_[kAsks];
+  const uint8_t* scales_[kAsks];
   int64_t scales_left_;  // of the block, in bytes
 };
 
