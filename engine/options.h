@@ -62,7 +62,7 @@ struct EngineOptions : DeviceOptions {
   CacheType cache = CacheType::kAuto;
   CpuGemm gemm = CpuGemm::kAuto;
   Isa isa = Isa::kAvx512;          // the most that host kernels use; less where the processor has less
-  bool exact_activations = false;  // integer formats on unrounded activations (for comparison)
+  bool exact_activations = false;  // unrounded, with integer formats and over BF16 caches (for comparison)
   int64_t prefill_chunk = 512;     // tokens per forward pass of a prompt
   bool meter = false;              // on the host: measure every operation, see Engine::op_totals()
 };

@@ -21,7 +21,7 @@ enum class CpuGemm : uint8_t { kAuto, kOneDnn, kOwn };  // who multiplies large 
 
 struct HostOptions {
   int threads = 0;                 // 0: one per physical core this process may use
-  bool exact_activations = false;  // integer formats on unrounded float32 activations (for comparison)
+  bool exact_activations = false;  // float32, with integer formats and over BF16 caches (for comparison)
   Isa isa = Isa::kAvx512;          // the most that is used; less where the processor has less
   CpuGemm gemm = CpuGemm::kAuto;
 };

@@ -227,13 +227,16 @@ struct AttentionShape {
   int64_t n, first, heads, kv_heads, k_dim, v_dim, page;
   bool mla = false;  // one key/value head, the value a prefix of the key
   float scale = 0.3f;
+  bool bf16_q = false;  // queries that BF16 holds
   std::string name() const {
-    return fmt::format("{} n={} first={} heads={}/{} dims={}/{} page={}{} scale={}", dtype_name(dtype), n,
-                       first, heads, kv_heads, k_dim, v_dim, page, mla ? " mla" : "", scale);
+    return fmt::format("{} n={} first={} heads={}/{} dims={}/{} page={}{} scale={}{}", dtype_name(dtype), n,
+                       first, heads, kv_heads, k_dim, v_dim, page, mla ? " mla" : "", scale,
+                       bf16_q ? " bf16 q" : "");
   }
 };
 
-inline std::vector<double> attention_bound(const AttentionArgs& a) {
+// q_unit, weight_unit: the relative error by which queries and weights are rounded besides.
+inline std::vector<double> attention_bound(const AttentionArgs& a, double q_unit, double weight_unit) {
   const int64_t n = a.q.shape[0], heads = a.q.shape[1], group = heads / a.kv_heads;
   const std::vector<double> rows = cached_rows(a.cache, a.first + n);
   std::vector<double> bound;
@@ -250,9 +253,11 @@ inline std::vector<double> attention_bound(const AttentionArgs& a) {
           dot += term, magnitude += std::fabs(term);
         }
         softmax.score.push_back(dot * a.scale);
-        softmax.score_error.push_back(magnitude * a.scale * gamma(static_cast<double>(a.k_dim) + 2));
+        softmax.score_error.push_back(magnitude * a.scale *
+                                      (gamma(static_cast<double>(a.k_dim) + 2) + q_unit));
       }
       softmax.finish();
+      softmax.relative += weight_unit * (1 + softmax.relative);
       for (int64_t i = 0; i < a.v_dim; ++i) {
         double magnitude = 0;
         for (int64_t j = 0; j <= a.first + t; ++j)
@@ -268,6 +273,8 @@ inline Case<AttentionArgs> attention_case(const AttentionShape& s, bool with_bou
   Case<AttentionArgs> c;
   AttentionArgs& a = c.args;
   const Tensor q = c.arena.matrix(s.n, s.heads * (s.k_dim + 2), 3);
+  for (int64_t i = 0; s.bf16_q && i < s.n * q.stride[0]; ++i)
+    q.f32()[i] = bf16_to_f32(f32_to_bf16(q.f32()[i]));
   a.q = f32_tensor(q.f32(), {s.n, s.heads, s.k_dim});
   a.q.stride[0] = q.stride[0], a.q.stride[1] = s.k_dim + 2;
   a.first = s.first, a.kv_heads = s.kv_heads, a.k_dim = s.k_dim, a.v_dim = s.v_dim, a.scale = s.scale;
@@ -279,12 +286,15 @@ inline Case<AttentionArgs> attention_case(const AttentionShape& s, bool with_bou
   const Tensor out = c.arena.matrix(s.n, s.heads * s.v_dim, 1);
   a.out = f32_tensor(out.f32(), {s.n, s.heads, s.v_dim});
   a.out.stride[0] = out.stride[0];
-  if (with_bound) {
-    const std::vector<double> bound = attention_bound(a);
-    c.outputs = {output_of("out", out, [&](int64_t t, int64_t column) {
+  const auto outputs = [&](double q_unit, double weight_unit) -> std::vector<Output> {
+    const std::vector<double> bound = attention_bound(a, q_unit, weight_unit);
+    return {output_of("out", out, [&](int64_t t, int64_t column) {
       return bound[static_cast<size_t>(t * s.heads * s.v_dim + column)];
     })};
-  }
+  };
+  if (with_bound) c.outputs = outputs(0, 0);
+  constexpr double kBf16Unit = 0x1p-9;
+  if (with_bound && s.dtype == DType::kBF16) c.rounded = outputs(s.bf16_q ? 0 : kBf16Unit, kBf16Unit);
   c.part = [](const AttentionArgs& args, int64_t begin, int64_t count) {
     AttentionArgs part = args;
     part.q = args.q.rows(begin, count), part.out = args.out.rows(begin, count);
@@ -336,6 +346,9 @@ inline void attention_cases(Mode mode, const Add<AttentionArgs>& add) {
     at({dtype, 65, 440, 4, 4, 4, 4, 16});  // walks through splits; a token alone takes them side by side
     at({dtype, 2, 70, 1, 1, 8, 520, 16}), at({dtype, 2, 70, 1, 1, 1300, 8, 16, false, 0.02f});  // long rows
   }
+  at({kBF16, 2, 700, 16, 1, 576, 512, 64, true, 0.0416f, true});
+  at({kBF16, 17, 70, 8, 2, 128, 128, 16, false, 0.0884f, true});
+  at({kBF16, 5, 61, 6, 2, 33, 47, 16, false, 0.3f, true});
 }
 
 // ---- mla_prefill ----

@@ -98,7 +98,8 @@ void add_engine_options(CLI::App& app, EngineOptions& options) {
                  "prompt tokens per forward pass (default 512)")
       ->check(CLI::Range(1, 65536));
   app.add_flag("--exact-activations", options.exact_activations,
-               "int4 and int8 weights on unrounded activations (slow; for comparison)");
+               "leave activations unrounded, with int4 and int8 weights and in attention over a BF16 cache "
+               "(slow; for comparison)");
 }
 
 void add_saliency_options(CLI::App& app, EngineOptions& options) {

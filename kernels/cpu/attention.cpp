@@ -261,10 +261,25 @@ void attention_tiled(const AttentionArgs& args, const TileKernels& kernels, Host
                 : attend_by_unit(args, kernels, plan, context);
 }
 
+const char* declines_rounded(const AttentionArgs& args, const HostContext& context) {
+  static const bool multiplies_bf16 = cpu_features().avx512_bf16;  // asked once: a virtual machine takes long
+  if (context.isa < Isa::kAvx512 || !multiplies_bf16) return "needs AVX-512 BF16";
+  if (args.cache.dtype != DType::kBF16) return "the cache is not BF16";
+  if (context.exact_activations) return "activations stay exact";
+  return args.k_dim <= kMostBf16Columns ? nullptr : "keys of more columns than are rounded at once";
+}
+
+void attention_rounded(const AttentionArgs& args, HostContext& context) {
+  TileKernels kernels = kTileAvx512;
+  kernels.dots_bf16 = dots_rounded_avx512, kernels.accumulate_bf16 = accumulate_rounded_avx512;
+  attention_tiled(args, kernels, context);
+}
+
 }  // namespace
 
 std::span<const Candidate<AttentionArgs>> host_attention() {
   static constexpr Candidate<AttentionArgs> kCandidates[] = {
+      {"attention_bf16_avx512", declines_rounded, attention_rounded},
       {"attention_f32_avx512", needs_avx512<AttentionArgs>,
        [](const AttentionArgs& args, HostContext& context) { attention_tiled(args, kTileAvx512, context); }},
       {"attention_f32_avx2", needs_avx2<AttentionArgs>,

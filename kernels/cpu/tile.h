@@ -96,6 +96,13 @@ struct TileRows {
 extern const TileKernels kTileScalar;
 extern const TileKernels kTileAvx2;    // only where the processor has AVX2, FMA and F16C
 extern const TileKernels kTileAvx512;  // only where it has AVX-512 F, BW, VL and DQ too
+// For kTileAvx512's dots_bf16 and accumulate_bf16, on queries and weights rounded to BF16; only where the
+// processor has AVX-512 BF16, and up to kTileRows rows of kMostBf16Columns.
+inline constexpr int64_t kMostBf16Columns = 1024;
+void dots_rounded_avx512(const float* const* a, int64_t rows, const uint16_t* const* b, int64_t count,
+                         int64_t dim, float* out, int64_t ld, ReadAhead& ahead);
+void accumulate_rounded_avx512(float* const* acc, const float* keep, int64_t rows, const float* p,
+                               const uint16_t* const* values, int64_t count, int64_t dim, ReadAhead& ahead);
 float softmax_avx2(float* scores, int64_t count, float scale, float* highest, float* sum);
 void scale_codes_avx2(const int8_t* codes, int64_t count, uint16_t scale, float* out);
 
