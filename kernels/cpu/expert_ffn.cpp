@@ -37,8 +37,9 @@ void up_block(const Sorted& sorted, const Group& group, int64_t block, float* h,
                 end = std::min(begin + group.up_blocks.rows, e.gate.rows);
   const int64_t rows = end - begin;
   Tile gate, up;
-  for (int64_t first = 0; first < group.n; first += kTileTokens) {
-    const int64_t count = std::min(kTileTokens, group.n - first);
+  const int64_t some = tokens_at_once(group.n);
+  for (int64_t first = 0; first < group.n; first += some) {
+    const int64_t count = std::min(some, group.n - first);
     const int32_t* tokens = sorted.token + group.first + first;
     context.kernels(e.gate.format).dot_rows(e.gate, begin, end, group.x, tokens, count, gate.values, rows);
     context.kernels(e.up.format).dot_rows(e.up, begin, end, group.x, tokens, count, up.values, rows);
@@ -55,8 +56,9 @@ void down_block(const Sorted& sorted, const Group& group, int64_t block, const H
   const int64_t begin = block * group.down_blocks.rows,
                 end = std::min(begin + group.down_blocks.rows, w.rows), rows = end - begin;
   Tile tile;
-  for (int64_t first = 0; first < group.n; first += kTileTokens) {
-    const int64_t count = std::min(kTileTokens, group.n - first);
+  const int64_t some = tokens_at_once(group.n);
+  for (int64_t first = 0; first < group.n; first += some) {
+    const int64_t count = std::min(some, group.n - first);
     context.kernels(w.format).dot_rows(w, begin, end, tokens_from(group.h, first), nullptr, count,
                                        tile.values, rows);
     add_adapter(group.down, begin, end, first, count, tile.values, context);

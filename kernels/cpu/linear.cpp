@@ -41,10 +41,11 @@ void linear_rows(const LinearArgs& args, HostContext& context) {
   const Activations x = prepare_tokens(w, args.x.f32(), n, args.x.stride[0], context);
   const Adapter adapter = prepare_adapter(w, x, n, context);
   const FormatKernels& kernels = context.kernels(w.format);
+  const int64_t some = tokens_at_once(n);
   parallel_for(context.pool, w.rows, blocks_of(w, n, context).rows, [&](int64_t begin, int64_t end) {
     Tile tile;
-    for (int64_t first = 0; first < n; first += kTileTokens) {
-      const int64_t count = std::min(kTileTokens, n - first);
+    for (int64_t first = 0; first < n; first += some) {
+      const int64_t count = std::min(some, n - first);
       kernels.dot_rows(w, begin, end, tokens_from(x, first), nullptr, count, tile.values, end - begin);
       add_adapter(adapter, begin, end, first, count, tile.values, context);
       for (int64_t i = 0; i < count; ++i)
@@ -61,9 +62,10 @@ void add_adapter_rows(const AddAdapterArgs& args, HostContext& context) {
   Activations x;
   x.x = args.x.f32(), x.ld = args.x.stride[0], x.cols = w.cols;
   const Adapter adapter = prepare_adapter(w, x, n, context);
+  const int64_t some = tokens_at_once(n);
   parallel_for(context.pool, rows, blocks_of(adapter.b, n, context).rows, [&](int64_t begin, int64_t end) {
-    for (int64_t first = 0; first < n; first += kTileTokens) {
-      const int64_t count = std::min(kTileTokens, n - first);
+    for (int64_t first = 0; first < n; first += some) {
+      const int64_t count = std::min(some, n - first);
       Tile tile;
       std::fill_n(tile.values, count * (end - begin), 0.0f);
       add_adapter(adapter, begin, end, first, count, tile.values, context);

@@ -28,16 +28,21 @@ void round_tokens(const Activations& x, int64_t begin, int64_t end, int8_t* q, f
 // Tokens from `first` on.
 Activations tokens_from(const Activations& x, int64_t first);
 
-// Tokens by rows of a block, in the order the kernels write them.
+// Tokens by rows of a block, in the order the kernels write them. n tokens go so many at a time: as evenly as
+// they fall into no more than kTileTokens.
 inline constexpr int64_t kTileTokens = 32;
+inline int64_t tokens_at_once(int64_t n) {
+  const int64_t times = (n + kTileTokens - 1) / kTileTokens;
+  return n > 0 ? (n + times - 1) / times : kTileTokens;
+}
 struct Tile {
-  static constexpr int64_t kValues = 2048;
+  static constexpr int64_t kValues = 8192;
   alignas(64) float values[kValues];
 };
 
 // How the rows of a matrix fall into tasks by rows, for n tokens: so that a task reads a few hundred KB of
-// weights in one piece, that there are as many of them for every thread, and that kTileTokens of the tokens,
-// or all, fit a Tile. rows: a multiple of 16.
+// weights in one piece, that there are as many of them for every thread, and that tokens_at_once of the
+// tokens fit a Tile. rows: a multiple of 16.
 struct Blocks {
   int64_t rows = 0, count = 0;  // of a block; blocks
 };
