@@ -1,5 +1,5 @@
 // AVX-512 VNNI row kernels of int8.
-#include "kernels/cpu/rows_int_avx512.h"
+#include "kernels/cpu/rows_int_many_avx512.h"
 #include "kernels/cpu/rows_int_token_avx2.h"
 #include "kernels/rows.h"
 
@@ -37,7 +37,7 @@ struct Int8Token {
 };
 
 struct Int8 {
-  static constexpr int64_t kGroupBytes = 32;
+  static constexpr int64_t kGroupBytes = 32, kManyTokens = 17;
   static constexpr int32_t kDotOffset = 128;
 
   static void dot_token(const Rows& w, int64_t begin, int64_t end, const Activations& x, int64_t token,

@@ -9,6 +9,8 @@
 //   kGroupBytes, kDotOffset, arrange as in rows_int_batch_avx2.h
 //   static void unpack(const __m512i* words, __m512i* codes);  // 8 of them, in the order of arrange
 //
+//   static constexpr int64_t kManyTokens;  // from which rows_int_many_avx512.h is faster
+//
 // and for dot_wide_token
 //   static constexpr int64_t kUnitGroups;   // groups in 64 bytes of a row: even
 //   static constexpr int64_t kUnitBytes;    // of arranged activations of these
@@ -226,38 +228,6 @@ static void dot_wide_batch(const Rows& w, int64_t begin, int64_t end, const Acti
       dot_sixteen_rows<F, T>(w, r, slice, at);
     }
   }
-}
-
-// narrow: the AVX2 kernel, for rows that are left over; exact: that for activations which are not rounded.
-template <class F>
-static void dot_rows_wide(const Matrix& matrix, int64_t begin, int64_t end, const Activations& x,
-                          const int32_t* tokens, int64_t n, float* y, int64_t ldy,
-                          decltype(FormatKernels::dot_rows) narrow, decltype(FormatKernels::dot_rows) exact) {
-  if (!x.q) return exact(matrix, begin, end, x, tokens, n, y, ldy);
-  if (matrix.cols == 0) return narrow(matrix, begin, end, x, tokens, n, y, ldy);
-  const Rows w(matrix);
-  using Dot =
-      void (*)(const Rows&, int64_t, int64_t, const Activations&, const int32_t*, int64_t, float*, int64_t);
-  static constexpr Dot kDots[] = {nullptr,
-                                  nullptr,
-                                  dot_wide_batch<F, 2>,
-                                  dot_wide_batch<F, 3>,
-                                  dot_wide_batch<F, 4>,
-                                  dot_wide_batch<F, 5>,
-                                  dot_wide_batch<F, 6>,
-                                  dot_wide_batch<F, 7>,
-                                  dot_wide_batch<F, 8>};
-  const int64_t whole = begin + (end - begin) / 16 * 16;
-  for (int64_t i = 0; i < n; i += kTokens) {
-    const int64_t count = n - i < kTokens ? n - i : kTokens;
-    if (count > 1) {
-      kDots[count](w, begin, whole, x, tokens, i, y, ldy);
-      continue;
-    }
-    const int32_t token = tokens ? tokens[i] : static_cast<int32_t>(i);
-    F::dot_token(w, begin, whole, x, token, y + i * ldy);
-  }
-  if (whole < end) narrow(matrix, whole, end, x, tokens, n, y + (whole - begin), ldy);
 }
 
 }  // namespace
