@@ -360,7 +360,7 @@ void expect_same_in_parts(const FormatKernels& kernels, const Matrix& w, const A
   for (int round = 0; round < 6; ++round) {
     const int64_t begin = static_cast<int64_t>(random() % static_cast<uint64_t>(w.rows));
     const int64_t end = begin + 1 + static_cast<int64_t>(random() % static_cast<uint64_t>(w.rows - begin));
-    std::vector<int32_t> tokens(1 + random() % 9);
+    std::vector<int32_t> tokens(1 + random() % 40);
     for (int32_t& token : tokens) token = static_cast<int32_t>(random() % static_cast<uint64_t>(n));
     const int64_t count = static_cast<int64_t>(tokens.size()), ld = end - begin + 3;
     std::vector<float> y(static_cast<size_t>(count * ld), -7.0f);
@@ -423,10 +423,10 @@ void test_rows(const Matrix& w, const std::string& where, std::mt19937& random) 
 
 TEST(Quant, KernelsKeepTheirContractOnManyShapes) {
   std::mt19937 random(11);
-  const std::pair<int64_t, int64_t> shapes[] = {{1, 1},     {1, 8},     {3, 7},    {8, 32},   {9, 33},
-                                                {17, 31},   {5, 96},    {16, 64},  {23, 100}, {2, 129},
-                                                {130, 260}, {7, 40},    {11, 25},  {4, 29},   {3, 2100},
-                                                {1, 17000}, {131, 256}, {3, 2176}, {48, 320}, {33, 480}};
+  const std::pair<int64_t, int64_t> shapes[] = {
+      {1, 1},    {1, 8},     {3, 7},     {8, 32},    {9, 33},   {17, 31},  {5, 96},
+      {16, 64},  {23, 100},  {2, 129},   {130, 260}, {7, 40},   {11, 25},  {4, 29},
+      {3, 2100}, {1, 17000}, {131, 256}, {3, 2176},  {48, 320}, {33, 480}, {70, 2900}};
   for (Format format : kAllFormats) {
     for (const auto& [rows, cols] : shapes) {
       for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
@@ -435,7 +435,7 @@ TEST(Quant, KernelsKeepTheirContractOnManyShapes) {
           if (group != 32 && (!is_integer(format) || (group != cols && group > cols))) continue;
           const int64_t misalign = static_cast<int64_t>(random() % 4);
           const Owned owned({format, rows, cols, group, dtype}, random, misalign);
-          const Tokens x(1 + static_cast<int64_t>(random() % 19), cols, random);
+          const Tokens x(1 + static_cast<int64_t>(random() % 41), cols, random);
           const std::string where = fmt::format("[{}, {}] group {} {} n {} at +{}", rows, cols, group,
                                                 dtype_name(dtype), x.n, misalign);
           test_dots(owned.w, x, where, random);
