@@ -120,9 +120,10 @@ struct CacheWriteArgs {
 // Causal attention of n consecutive tokens over the cache: token i stands at position first + i and sees
 // positions 0 .. first + i (all written before). Query head h uses key/value head h / (heads / kv_heads):
 //   key   = columns [k_column + kv * k_dim, + k_dim)     value = columns [v_column + kv * v_dim, + v_dim)
-// out = softmax(scale * q . key) value, in float32, each (token, head) in ascending positions; over a BF16 cache
-// the host may round q and the softmax's weights to BF16, unless activations stay exact. Absorbed MLA is
-// kv_heads = 1, k_dim = latent + rotary, v_column = k_column, v_dim = latent: the value is a prefix of the key.
+// out = softmax(scale * q . key) value, in float32, each (token, head) in ascending positions; over a BF16
+// cache the host may round q and the softmax's weights to BF16, unless activations stay exact. Absorbed MLA
+// is kv_heads = 1, k_dim = latent + rotary, v_column = k_column, v_dim = latent: the value is a prefix of the
+// key.
 struct AttentionArgs {
   Tensor q;  // [n, heads, k_dim], strided
   CacheView cache;

@@ -82,7 +82,7 @@ struct Case {
   Arena arena;
   Args args;
   std::vector<Output> outputs;  // what they hold after make() is what they hold before each run
-  std::vector<Output> rounded;  // the same, with the bounds of the host's candidates *_bf16_*, if there are any
+  std::vector<Output> rounded;  // the same, with the bounds of the host's candidates *_bf16_*, if any
   bool exact_activations = false;
   bool also_onednn = false;    // the same by --cpu-gemm onednn, which leaves activations exact
   bool host_only = false;      // devices do not know an argument's type

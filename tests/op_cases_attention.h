@@ -349,6 +349,8 @@ inline void attention_cases(Mode mode, const Add<AttentionArgs>& add) {
   at({kBF16, 2, 700, 16, 1, 576, 512, 64, true, 0.0416f, true});
   at({kBF16, 17, 70, 8, 2, 128, 128, 16, false, 0.0884f, true});
   at({kBF16, 5, 61, 6, 2, 33, 47, 16, false, 0.3f, true});
+  at({kBF16, 1, 66, 16, 1, 1024, 1000, 16, true, 0.03f, true});  // as many columns as are rounded at once
+  at({kBF16, 1, 66, 16, 1, 1025, 1000, 16, true, 0.03f, true});
 }
 
 // ---- mla_prefill ----

@@ -103,7 +103,8 @@ class CaseTest {
       const Snapshot got = snapshot(case_.outputs);
       const std::string where = fmt::format("{}{}, {}, {} threads", candidate.name,
                                             onednn ? " by choice" : "", isa_name(isa), threads);
-      const bool rounds = !case_.rounded.empty() && where.find("_bf16_") != std::string::npos;
+      const bool rounds =
+          !case_.rounded.empty() && std::string_view(candidate.name).find("_bf16_") != std::string_view::npos;
       report(where, difference(rounds ? case_.rounded : case_.outputs, got, reference_, false));
       if (first.empty()) {
         first = got;

@@ -60,7 +60,7 @@ Activations tokens_from(const Activations& x, int64_t first) {
 }
 
 Blocks blocks_of(const Matrix& w, int64_t n, const HostContext& context) {
-  constexpr int64_t kRows = 16;  // that kernels take at once
+  constexpr int64_t kRows = 16;  // that kernels take at once, but for many tokens
   const int64_t threads = context.pool.threads(), fits = Tile::kValues / tokens_at_once(n);
   // Kernels bring tokens into an order of their own for every task: with many of them, for more rows.
   const int64_t bytes = n > kTileTokens / 2 ? 4 * kBlockBytes : kBlockBytes;

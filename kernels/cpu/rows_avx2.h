@@ -18,78 +18,13 @@
 // side.
 #pragma once
 
-#include <immintrin.h>
-
-#include <cstring>
-
-#include "kernels/quant.h"
+#include "kernels/cpu/rows_view_avx2.h"
 
 namespace moebius {
 namespace {
 
 // Without it GCC keeps arrays of registers in memory.
 #define MOEBIUS_UNROLL _Pragma("GCC unroll 8")
-
-// A matrix as the kernels walk it.
-struct Rows {
-  const uint8_t* data;
-  int64_t bytes;  // per row
-  int64_t rows, cols;
-  const uint8_t* scales;
-  DType scale_dtype;
-  int64_t group, per_row;  // columns per scale, scales per row
-
-  explicit Rows(const Matrix& w)
-      : data(static_cast<const uint8_t*>(w.data)),
-        bytes(w.row_bytes()),
-        rows(w.rows),
-        cols(w.cols),
-        scales(static_cast<const uint8_t*>(w.scales)),
-        scale_dtype(w.scale_dtype),
-        group(w.scales && w.group < w.cols ? w.group : w.cols),
-        per_row(w.scales && w.group > 0 ? (w.cols + w.group - 1) / w.group : 0) {}
-  const uint8_t* row(int64_t r) const { return data + r * bytes; }
-};
-
-static inline float scale_at(const Rows& w, int64_t index) {
-  if (w.scale_dtype == DType::kF32) {
-    float value;
-    std::memcpy(&value, w.scales + index * 4, 4);
-    return value;
-  }
-  uint16_t bits;
-  std::memcpy(&bits, w.scales + index * 2, 2);
-  if (w.scale_dtype == DType::kF16) return _cvtsh_ss(bits);
-  return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(static_cast<int>(bits) << 16)));
-}
-
-static inline void prefetch(const uint8_t* at) {  // into the second level
-  _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
-}
-
-// Each line is asked for so many times on its way, for a processor drops a prefetch when too many are under
-// way: a Zen 4 with nothing else to do runs through prefetches at 230 GB/s while its memory gives 33. Asked
-// for once, int4 rows came at 0.85 of the memory's rate for two threads and 0.7 for one; three times, at 0.95
-// and 0.87.
-constexpr int kAsks = 3;
-
-// Asks for the lines that follow one of row r at some distance, as far as the matrix goes. Where a row is
-// read by one token, with few instructions, the processor looks as far ahead by itself, but for FP8; four
-// tokens read BF16 and FP8 1.2 to 1.4 times as fast so.
-class RowsAhead {
- public:
-  RowsAhead(const Rows& w, int64_t r) {
-    const int64_t left = (w.rows - 1 - r) * w.bytes;
-    for (int i = 0; i < kAsks; ++i) bytes_[i] = kFarthest >> i < left ? kFarthest >> i : left;
-  }
-  void line(const uint8_t* at) const {
-    for (int i = 0; i < kAsks; ++i) prefetch(at + bytes_[i]);
-  }
-
- private:
-  static constexpr int64_t kFarthest = 16384;
-  int64_t bytes_[kAsks];
-};
 
 static inline float sum_lanes(__m256 v) {
   __m128 sum = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));

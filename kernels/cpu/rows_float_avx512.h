@@ -59,8 +59,9 @@ static inline void dot_part(const Rows& w, const uint8_t* row, int64_t begin, in
     for (int t = 0; t < T; ++t) lanes[i][t] = _mm512_setzero_ps();
   int64_t c = begin;
   for (; c + 4 * kLanes <= end; c += 4 * kLanes) {
-    for (int64_t i = 0; T > 1 && i < 8 * F::kEightBytes; i += 64)
-      ahead.line(row + c / 8 * F::kEightBytes + i);
+    const int64_t at = c / 8 * F::kEightBytes;
+    for (int64_t i = 0; T > 1 && i < 8 * F::kEightBytes; i += kLine)
+      if (8 * F::kEightBytes >= kLine || at % kLine == 0) ahead.line(row + at + i);
     MOEBIUS_UNROLL
     for (int i = 0; i < 4; ++i) {
       const __m512 weight = F::load(row, c + i * kLanes);

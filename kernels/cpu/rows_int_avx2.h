@@ -19,54 +19,9 @@ struct EightRows {
   const uint8_t* row(int i) const { return data + i * stride; }
 };
 
-static inline int64_t scale_bytes(const Rows& w) {  // of a row
-  return w.per_row * (w.scale_dtype == DType::kF32 ? 4 : 2);
-}
-
 static inline EightRows eight_rows(const Rows& w, int64_t r, bool same) {
   return {w.row(r), w.scales + r * scale_bytes(w), same ? 0 : w.bytes, same ? 0 : scale_bytes(w)};
 }
-
-// What comes after bytes [from, to) of each row of a block: its lines in the blocks four, two and one further
-// on, as far as the matrix has them, asked for into the second level.
-// In the order of addresses: the same columns of rows of 1024 bytes, one after the other, come a tenth more
-// slowly.
-class Ahead {
- public:
-  Ahead(const Rows& w, int64_t r, int64_t block, int64_t from, int64_t to)
-      : at_(w.row(r) + from),
-        width_(to - from < w.bytes ? (to - from + kLine - 1) / kLine * kLine : INT64_MAX),
-        left_(width_),
-        gap_(w.bytes - width_),
-        scales_left_(from > 0 ? 0 : block * scale_bytes(w)) {
-    const int64_t last = w.rows - block - r < 0 ? 0 : w.rows - block - r;
-    for (int i = 0; i < kAsks; ++i) {
-      const int64_t rows = block << (kAsks - 1 - i), on = rows < last ? rows : last;
-      bytes_[i] = on * w.bytes;
-      scales_[i] = w.scales + (r + on) * scale_bytes(w);
-    }
-  }
-  // The next one.
-  void line() {
-    for (int i = 0; i < kAsks; ++i) prefetch(at_ + bytes_[i]);
-    at_ += kLine, left_ -= kLine;
-    if (left_ == 0) at_ += gap_, left_ = width_;
-  }
-  // The next one of scales, if there is one; a hardware prefetcher would take each block's for a new stream.
-  void scales() {
-    if (scales_left_ <= 0) return;
-    for (int i = 0; i < kAsks; ++i) prefetch(scales_[i]), scales_[i] += kLine;
-    scales_left_ -= kLine;
-  }
-
- private:
-  static constexpr int64_t kLine = 64;
-  const uint8_t* at_;
-  int64_t width_, left_, gap_;
-  int64_t bytes_[kAsks];
-  const uint8_t* scales_[kAsks];
-  int64_t scales_left_;  // of the block, in bytes
-};
 
 static inline int64_t groups_per_scale(const Rows& w) {
   return w.per_row == 1 ? INT64_MAX : w.group / kActivationGroup;

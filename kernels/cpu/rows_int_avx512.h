@@ -67,7 +67,7 @@ static inline __m512i four_rows(__m512i a, __m512i b, __m512i c, __m512i d) {
 }
 
 template <class F>
-static inline void sum_unit(const uint8_t* rows, int64_t stride, const int8_t* q, Ahead& ahead,
+static inline void sum_unit(const uint8_t* rows, int64_t stride, const int8_t* q, BlocksAhead& ahead,
                             __m512i* sums) {
   __m512i of_row[8];
   MOEBIUS_UNROLL
@@ -93,7 +93,8 @@ static inline __m256 add_two_groups(__m512i sums, const WideSlice<F>& x, const f
 // total + the groups of the slice, of eight rows. bytes: of a row; end: of all rows.
 template <class F>
 static inline __m256 dot_wide_slice(const EightRows& rows, int64_t bytes, const uint8_t* end,
-                                    const WideSlice<F>& x, const float* scales, Ahead ahead, __m256 total) {
+                                    const WideSlice<F>& x, const float* scales, BlocksAhead ahead,
+                                    __m256 total) {
   constexpr int64_t kUnit = 64, kGroups = F::kUnitGroups;
   const int64_t from = x.first / kGroups * kUnit, count = x.last - x.first;
   const int64_t in_row = (bytes - from) / kUnit, in_slice = count / kGroups;
@@ -136,7 +137,7 @@ static void dot_wide_token(const Rows& w, int64_t begin, int64_t end, const Acti
       spread_scales(w, rows, slice.first, slice.last, scales);
       float* out = y + (r - begin);
       const __m256 total = first == 0 ? _mm256_setzero_ps() : _mm256_loadu_ps(out);
-      const Ahead ahead(w, r, 8, slice.first * F::kGroupBytes, slice.last * F::kGroupBytes);
+      const BlocksAhead ahead(w, r, 8, slice.first * F::kGroupBytes, slice.last * F::kGroupBytes);
       _mm256_storeu_ps(out, dot_wide_slice<F>(rows, w.bytes, w.row(w.rows), slice, scales, ahead, total));
     }
   }
@@ -167,7 +168,7 @@ static inline void gather_wide(const uint8_t* at, int64_t stride, __m512i* words
 // total[t] += groups [g, end) of the slice, for sixteen rows that start at `at`, `stride` apart.
 template <class F, int T>
 static inline void dot_wide_groups(const uint8_t* at, int64_t stride, const BatchSlice<T>& x, int64_t g,
-                                   int64_t end, const float* scales, Ahead& ahead, __m512* total) {
+                                   int64_t end, const float* scales, BlocksAhead& ahead, __m512* total) {
   for (; g < end; ++g, at += F::kGroupBytes) {
     __m512i words[F::kGroupBytes / 4], codes[8];
     for (int64_t i = 0; i < F::kGroupBytes; i += 16) gather_wide(at + i, stride, words + i / 4);
@@ -200,7 +201,7 @@ static void dot_sixteen_rows(const Rows& w, int64_t r, const BatchSlice<T>& x, f
   const int64_t from = x.first * F::kGroupBytes, count = x.last - x.first;
   const int64_t in_row = (w.bytes - from) / F::kGroupBytes, whole = in_row < count ? in_row : count;
   const uint8_t* rows = w.row(r);
-  Ahead ahead(w, r, 16, from, from + count * F::kGroupBytes);
+  BlocksAhead ahead(w, r, 16, from, from + count * F::kGroupBytes);
   dot_wide_groups<F, T>(rows + from, w.bytes, x, 0, whole, scales, ahead, total);
   if (whole < count) {  // the row ends within this group
     uint8_t padded[16][F::kGroupBytes] = {};

@@ -68,7 +68,7 @@ struct BatchSlice {
 // total[t] += groups [g, end) of the slice, for eight rows that are read from `offset` on.
 template <class F, int T>
 static inline void dot_groups(const EightRows& rows, int64_t offset, const BatchSlice<T>& x, int64_t g,
-                              int64_t end, const float* scales, Ahead& ahead, __m256* total) {
+                              int64_t end, const float* scales, BlocksAhead& ahead, __m256* total) {
   for (; g < end; ++g, offset += F::kGroupBytes) {
     const typename F::Unpacked w = F::unpack(rows, offset);
     for (int64_t i = 0; i < 8 * F::kGroupBytes; i += 64) ahead.line();
@@ -85,7 +85,7 @@ static inline void dot_groups(const EightRows& rows, int64_t offset, const Batch
 // The slice's part of eight rows, of which the first `count` are wanted; y holds that of earlier slices.
 template <class F, int T>
 static void dot_eight_rows(const EightRows& rows, int64_t bytes, int count, const BatchSlice<T>& x,
-                           const float* scales, Ahead ahead, float* const* y) {
+                           const float* scales, BlocksAhead ahead, float* const* y) {
   const __m256i mask = first_lanes(count);
   __m256 total[T];
   for (int t = 0; t < T; ++t) total[t] = x.first == 0 ? _mm256_setzero_ps() : _mm256_maskload_ps(y[t], mask);
@@ -123,7 +123,7 @@ static void dot_batch(const Rows& w, int64_t begin, int64_t end, const Activatio
       spread_scales(w, rows, slice.first, slice.last, scales);
       float* at[T];
       for (int t = 0; t < T; ++t) at[t] = out[t] + (r - begin);
-      const Ahead ahead(w, r, 8, slice.first * F::kGroupBytes, slice.last * F::kGroupBytes);
+      const BlocksAhead ahead(w, r, 8, slice.first * F::kGroupBytes, slice.last * F::kGroupBytes);
       dot_eight_rows<F, T>(rows, w.bytes, count, slice, scales, ahead, at);
       r += count;
     }

@@ -5,7 +5,7 @@
 // and multiplied with token after token: four activations, broadcast, serve two products. (With the sixteen
 // rows of rows_int_avx512.h they serve one, and a Zen 4, which loads a register a cycle, multiplies at 0.6 of
 // what it could.) The rows are copied line by line first, for 32 rows of 2048 bytes meet in two sets of the
-// first-level cache; few tokens do not repay that. Totals lie in that cache.
+// first-level cache; few tokens do not repay that. Totals lie in that cache, activations in the second.
 #pragma once
 
 #include "kernels/cpu/rows_int_avx512.h"
@@ -13,7 +13,7 @@
 namespace moebius {
 namespace {
 
-constexpr int64_t kMostTokens = 32, kManyRows = 32, kLine = 64;
+constexpr int64_t kMostTokens = 32, kManyRows = 32;
 
 // Groups [first, last) of n tokens, group by group.
 struct TokenGroups {
@@ -90,7 +90,7 @@ static void dot_many_rows(const Rows& w, int64_t r, const TokenGroups& x, float*
   }
   const int64_t from = x.first * F::kGroupBytes, count = x.last - x.first;
   const uint8_t* at = w.row(r) + from;
-  Ahead ahead(w, r, kManyRows, from, from + count * F::kGroupBytes);
+  BlocksAhead ahead(w, r, kManyRows, from, from + count * F::kGroupBytes);
   for (int64_t g = 0; g < count; at += kLine) {
     alignas(64) uint8_t lines[kManyRows][kLine];
     copy_lines(at, w.bytes, w.bytes - from - g * F::kGroupBytes, lines);

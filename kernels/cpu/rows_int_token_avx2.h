@@ -61,7 +61,7 @@ static inline __m256 add_group(__m256i sums, int32_t offset, const float* w_scal
 // total + the groups of the slice, of eight rows. bytes: of a row.
 template <class F>
 static inline __m256 dot_slice(const EightRows& rows, int64_t bytes, const TokenSlice<F>& x,
-                               const float* scales, Ahead ahead, __m256 total) {
+                               const float* scales, BlocksAhead ahead, __m256 total) {
   constexpr int64_t kUnit = 32;
   const int64_t from = x.first / F::kUnitGroups * kUnit;
   const int64_t in_row = (bytes - from) / kUnit, in_slice = (x.last - x.first) / F::kUnitGroups;
@@ -105,7 +105,7 @@ static void dot_token(const Rows& w, int64_t begin, int64_t end, const Activatio
       float* out = y + (r - begin);
       const __m256i mask = first_lanes(whole ? 8 : 1);
       const __m256 total = first == 0 ? _mm256_setzero_ps() : _mm256_maskload_ps(out, mask);
-      const Ahead ahead(w, r, 8, slice.first * kGroupBytes, slice.last * kGroupBytes);
+      const BlocksAhead ahead(w, r, 8, slice.first * kGroupBytes, slice.last * kGroupBytes);
       _mm256_maskstore_ps(out, mask, dot_slice<F>(rows, w.bytes, slice, scales, ahead, total));
       r += whole ? 8 : 1;
     }

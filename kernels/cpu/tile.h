@@ -78,7 +78,8 @@ struct TileKernels {
   // out[i] = codes[i] * the BF16 scale, exact.
   void (*scale_codes)(const int8_t* codes, int64_t count, uint16_t scale, float* out);
 
-  // dots and accumulate of BF16 rows as they lie in a cache, bits as after widen; null: not offered.
+  // dots and accumulate of BF16 rows as they lie in a cache: bits as after widen, or those of the *_rounded
+  // ones below, which take values by twos from the first that a call gets; null: not offered.
   void (*dots_bf16)(const float* const* a, int64_t rows, const uint16_t* const* b, int64_t count, int64_t dim,
                     float* out, int64_t ld, ReadAhead& ahead) = nullptr;
   void (*accumulate_bf16)(float* const* acc, const float* keep, int64_t rows, const float* p,

@@ -1,9 +1,10 @@
 // The inner loops of attention over BF16 rows for processors that multiply BF16: twice as many products an
 // instruction as in float32. Queries and softmax weights are rounded to BF16 for it, as models that were
-// trained in BF16 round them; products and sums stay float32.
+// trained in BF16 round them; products and sums stay float32, but that the instruction takes what is below
+// 2^-126 for 0.
 #include <immintrin.h>
 
-#include <algorithm>
+#include <type_traits>
 
 #include "kernels/cpu/lanes_avx512.h"
 #include "kernels/cpu/tile.h"
@@ -129,6 +130,7 @@ inline void accumulate_block(float* const* acc, const float* keep, const uint16_
 
 void dots_rounded_avx512(const float* const* a, int64_t rows, const uint16_t* const* b, int64_t count,
                          int64_t dim, float* out, int64_t ld, ReadAhead& ahead) {
+  if (count == 0) return;
   alignas(64) uint16_t rounded[kTileRows * (kMostBf16Columns + kPairs)];
   // An odd number of lines, so that rows do not meet in a few sets of the cache.
   const int64_t width = ((dim + kPairs - 1) / kPairs | 1) * kPairs;
