@@ -62,11 +62,8 @@ Activations tokens_from(const Activations& x, int64_t first) {
 Blocks blocks_of(const Matrix& w, int64_t n, const HostContext& context) {
   constexpr int64_t kRows = 16;  // that kernels take at once, but for many tokens
   const int64_t threads = context.pool.threads(), fits = Tile::kValues / tokens_at_once(n);
-  // Kernels bring tokens into an order of their own for every task: with many of them, for more rows, but no
-  // more than the second-level cache holds beside them.
-  const int64_t bytes = n > kTileTokens / 2 && w.format == Format::kInt4 ? 4 * kBlockBytes : kBlockBytes;
-  const int64_t rows = std::clamp<int64_t>(bytes / std::max<int64_t>(1, w.row_bytes()) / kRows * kRows, kRows,
-                                           fits / kRows * kRows);
+  const int64_t rows = std::clamp<int64_t>(kBlockBytes / std::max<int64_t>(1, w.row_bytes()) / kRows * kRows,
+                                           kRows, fits / kRows * kRows);
   const int64_t each = (w.rows + threads * rows - 1) / (threads * rows);  // blocks for every thread
   Blocks blocks;
   blocks.rows = (w.rows + each * threads - 1) / std::max<int64_t>(1, each * threads);

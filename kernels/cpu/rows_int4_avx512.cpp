@@ -6,7 +6,7 @@ namespace moebius {
 namespace {
 
 struct Int4 {
-  static constexpr int64_t kUnitGroups = 4, kUnitBytes = 128, kGroupBytes = 16, kManyTokens = 9;
+  static constexpr int64_t kUnitGroups = 4, kUnitBytes = 128, kGroupBytes = 16;
   static constexpr int32_t kDotOffset = 8;
 
   static void dot_token(const Rows& w, int64_t begin, int64_t end, const Activations& x, int64_t token,

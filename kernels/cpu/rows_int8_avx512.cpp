@@ -37,7 +37,7 @@ struct Int8Token {
 };
 
 struct Int8 {
-  static constexpr int64_t kGroupBytes = 32, kManyTokens = INT64_MAX;
+  static constexpr int64_t kGroupBytes = 32;
   static constexpr int32_t kDotOffset = 128;
 
   static void dot_token(const Rows& w, int64_t begin, int64_t end, const Activations& x, int64_t token,

@@ -9,8 +9,6 @@
 //   kGroupBytes, kDotOffset, arrange as in rows_int_batch_avx2.h
 //   static void unpack(const __m512i* words, __m512i* codes);  // 8 of them, in the order of arrange
 //
-//   static constexpr int64_t kManyTokens;  // from which rows_int_many_avx512.h is faster; INT64_MAX: never
-//
 // and for dot_wide_token
 //   static constexpr int64_t kUnitGroups;   // groups in 64 bytes of a row: even
 //   static constexpr int64_t kUnitBytes;    // of arranged activations of these

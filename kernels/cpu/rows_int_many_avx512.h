@@ -6,6 +6,8 @@
 // rows of rows_int_avx512.h they serve one, and a Zen 4, which loads a register a cycle, multiplies at 0.6 of
 // what it could.) The rows are copied line by line first, for 32 rows of 2048 bytes meet in two sets of the
 // first-level cache; few tokens do not repay that. Totals lie in that cache, activations in the second.
+// Nothing is asked for ahead: multiplying takes longer than memory does, and int8 with it took three times as
+// long.
 #pragma once
 
 #include "kernels/cpu/rows_int_avx512.h"
@@ -13,7 +15,7 @@
 namespace moebius {
 namespace {
 
-constexpr int64_t kMostTokens = 32, kManyRows = 32;
+constexpr int64_t kManyTokens = 17, kMostTokens = 32, kManyRows = 32;
 
 // Groups [first, last) of n tokens, group by group.
 struct TokenGroups {
@@ -90,14 +92,11 @@ static void dot_many_rows(const Rows& w, int64_t r, const TokenGroups& x, float*
   }
   const int64_t from = x.first * F::kGroupBytes, count = x.last - x.first;
   const uint8_t* at = w.row(r) + from;
-  BlocksAhead ahead(w, r, kManyRows, from, from + count * F::kGroupBytes);
   for (int64_t g = 0; g < count; at += kLine) {
     alignas(64) uint8_t lines[kManyRows][kLine];
     copy_lines(at, w.bytes, w.bytes - from - g * F::kGroupBytes, lines);
     for (int64_t i = 0; i < kLine && g < count; i += F::kGroupBytes, ++g) {
       dot_group<F>(lines[0] + i, x, g, scales[g], total);
-      for (int64_t j = 0; j < kManyRows * F::kGroupBytes; j += kLine) ahead.line();
-      ahead.scales();
     }
   }
   for (int64_t t = 0; t < x.n; ++t) std::memcpy(y[t], total[t], sizeof total[t]);
@@ -145,7 +144,7 @@ static void dot_rows_wide(const Matrix& matrix, int64_t begin, int64_t end, cons
                                   dot_wide_batch<F, 7>,
                                   dot_wide_batch<F, 8>};
   const int64_t whole = begin + (end - begin) / 16 * 16;
-  const int64_t done = n >= F::kManyTokens ? begin + (end - begin) / 32 * 32 : begin;  // by many tokens
+  const int64_t done = n >= kManyTokens ? begin + (end - begin) / 32 * 32 : begin;  // by many tokens
   if (done > begin) dot_many_tokens<F>(w, begin, done, x, tokens, n, y, ldy);
   for (int64_t i = 0; i < n && done < whole; i += kTokens) {
     const int64_t count = n - i < kTokens ? n - i : kTokens;
