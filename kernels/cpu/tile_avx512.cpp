@@ -11,8 +11,6 @@
 namespace moebius {
 namespace {
 
-#define MOEBIUS_UNROLL _Pragma("GCC unroll 16")
-
 constexpr int64_t kLanes = 16;
 
 // Sixteen numbers in float32, as they lie in a cache: those of the mask, the others 0.
@@ -56,11 +54,7 @@ inline void dots_block(const float* const* a, const T* const* b, int64_t dim, fl
     add(c);
   }
   if (c < dim) add(c, first_lanes(dim - c));
-  MOEBIUS_UNROLL
-  for (int i = 0; i < R; ++i) {
-    const __m128 sums = sum_lanes(sum[i][0], sum[i][K > 1], sum[i][K > 2 ? 2 : 0], sum[i][K > 3 ? 3 : 0]);
-    _mm_mask_storeu_ps(out + i * ld, static_cast<__mmask8>((1 << K) - 1), sums);
-  }
+  store_sums(sum, out, ld);
 }
 
 template <int R, class T>
@@ -75,16 +69,9 @@ void dots_rows(const float* const* a, const T* const* b, int64_t count, int64_t 
 template <class T>
 void dots_avx512(const float* const* a, int64_t rows, const T* const* b, int64_t count, int64_t dim,
                  float* out, int64_t ld, ReadAhead& ahead) {
-  while (rows > 0) {
-    const int64_t some = rows == 8 ? 4 : rows < 6 ? rows : 6;
-    if (some == 6) dots_rows<6>(a, b, count, dim, out, ld, ahead);
-    if (some == 5) dots_rows<5>(a, b, count, dim, out, ld, ahead);
-    if (some == 4) dots_rows<4>(a, b, count, dim, out, ld, ahead);
-    if (some == 3) dots_rows<3>(a, b, count, dim, out, ld, ahead);
-    if (some == 2) dots_rows<2>(a, b, count, dim, out, ld, ahead);
-    if (some == 1) dots_rows<1>(a, b, count, dim, out, ld, ahead);
-    rows -= some, a += some, out += some * ld;
-  }
+  by_blocks_of_rows(rows, [&]<int R>(std::integral_constant<int, R>, int64_t r) {
+    dots_rows<R>(a + r, b, count, dim, out + r * ld, ld, ahead);
+  });
 }
 
 // R rows of a against C vectors of columns of b.

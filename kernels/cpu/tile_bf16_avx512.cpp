@@ -12,8 +12,6 @@
 namespace moebius {
 namespace {
 
-#define MOEBIUS_UNROLL _Pragma("GCC unroll 16")
-
 constexpr int64_t kPairs = 32;  // numbers of a vector of BF16
 
 inline __mmask32 first_numbers(int64_t count) {
@@ -61,27 +59,16 @@ inline void dots_block(const uint16_t* a, int64_t width, const uint16_t* const* 
     add(c, ~__mmask32{0});
   }
   if (c < dim) add(c, first_numbers(dim - c));
-  MOEBIUS_UNROLL
-  for (int i = 0; i < R; ++i) {
-    const __m128 sums = sum_lanes(sum[i][0], sum[i][K > 1], sum[i][K > 2 ? 2 : 0], sum[i][K > 3 ? 3 : 0]);
-    _mm_mask_storeu_ps(out + i * ld, static_cast<__mmask8>((1 << K) - 1), sums);
-  }
+  store_sums(sum, out, ld);
 }
 
 // K keys, which stay in the first-level cache, against all rows.
 template <int K>
 void dots_keys(const uint16_t* a, int64_t width, int64_t rows, const uint16_t* const* b, int64_t dim,
                float* out, int64_t ld, ReadAhead& ahead) {
-  while (rows > 0) {
-    const int64_t some = rows == 8 ? 4 : rows < 6 ? rows : 6;
-    if (some == 6) dots_block<6, K>(a, width, b, dim, out, ld, ahead);
-    if (some == 5) dots_block<5, K>(a, width, b, dim, out, ld, ahead);
-    if (some == 4) dots_block<4, K>(a, width, b, dim, out, ld, ahead);
-    if (some == 3) dots_block<3, K>(a, width, b, dim, out, ld, ahead);
-    if (some == 2) dots_block<2, K>(a, width, b, dim, out, ld, ahead);
-    if (some == 1) dots_block<1, K>(a, width, b, dim, out, ld, ahead);
-    rows -= some, a += some * width, out += some * ld;
-  }
+  by_blocks_of_rows(rows, [&]<int R>(std::integral_constant<int, R>, int64_t r) {
+    dots_block<R, K>(a + r * width, width, b, dim, out + r * ld, ld, ahead);
+  });
 }
 
 // Sums of R rows for 32 columns, of which the mask's are there. Two positions at a time: a 32-bit lane has a
