@@ -61,7 +61,7 @@ struct EngineOptions : DeviceOptions {
   std::function<bool(int64_t done, int64_t total)> on_load;  // kEager: called with bytes; false cancels
   CacheType cache = CacheType::kAuto;
   CpuGemm gemm = CpuGemm::kAuto;
-  Isa isa = Isa::kAvx512;          // the most that host kernels use; less where the processor has less
+  Isa isa = Isa::kAmx;             // the most that host kernels use; less where the processor has less
   bool exact_activations = false;  // unrounded, with integer formats and over BF16 caches (for comparison)
   int64_t prefill_chunk = 512;     // tokens per forward pass of a prompt
   bool meter = false;              // on the host: measure every operation, see Engine::op_totals()

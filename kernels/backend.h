@@ -22,7 +22,7 @@ enum class CpuGemm : uint8_t { kAuto, kOneDnn, kOwn };  // who multiplies large 
 struct HostOptions {
   int threads = 0;                 // 0: one per physical core this process may use
   bool exact_activations = false;  // float32, with integer formats and over BF16 caches (for comparison)
-  Isa isa = Isa::kAvx512;          // the most that is used; less where the processor has less
+  Isa isa = Isa::kAmx;             // the most that is used; less where the processor has less
   CpuGemm gemm = CpuGemm::kAuto;
 };
 
@@ -95,7 +95,8 @@ Result<std::unique_ptr<Backend>> make_sim_backend(const SimOptions& options);
 // What the processor offers, read once by the caller: for dispatch, `doctor` and messages.
 struct CpuFeatures {
   bool avx2 = false;  // with FMA and F16C, which every AVX2 kernel here uses too
-  bool avx512 = false, avx512_vnni = false, avx512_bf16 = false, amx_int8 = false;
+  bool avx512 = false, avx512_vnni = false, avx512_bf16 = false, avx512_vbmi = false;
+  bool amx = false;              // tiles of INT8 and of BF16; this process has asked the system for them
   Isa isa() const;               // the best that kernels are written for
   std::string describe() const;  // "AVX2 FMA F16C"
 };

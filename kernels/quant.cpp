@@ -92,23 +92,26 @@ void quantize_activations(const float* x, int64_t cols, int8_t* q, float* scale,
 std::span<const FormatKernels> format_kernels(Format format) {
 #define MOEBIUS_ROWS(suffix, isa) \
   {"rows_" #suffix, isa, dot_rows_##suffix, axpy_rows_##suffix, dequantize_rows_##suffix}
-#define MOEBIUS_ROWS_AVX512(type, axpy, dequantize)                                    \
-  {                                                                                    \
-    "rows_" #type "_avx512", Isa::kAvx512, dot_rows_##type##_avx512, axpy_rows_##axpy, \
-        dequantize_rows_##dequantize                                                   \
-  }
-#define MOEBIUS_FORMAT(name, type, axpy, dequantize)                                    \
-  static constexpr FormatKernels name[] = {MOEBIUS_ROWS_AVX512(type, axpy, dequantize), \
-                                           MOEBIUS_ROWS(type##_avx2, Isa::kAvx2),       \
-                                           MOEBIUS_ROWS(type##_ref, Isa::kScalar)}
+#define MOEBIUS_ROWS_WIDE(suffix, isa, axpy, dequantize) \
+  { "rows_" #suffix, isa, dot_rows_##suffix, axpy_rows_##axpy, dequantize_rows_##dequantize }
+#define MOEBIUS_KERNELS(type, axpy, dequantize)                                                            \
+  MOEBIUS_ROWS_WIDE(type##_avx512, Isa::kAvx512, axpy, dequantize), MOEBIUS_ROWS(type##_avx2, Isa::kAvx2), \
+      MOEBIUS_ROWS(type##_ref, Isa::kScalar)
+#define MOEBIUS_FORMAT(name, type, axpy, dequantize) \
+  static constexpr FormatKernels name[] = {MOEBIUS_KERNELS(type, axpy, dequantize)}
+#define MOEBIUS_AMX_FORMAT(name, type, axpy, dequantize)                                               \
+  static constexpr FormatKernels name[] = {MOEBIUS_ROWS_WIDE(type##_amx, Isa::kAmx, axpy, dequantize), \
+                                           MOEBIUS_KERNELS(type, axpy, dequantize)}
   MOEBIUS_FORMAT(kF32, f32, f32_avx512, f32_avx2);
-  MOEBIUS_FORMAT(kBF16, bf16, bf16_avx512, bf16_avx2);
+  MOEBIUS_AMX_FORMAT(kBF16, bf16, bf16_avx512, bf16_avx2);
   MOEBIUS_FORMAT(kF16, f16, f16_avx512, f16_avx2);
-  MOEBIUS_FORMAT(kFp8, fp8, fp8_avx512, fp8_avx2);
-  MOEBIUS_FORMAT(kInt8, int8, int8_exact_avx512, int8_avx2);
-  MOEBIUS_FORMAT(kInt4, int4, int4_exact_avx512, int4_avx512);
+  MOEBIUS_AMX_FORMAT(kFp8, fp8, fp8_avx512, fp8_avx2);
+  MOEBIUS_AMX_FORMAT(kInt8, int8, int8_exact_avx512, int8_avx2);
+  MOEBIUS_AMX_FORMAT(kInt4, int4, int4_exact_avx512, int4_avx512);
+#undef MOEBIUS_AMX_FORMAT
 #undef MOEBIUS_FORMAT
-#undef MOEBIUS_ROWS_AVX512
+#undef MOEBIUS_KERNELS
+#undef MOEBIUS_ROWS_WIDE
 #undef MOEBIUS_ROWS
   switch (format) {
     case Format::kF32:

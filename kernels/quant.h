@@ -78,7 +78,8 @@ struct Matrix {  // [rows, cols], non-owning
 // The scale of element (r, c); 1 for float formats.
 float matrix_scale(const Matrix& w, int64_t r, int64_t c);
 
-// Tokens as row kernels read them: float32 rows and, for integer formats, their int8 form.
+// Tokens as row kernels read them: float32 rows and, for integer formats, their int8 form; for BF16 and FP8,
+// where AMX multiplies, their parts (kernels/rows.h).
 struct Activations {
   const float* x = nullptr;  // [n, cols], rows ld apart
   int64_t ld = 0;
@@ -86,6 +87,8 @@ struct Activations {
   const int8_t* q = nullptr;     // [n, groups * 32], zero-padded; null: exact activations
   const float* scale = nullptr;  // [n, groups]
   const int32_t* sum = nullptr;  // [n, groups]: sum of q over each group
+  // Of the tokens of a call in their order, whatever numbers they have in x; null: none were made.
+  const uint16_t* parts = nullptr;
   int64_t groups() const { return (cols + kActivationGroup - 1) / kActivationGroup; }
 };
 

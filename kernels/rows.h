@@ -28,8 +28,8 @@ MOEBIUS_ROW_KERNELS(int4_avx2)
 
 #undef MOEBIUS_ROW_KERNELS
 
-// With AVX-512 VNNI; dequantised rows are the AVX2 kernels', but for int4. int8_exact, int4_exact: on activations that are
-// not rounded (their q is not looked at).
+// With AVX-512 VNNI; dequantised rows are the AVX2 kernels', but for int4. int8_exact, int4_exact: on
+// activations that are not rounded (their q is not looked at).
 #define MOEBIUS_ROW_KERNELS_AVX512(suffix)                                                  \
   void dot_rows_##suffix(const Matrix& w, int64_t begin, int64_t end, const Activations& x, \
                          const int32_t* tokens, int64_t n, float* y, int64_t ldy);          \
@@ -51,5 +51,30 @@ void dot_rows_int8_avx512(const Matrix& w, int64_t begin, int64_t end, const Act
                           const int32_t* tokens, int64_t n, float* y, int64_t ldy);
 void dot_rows_int4_avx512(const Matrix& w, int64_t begin, int64_t end, const Activations& x,
                           const int32_t* tokens, int64_t n, float* y, int64_t ldy);
+
+// With AMX, for BF16 and FP8 where the tokens have parts, for the others where there are several tokens.
+//
+// A float32 number is the sum of three BF16 numbers, whose eight bits each follow on one another (numbers
+// below 2^-110 lose some). Tiles multiply all three, and so are as exact as products in float32. Parts of n
+// tokens are [ceil(n / 16)][ceil(cols / 32)][3, the largest first][16 pairs of columns][16 tokens][2], of
+// columns and tokens that are not there 0.
+constexpr int64_t kPartTokens = 16, kPartColumns = 32, kParts = 3;
+inline int64_t parts_block(int64_t cols) {  // numbers of sixteen tokens
+  return (cols + kPartColumns - 1) / kPartColumns * kPartColumns * kPartTokens * kParts;
+}
+// The parts of up to sixteen tokens, rows x + tokens[i] * ld, or x + i * ld.
+void split_tokens_amx(const float* x, int64_t ld, const int32_t* tokens, int64_t n, int64_t cols,
+                      uint16_t* parts);
+// Whether dot_rows reads parts with a matrix.
+bool reads_parts_amx(const Matrix& w);
+
+void dot_rows_bf16_amx(const Matrix& w, int64_t begin, int64_t end, const Activations& x,
+                       const int32_t* tokens, int64_t n, float* y, int64_t ldy);
+void dot_rows_fp8_amx(const Matrix& w, int64_t begin, int64_t end, const Activations& x,
+                      const int32_t* tokens, int64_t n, float* y, int64_t ldy);
+void dot_rows_int8_amx(const Matrix& w, int64_t begin, int64_t end, const Activations& x,
+                       const int32_t* tokens, int64_t n, float* y, int64_t ldy);
+void dot_rows_int4_amx(const Matrix& w, int64_t begin, int64_t end, const Activations& x,
+                       const int32_t* tokens, int64_t n, float* y, int64_t ldy);
 
 }  // namespace moebius

@@ -103,7 +103,7 @@ TEST(Scratch, TheSameStepTakesTheSameMemoryAgain) {
 
 TEST(HostBackend, NamesItselfByItsOptions) {
   EXPECT_EQ(make_host_backend({.threads = 1, .isa = Isa::kScalar})->name(), "host (1 thread, scalar)");
-  for (const Isa most : {Isa::kAvx2, Isa::kAvx512}) {
+  for (const Isa most : {Isa::kAvx2, Isa::kAvx512, Isa::kAmx}) {
     const std::string used = isa_name(std::min(most, cpu_features().isa()));
     EXPECT_EQ(make_host_backend({.threads = 3, .isa = most})->name(), "host (3 threads, " + used + ")");
   }
@@ -122,7 +122,7 @@ TEST(HostBackend, AllocatesZeroedMemoryAndRefusesTheImpossible) {
 
 TEST(HostBackend, RunsWithEveryChoiceOfOptions) {
   std::vector<float> gate = {0.0f, 1.0f, -2.0f}, up = {1.0f, 2.0f, 3.0f};
-  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
+  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAmx}) {
     for (const int threads : {0, 1, 2}) {
       std::vector<float> y(3);
       const std::unique_ptr<Backend> host = make_host_backend({.threads = threads, .isa = isa});
@@ -164,7 +164,7 @@ TEST(Cpu, FeaturesAgreeWithTheCompilersProbe) {
   EXPECT_EQ(features.avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"));
   EXPECT_EQ(features.avx512, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"));
-  EXPECT_EQ(features.isa() == Isa::kAvx512, features.avx2 && features.avx512_vnni);
+  EXPECT_EQ(features.isa() >= Isa::kAvx512, features.avx2 && features.avx512_vnni);
   EXPECT_EQ(features.avx512_vnni, __builtin_cpu_supports("avx512vnni") != 0);
   EXPECT_EQ(features.describe().find("AVX2") != std::string::npos, features.avx2);
 #endif

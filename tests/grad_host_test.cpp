@@ -56,7 +56,7 @@ void test_candidates(std::span<const Candidate<Args>> candidates, const Args& ar
   const auto want = run(candidates.back(), plain);
   ASSERT_GE(candidates.size(), 2u);
   for (const Candidate<Args>& candidate : candidates.first(candidates.size() - 1)) {
-    for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
+    for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAmx}) {
       if (isa > cpu_features().isa()) continue;
       const bool slices = std::string_view(candidate.name).ends_with("_rows") ||
                           std::string_view(candidate.name).ends_with("_columns");

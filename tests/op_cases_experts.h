@@ -135,6 +135,8 @@ inline void expert_ffn_cases(Mode mode, const Add<ExpertFfnArgs>& add) {
       at({f, f, 6, 2, 3, 33, 40, 0.2, true, exact, 3});
       at({f, f, 150, 2, 3, 70, 40, 0.1, false, exact, 4});
       at({f, f, 40, 3, 5, 70, 40, 0.1, false, exact, 0, true});
+      at({f, f, 90, 2, 4, 160, 128, 0.2, true, exact});       // whole tiles of AMX, but FP8's gate and up
+      at({f, f, 150, 1, 1, 128, 256, 0.1, false, exact, 3});  // and several passes of tokens
     }
   }
   if (mode == Mode::kPerf) return;

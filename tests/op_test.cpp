@@ -43,7 +43,7 @@ struct Op {
   void (*cases)(Mode, const Add<Args>&);
 };
 
-constexpr Isa kIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvx512};
+constexpr Isa kIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAmx};
 
 struct TestContext : HostContext {
   TestContext(Isa most, int thread_count, bool exact, CpuGemm who = CpuGemm::kAuto)
@@ -293,6 +293,7 @@ int main_of(const Options& options) {
 #undef X
   if (options.mode != "test") return 0;
   if (cpu_features().isa() < Isa::kAvx512) fmt::print("kernels for AVX-512: skipped (no AVX-512 VNNI)\n");
+  if (cpu_features().isa() < Isa::kAmx) fmt::print("kernels for AMX: skipped (no AMX)\n");
   fmt::print("{} passed, {} failed\n", total.passed, total.failed);
   return total.failed > 0 || total.passed == 0;
 }

@@ -324,7 +324,7 @@ TEST(Quant, SizesAndNames) {
   EXPECT_EQ(w.w.describe(), "int4[3, 72]");
   for (Format format : kAllFormats) {
     EXPECT_EQ(&best_kernels(format, Isa::kScalar), &format_kernels(format).back());
-    for (const Isa most : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512})
+    for (const Isa most : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAmx})
       EXPECT_LE(best_kernels(format, most).isa, most);
   }
 }

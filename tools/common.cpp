@@ -77,9 +77,10 @@ void add_engine_options(CLI::App& app, EngineOptions& options) {
   add_choice<CpuGemm>(app, "--cpu-gemm", options.gemm,
                       {{"auto", CpuGemm::kAuto}, {"onednn", CpuGemm::kOneDnn}, {"own", CpuGemm::kOwn}},
                       "who multiplies large batches on the CPU (default auto)");
-  add_choice<Isa>(app, "--isa", options.isa,
-                  {{"auto", Isa::kAvx512}, {"avx2", Isa::kAvx2}, {"scalar", Isa::kScalar}},
-                  "the most the CPU's kernels may use, for comparison (default auto: all the processor has)");
+  add_choice<Isa>(
+      app, "--isa", options.isa,
+      {{"auto", Isa::kAmx}, {"avx512", Isa::kAvx512}, {"avx2", Isa::kAvx2}, {"scalar", Isa::kScalar}},
+      "the most the CPU's kernels may use, for comparison (default auto: all the processor has)");
   add_device_options(app, options);
   app.add_option(
          "--skip-threshold", options.skip_threshold,

@@ -1,6 +1,8 @@
 // What the processor and the operating system offer. Asked by CPUID rather than by a compiler's builtin,
 // whose list of names differs between compilers.
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <fstream>
@@ -17,6 +19,18 @@
 #include "kernels/backend.h"
 
 namespace moebius {
+
+namespace {
+
+#if defined(__x86_64__)
+// Linux gives a process room for what tiles hold, 8 KB a thread, when it asks for it.
+bool may_use_tiles() {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
+
+}  // namespace
 
 CpuFeatures cpu_features() {
   CpuFeatures features;
@@ -35,19 +49,22 @@ CpuFeatures cpu_features() {
   constexpr unsigned kAvx512 = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);  // F, DQ, BW, VL
   features.avx512 = zmm && (leaf7_b & kAvx512) == kAvx512;
   features.avx512_vnni = features.avx512 && (leaf7_c & (1u << 11));
-  features.amx_int8 = tiles && (leaf7_d & (1u << 25));
+  features.avx512_vbmi = features.avx512 && (leaf7_c & (1u << 1));
   if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) features.avx512_bf16 = features.avx512 && (a & (1u << 5));
+  constexpr unsigned kAmx = (1u << 22) | (1u << 24) | (1u << 25);  // BF16, tiles, INT8
+  features.amx = tiles && (leaf7_d & kAmx) == kAmx && may_use_tiles();
 #endif
   return features;
 }
 
 Isa CpuFeatures::isa() const {
   if (!avx2) return Isa::kScalar;
-  return avx512_vnni ? Isa::kAvx512 : Isa::kAvx2;
+  if (!avx512_vnni) return Isa::kAvx2;
+  return avx512_bf16 && avx512_vbmi && amx ? Isa::kAmx : Isa::kAvx512;
 }
 
 const char* isa_name(Isa isa) {
-  static constexpr const char* kNames[] = {"scalar", "AVX2", "AVX-512"};
+  static constexpr const char* kNames[] = {"scalar", "AVX2", "AVX-512", "AMX"};
   return kNames[static_cast<int>(isa)];
 }
 
@@ -62,7 +79,7 @@ std::string CpuFeatures::describe() const {
   add(avx512, "AVX-512");
   add(avx512_vnni, "VNNI");
   add(avx512_bf16, "BF16");
-  add(amx_int8, "AMX-INT8");
+  add(amx, "AMX");
   return text.empty() ? "no vector extensions this program uses" : text;
 }
 

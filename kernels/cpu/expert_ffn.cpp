@@ -8,13 +8,14 @@
 
 #include "kernels/cpu/adapter.h"
 #include "kernels/cpu/expert_products.h"
+#include "kernels/rows.h"
 
 namespace moebius {
 namespace {
 
 struct Group : ExpertGroup {
   Blocks up_blocks, down_blocks;
-  int64_t up_task, down_task;  // of the first block
+  int64_t up_task, down_task, part_task;  // of the first block
   Activations x, h;
   Adapter gate, up, down;
 };
@@ -37,12 +38,13 @@ void up_block(const Sorted& sorted, const Group& group, int64_t block, float* h,
                 end = std::min(begin + group.up_blocks.rows, e.gate.rows);
   const int64_t rows = end - begin;
   Tile gate, up;
-  const int64_t some = tokens_at_once(group.n);
+  const int64_t some = tokens_at_once(group.n, context);
   for (int64_t first = 0; first < group.n; first += some) {
     const int64_t count = std::min(some, group.n - first);
     const int32_t* tokens = sorted.token + group.first + first;
-    context.kernels(e.gate.format).dot_rows(e.gate, begin, end, group.x, tokens, count, gate.values, rows);
-    context.kernels(e.up.format).dot_rows(e.up, begin, end, group.x, tokens, count, up.values, rows);
+    const Activations x = parts_from(group.x, first);
+    context.kernels(e.gate.format).dot_rows(e.gate, begin, end, x, tokens, count, gate.values, rows);
+    context.kernels(e.up.format).dot_rows(e.up, begin, end, x, tokens, count, up.values, rows);
     add_adapter(group.gate, begin, end, first, count, gate.values, context);
     add_adapter(group.up, begin, end, first, count, up.values, context);
     for (int64_t i = 0; i < count; ++i)
@@ -56,7 +58,7 @@ void down_block(const Sorted& sorted, const Group& group, int64_t block, const H
   const int64_t begin = block * group.down_blocks.rows,
                 end = std::min(begin + group.down_blocks.rows, w.rows), rows = end - begin;
   Tile tile;
-  const int64_t some = tokens_at_once(group.n);
+  const int64_t some = tokens_at_once(group.n, context);
   for (int64_t first = 0; first < group.n; first += some) {
     const int64_t count = std::min(some, group.n - first);
     context.kernels(w.format).dot_rows(w, begin, end, tokens_from(group.h, first), nullptr, count,
@@ -99,6 +101,28 @@ void round_h(const Sorted& sorted, Group* groups, int64_t count, const float* h,
       round_tokens(group->h, 0, group->n, q + at * kActivationGroup, scale + at, sum + at, context);
       group->h.q = q + at * kActivationGroup, group->h.scale = scale + at, group->h.sum = sum + at;
     }
+  });
+}
+
+// The parts of every group's tokens, or of its h, where these meet gate and up, or down, in parts.
+void fill_parts(const Sorted& sorted, Group* groups, int64_t count, bool down, HostContext& context) {
+  int64_t tasks = 0;
+  for (Group* group = groups; group < groups + count; ++group) {
+    const ExpertWeights& e = *group->expert;
+    group->part_task = tasks;
+    if (!goes_by_parts(down ? e.down : e.gate, group->n, context) &&
+        (down || !goes_by_parts(e.up, group->n, context)))
+      continue;
+    (down ? group->h : group->x).parts = take_parts(down ? e.down : e.gate, group->n, context.scratch);
+    tasks += (group->n + kPartTokens - 1) / kPartTokens;
+  }
+  parallel_for(context.pool, tasks, 1, [&](int64_t task, int64_t) {
+    const Group& group = group_of(groups, count, task, [](const Group& g) { return g.part_task; });
+    const int64_t first = (task - group.part_task) * kPartTokens, n = std::min(kPartTokens, group.n - first);
+    const Activations& x = down ? group.h : group.x;
+    uint16_t* parts = const_cast<uint16_t*>(x.parts) + first / kPartTokens * parts_block(x.cols);
+    if (down) return split_tokens_amx(x.x + first * x.ld, x.ld, nullptr, n, x.cols, parts);
+    split_tokens_amx(x.x, x.ld, sorted.token + group.first + first, n, x.cols, parts);
   });
 }
 
@@ -155,6 +179,7 @@ void run_by_rows(const ExpertFfnArgs& args, const SortedSlots& slots, std::vecto
   }
   const Activations x = prepare_tokens(*rounds, args.x.f32(), args.x.shape[0], args.x.stride[0], context);
   for (int64_t i = 0; i < count; ++i) groups[i].x = x;
+  fill_parts(sorted, groups, count, false, context);
   fill_adapters(sorted, groups, count, false, context);
   float* h = context.scratch.take<float>(sorted.pairs * sorted.widest);
   parallel_for(context.pool, up_tasks, 1, [&](int64_t task, int64_t) {
@@ -162,6 +187,7 @@ void run_by_rows(const ExpertFfnArgs& args, const SortedSlots& slots, std::vecto
     up_block(sorted, group, task - group.up_task, h, context);
   });
   round_h(sorted, groups, count, h, context);
+  fill_parts(sorted, groups, count, true, context);
   fill_adapters(sorted, groups, count, true, context);
   parallel_for(context.pool, down_tasks, 1, [&](int64_t task, int64_t) {
     const Group& group = group_of(groups, count, task, [](const Group& g) { return g.down_task; });
@@ -180,7 +206,7 @@ void run(const ExpertFfnArgs& args, bool products, HostContext& context) {
     if (products && goes_by_products(group, context))
       many.push_back(group);
     else
-      few.push_back({group, {}, {}, 0, 0, {}, {}, {}, {}, {}});
+      few.push_back({group, {}, {}, 0, 0, 0, {}, {}, {}, {}, {}});
   }
   if (!many.empty()) run_by_products(args, slots, many, context);
   if (!few.empty()) run_by_rows(args, slots, few, context);

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "kernels/cpu/adapter.h"
+#include "kernels/rows.h"
 
 namespace moebius {
 namespace {
@@ -35,13 +36,26 @@ void finish_rows(const LinearArgs& args, int64_t token, int64_t begin, int64_t e
   }
 }
 
+Activations with_parts(const Activations& x, const Matrix& w, int64_t n, HostContext& context) {
+  if (!goes_by_parts(w, n, context)) return x;
+  uint16_t* parts = take_parts(w, n, context.scratch);
+  parallel_for(context.pool, n, kPartTokens, [&](int64_t begin, int64_t end) {
+    split_tokens_amx(x.x + begin * x.ld, x.ld, nullptr, end - begin, x.cols,
+                     parts + begin / kPartTokens * parts_block(x.cols));
+  });
+  Activations both = x;
+  both.parts = parts;
+  return both;
+}
+
 void linear_rows(const LinearArgs& args, HostContext& context) {
   const Matrix& w = args.w;
   const int64_t n = args.x.shape[0];
-  const Activations x = prepare_tokens(w, args.x.f32(), n, args.x.stride[0], context);
+  const Activations x =
+      with_parts(prepare_tokens(w, args.x.f32(), n, args.x.stride[0], context), w, n, context);
   const Adapter adapter = prepare_adapter(w, x, n, context);
   const FormatKernels& kernels = context.kernels(w.format);
-  const int64_t some = tokens_at_once(n);
+  const int64_t some = tokens_at_once(n, context);
   parallel_for(context.pool, w.rows, blocks_of(w, n, context).rows, [&](int64_t begin, int64_t end) {
     Tile tile;
     for (int64_t first = 0; first < n; first += some) {
@@ -62,7 +76,7 @@ void add_adapter_rows(const AddAdapterArgs& args, HostContext& context) {
   Activations x;
   x.x = args.x.f32(), x.ld = args.x.stride[0], x.cols = w.cols;
   const Adapter adapter = prepare_adapter(w, x, n, context);
-  const int64_t some = tokens_at_once(n);
+  const int64_t some = tokens_at_once(n, context);
   parallel_for(context.pool, rows, blocks_of(adapter.b, n, context).rows, [&](int64_t begin, int64_t end) {
     for (int64_t first = 0; first < n; first += some) {
       const int64_t count = std::min(some, n - first);

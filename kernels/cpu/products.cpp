@@ -3,6 +3,7 @@
 #include "kernels/cpu/onednn.h"
 #include "kernels/cpu/vector_ops.h"
 #include "kernels/cpu/workers.h"
+#include "kernels/rows.h"
 
 namespace moebius {
 namespace {
@@ -15,6 +16,9 @@ constexpr int64_t kBlockTokens = 256;       // of a task, where panels are few
 constexpr int64_t kWholeNumbers = 1 << 20;  // of a matrix that is dequantised at once
 constexpr int64_t kCopyRows = 16;
 constexpr int64_t kPanelTokens = 64;  // measured: panels win from 32 (f32) to 64 (bf16) tokens on
+constexpr int64_t kFewParts = 6;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
@@ -49,8 +53,22 @@ Activations prepare_tokens(const Matrix& w, const float* x, int64_t n, int64_t l
   return tokens;
 }
 
-Activations tokens_from(const Activations& x, int64_t first) {
+bool goes_by_parts(const Matrix& w, int64_t n, const HostContext& context) {
+  return context.isa >= Isa::kAmx && context.gemm != CpuGemm::kOneDnn && n >= kFewParts && reads_parts_amx(w);
+}
+
+uint16_t* take_parts(const Matrix& w, int64_t n, Scratch& scratch) {
+  return scratch.take<uint16_t>(ceil_div(n, kPartTokens) * parts_block(w.cols));
+}
+
+Activations parts_from(const Activations& x, int64_t first) {
   Activations rest = x;
+  if (x.parts) rest.parts += first / kPartTokens * parts_block(x.cols);
+  return rest;
+}
+
+Activations tokens_from(const Activations& x, int64_t first) {
+  Activations rest = parts_from(x, first);
   rest.x += first * x.ld;
   if (!x.q) return rest;
   rest.q += first * x.groups() * kActivationGroup;
@@ -61,7 +79,7 @@ Activations tokens_from(const Activations& x, int64_t first) {
 
 Blocks blocks_of(const Matrix& w, int64_t n, const HostContext& context) {
   constexpr int64_t kRows = 16;  // that kernels take at once, but for many tokens
-  const int64_t threads = context.pool.threads(), fits = Tile::kValues / tokens_at_once(n);
+  const int64_t threads = context.pool.threads(), fits = Tile::kValues / tokens_at_once(n, context);
   const int64_t rows = std::clamp<int64_t>(kBlockBytes / std::max<int64_t>(1, w.row_bytes()) / kRows * kRows,
                                            kRows, fits / kRows * kRows);
   const int64_t each = (w.rows + threads * rows - 1) / (threads * rows);  // blocks for every thread
@@ -83,12 +101,11 @@ const char* declines_panels(const Matrix& w, int64_t n, const HostContext& conte
   if (is_integer(w.format) && !exact_activations(context))
     return "integer formats multiply rounded activations";
   if (w.rows == 0 || w.cols == 0) return "an empty matrix";
+  if (goes_by_parts(w, n, context)) return "tiles of our own are faster";
   return declines_panels(n, context);
 }
 
 namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Rows of w in float32 at values, [rows, cols]: blocks of rows, and of tokens where there are few of these.
 void multiply_blocks(const float* values, int64_t rows, int64_t cols, const float* x, int64_t ldx, int64_t n,

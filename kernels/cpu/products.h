@@ -25,15 +25,22 @@ Activations prepare_tokens(const Matrix& w, const float* x, int64_t n, int64_t l
 void round_tokens(const Activations& x, int64_t begin, int64_t end, int8_t* q, float* scale, int32_t* sum,
                   const HostContext& context);
 
-// Tokens from `first` on.
+// Whether n tokens meet w in parts (kernels/rows.h), and memory for these from the scratch.
+bool goes_by_parts(const Matrix& w, int64_t n, const HostContext& context);
+uint16_t* take_parts(const Matrix& w, int64_t n, Scratch& scratch);
+
+// Tokens from `first` on; with parts only, for who names them by numbers; `first` a multiple of 16 if there
+// are parts.
 Activations tokens_from(const Activations& x, int64_t first);
+Activations parts_from(const Activations& x, int64_t first);
 
 // Tokens by rows of a block, in the order the kernels write them. n tokens go so many at a time: as evenly as
-// they fall into no more than kTileTokens.
-inline constexpr int64_t kTileTokens = 32;
-inline int64_t tokens_at_once(int64_t n) {
-  const int64_t times = (n + kTileTokens - 1) / kTileTokens;
-  return n > 0 ? (n + times - 1) / times : kTileTokens;
+// they fall into no more than 32, or with AMX into sixteens and no more than 64.
+inline int64_t tokens_at_once(int64_t n, const HostContext& context) {
+  const bool tiles = context.isa >= Isa::kAmx;
+  const int64_t most = tiles ? 64 : 32, unit = tiles ? 16 : 1;
+  const int64_t times = (n + most - 1) / most;
+  return n > 0 ? ((n + times - 1) / times + unit - 1) / unit * unit : most;
 }
 struct Tile {
   static constexpr int64_t kValues = 8192;

@@ -24,7 +24,7 @@ namespace moebius {
 namespace {
 
 // Without it GCC keeps arrays of registers in memory.
-#define MOEBIUS_UNROLL _Pragma("GCC unroll 8")
+#define MOEBIUS_UNROLL _Pragma("GCC unroll 16")
 
 static inline float sum_lanes(__m256 v) {
   __m128 sum = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));

@@ -79,7 +79,7 @@ struct Int4 {
 // Each token in the form that it takes alone, so that its bits do not depend on its company.
 template <int T>
 void dot_fp8_tokens(const Rows& w, int64_t begin, int64_t end, const float* const* x, float* const* y) {
-  if (can_move(w) && dot_moved_tokens<T>(w, begin, end, x, y)) return;
+  if (can_move(w) && dot_moved_tokens<MovedBits, T>(w, begin, end, x, y)) return;
   if (T == 1 || !can_move(w)) return dot_wide_tokens<Fp8, T>(w, begin, end, x, y);
   for (int t = 0; t < T; ++t) dot_fp8_tokens<1>(w, begin, end, x + t, y + t);
 }
