@@ -275,10 +275,24 @@ void attention_rounded(const AttentionArgs& args, HostContext& context) {
   attention_tiled(args, kernels, context);
 }
 
+const char* declines_tiles(const AttentionArgs& args, const HostContext& context) {
+  if (context.isa < Isa::kAmx) return "needs AMX";
+  if (args.k_dim % 32 != 0 || args.v_dim % 32 != 0) return "columns that fill no tiles";
+  return declines_rounded(args, context);
+}
+
+void attention_by_tiles(const AttentionArgs& args, HostContext& context) {
+  TileKernels kernels = kTileAvx512;
+  kernels.dots_bf16 = dots_rounded_amx, kernels.accumulate_bf16 = accumulate_rounded_amx;
+  kernels.values_together = 32;
+  attention_tiled(args, kernels, context);
+}
+
 }  // namespace
 
 std::span<const Candidate<AttentionArgs>> host_attention() {
   static constexpr Candidate<AttentionArgs> kCandidates[] = {
+      {"attention_bf16_amx", declines_tiles, attention_by_tiles},
       {"attention_bf16_avx512", declines_rounded, attention_rounded},
       {"attention_f32_avx512", needs_avx512<AttentionArgs>,
        [](const AttentionArgs& args, HostContext& context) { attention_tiled(args, kTileAvx512, context); }},

@@ -52,7 +52,7 @@ void split_tokens_amx(const float* x, int64_t ld, const int32_t* tokens, int64_t
     for (int p = 0; p < kParts; ++p)
       for (int64_t pair = 0; pair < kPartColumns / 2; pair += 4) {
         __m512i words[4];
-        gather_wide(reinterpret_cast<const uint8_t*>(rows[p][0] + 2 * pair), kTileBytes, words);
+        gather_wide(reinterpret_cast<const uint8_t*>(rows[p][0] + 2 * pair), kAmxBytes, words);
         for (int i = 0; i < 4; ++i, parts += 2 * kPartTokens) _mm512_storeu_si512(parts, words[i]);
       }
   }

@@ -52,7 +52,7 @@ struct Fp8 {
           _mm512_store_si512(copy[i] + 2 * (c - begin) + kLine, last);
         }
     }
-    alignas(64) uint8_t copy[2 * kTileRows][kStride];
+    alignas(64) uint8_t copy[2 * kAmxRows][kStride];
     const uint8_t* rows = copy[0];
     static constexpr int64_t stride = kStride;
   };

@@ -43,8 +43,8 @@ struct Int8 {
 
 // Groups [first, last) of n tokens, group by group.
 struct Slice {
-  alignas(64) int8_t q[kMostTokens / kTileRows][kSliceGroups][kTileRows][kActivationGroup];
-  float scale[kMostTokens / kTileRows][kSliceGroups][kTileRows];
+  alignas(64) int8_t q[kMostTokens / kAmxRows][kSliceGroups][kAmxRows][kActivationGroup];
+  float scale[kMostTokens / kAmxRows][kSliceGroups][kAmxRows];
   int64_t n, first, last;
 
   template <class F>
@@ -53,18 +53,18 @@ struct Slice {
     for (int64_t t = 0; t < n; ++t) {
       const int64_t at = token[t] * groups + first;
       for (int64_t g = 0; g < last - first; ++g) {
-        F::arrange(x.q + (at + g) * kActivationGroup, q[t / kTileRows][g][t % kTileRows]);
-        scale[t / kTileRows][g][t % kTileRows] = x.scale[at + g];
+        F::arrange(x.q + (at + g) * kActivationGroup, q[t / kAmxRows][g][t % kAmxRows]);
+        scale[t / kAmxRows][g][t % kAmxRows] = x.scale[at + g];
       }
     }
   }
 };
 
 // Sixteen rows of some groups: line j holds columns 4j .. 4j + 3 of each, or what arrange puts there.
-using Unpacked = int8_t[kUnpackedGroups][8][kTileBytes];
+using Unpacked = int8_t[kUnpackedGroups][8][kAmxBytes];
 
 template <class F>
-static inline void unpack_group(const uint8_t* at, int64_t stride, int8_t (*lines)[kTileBytes]) {
+static inline void unpack_group(const uint8_t* at, int64_t stride, int8_t (*lines)[kAmxBytes]) {
   __m512i words[F::kGroupBytes / 4], values[8];
   for (int64_t i = 0; i < F::kGroupBytes; i += 16) gather_wide(at + i, stride, words + i / 4);
   F::unpack(words, values);
@@ -79,12 +79,12 @@ static void unpack_rows(const Rows& w, int64_t r, int64_t first, int64_t last, U
   int64_t g = first;
   for (; g < whole; ++g, at += F::kGroupBytes) {
     if ((g * F::kGroupBytes) % kLine == 0)
-      for (int i = 0; i < kTileRows; ++i) prefetch(at + (kTileRows + i) * w.bytes);
+      for (int i = 0; i < kAmxRows; ++i) prefetch(at + (kAmxRows + i) * w.bytes);
     unpack_group<F>(at, w.bytes, lines[g - first]);
   }
   if (g == last) return;
-  uint8_t padded[kTileRows][F::kGroupBytes] = {};  // the rows end within this group
-  for (int i = 0; i < kTileRows; ++i)
+  uint8_t padded[kAmxRows][F::kGroupBytes] = {};  // the rows end within this group
+  for (int i = 0; i < kAmxRows; ++i)
     std::memcpy(padded[i], at + i * w.bytes, static_cast<size_t>(w.bytes - g * F::kGroupBytes));
   unpack_group<F>(padded[0], F::kGroupBytes, lines[g - first]);
 }
@@ -93,22 +93,22 @@ static void unpack_rows(const Rows& w, int64_t r, int64_t first, int64_t last, U
 constexpr int kSums = 0, kTokens16 = 1, kRows16 = 2, kLastSums = 3, kLastTokens = 4;
 
 static TileShapes shapes_for(int64_t tokens) {
-  const int64_t last = tokens % kTileRows;
+  const int64_t last = tokens % kAmxRows;
   return TileShapes({{16, 64}, {16, 32}, {8, 64}, {last, last ? 64 : 0}, {last, last ? 32 : 0}, {}, {}, {}});
 }
 
 // y[i] += groups [first, last) of the slice for T tokens from t on; y holds nothing yet if `fresh`.
 template <int T>
 static void add_groups(const Slice& x, int64_t t, int64_t first, int64_t last, const Unpacked& lines,
-                       const float (*scales)[kTileRows], bool fresh, float* y, int64_t ldy) {
+                       const float (*scales)[kAmxRows], bool fresh, float* y, int64_t ldy) {
   constexpr int kC = T < 16 ? kLastSums : kSums, kA = T < 16 ? kLastTokens : kTokens16;
   alignas(64) int32_t sums[kUnpackedGroups][T][16];
   for (int64_t g = first; g < last; ++g) {
     zero_tile<kC>();
-    load_tile<kA>(x.q[t / kTileRows][g], kActivationGroup);
-    load_tile<kRows16>(lines[g - first], kTileBytes);
+    load_tile<kA>(x.q[t / kAmxRows][g], kActivationGroup);
+    load_tile<kRows16>(lines[g - first], kAmxBytes);
     add_int8_product<kC, kA, kRows16>();
-    store_tile<kC>(sums[g - first], kTileBytes);
+    store_tile<kC>(sums[g - first], kAmxBytes);
   }
   __m512 total[T];
   MOEBIUS_UNROLL
@@ -117,7 +117,7 @@ static void add_groups(const Slice& x, int64_t t, int64_t first, int64_t last, c
     const __m512 w_scale = _mm512_load_ps(scales[g]);
     MOEBIUS_UNROLL
     for (int i = 0; i < T; ++i) {
-      const __m512 scale = _mm512_mul_ps(w_scale, _mm512_set1_ps(x.scale[t / kTileRows][g][i]));
+      const __m512 scale = _mm512_mul_ps(w_scale, _mm512_set1_ps(x.scale[t / kAmxRows][g][i]));
       const __m512 sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums[g - first][i]));
       total[i] = _mm512_fmadd_ps(sum, scale, total[i]);
     }
@@ -135,17 +135,17 @@ constexpr AddGroups kAddGroups[] = {
 // The slice's part of rows r .. r + 15, for all its tokens.
 template <class F>
 static void dot_sixteen_rows(const Rows& w, int64_t r, const Slice& x, float* y, int64_t ldy) {
-  alignas(64) float scales[kSliceGroups][kTileRows];
-  for (int eight = 0; eight < kTileRows; eight += 8)
-    spread_scales(w, eight_rows(w, r + eight, false), x.first, x.last, scales[0] + eight, kTileRows);
+  alignas(64) float scales[kSliceGroups][kAmxRows];
+  for (int eight = 0; eight < kAmxRows; eight += 8)
+    spread_scales(w, eight_rows(w, r + eight, false), x.first, x.last, scales[0] + eight, kAmxRows);
   const int64_t count = x.last - x.first;
   for (int64_t g = 0; g < count; g += kUnpackedGroups) {
     const int64_t end = std::min(count, g + kUnpackedGroups);
     alignas(64) Unpacked lines;
     unpack_rows<F>(w, r, x.first + g, x.first + end, lines);
-    for (int64_t t = 0; t < x.n; t += kTileRows)
-      kAddGroups[std::min(kTileRows, x.n - t)](x, t, g, end, lines, scales, x.first + g == 0, y + t * ldy,
-                                               ldy);
+    for (int64_t t = 0; t < x.n; t += kAmxRows)
+      kAddGroups[std::min(kAmxRows, x.n - t)](x, t, g, end, lines, scales, x.first + g == 0, y + t * ldy,
+                                              ldy);
   }
 }
 
@@ -163,7 +163,7 @@ static void dot_by_tiles(const Rows& w, int64_t begin, int64_t end, const Activa
     for (slice.first = 0; slice.first < groups; slice.first = slice.last) {
       slice.last = std::min(groups, slice.first + kSliceGroups);
       slice.fill<F>(x, token);
-      for (int64_t r = begin; r < end; r += kTileRows)
+      for (int64_t r = begin; r < end; r += kAmxRows)
         dot_sixteen_rows<F>(w, r, slice, y + i * ldy + (r - begin), ldy);
     }
   }
@@ -174,7 +174,7 @@ static void dot_rows_by_tiles(const Matrix& matrix, int64_t begin, int64_t end, 
                               const int32_t* tokens, int64_t n, float* y, int64_t ldy,
                               decltype(FormatKernels::dot_rows) others) {
   const bool by_tiles = x.q && n >= kFewestTokens && matrix.cols > 0;
-  const int64_t whole = by_tiles ? begin + (end - begin) / kTileRows * kTileRows : begin;
+  const int64_t whole = by_tiles ? begin + (end - begin) / kAmxRows * kAmxRows : begin;
   if (whole > begin) dot_by_tiles<F>(Rows(matrix), begin, whole, x, tokens, n, y, ldy);
   if (whole < end) others(matrix, whole, end, x, tokens, n, y + (whole - begin), ldy);
 }

@@ -75,8 +75,9 @@ void attend_rows(const TileKernels& kernels, AttendRow* rows, int64_t n_rows, fl
   float* acc[kTileRows] = {};
   float keep[kTileRows] = {};
   const auto seen = [&](int64_t r) { return std::clamp<int64_t>(rows[r].visible - begin, 0, count); };
-  // Even where there is more: some kernels take values by twos, from the first that a row sees on.
-  const int64_t common = seen(0) == seen(n_rows - 1) ? seen(0) : seen(0) / 2 * 2;
+  // Where there is more, as many as kernels take together, from the first that a row sees on.
+  const int64_t together = kernels.values_together;
+  const int64_t common = seen(0) == seen(n_rows - 1) ? seen(0) : seen(0) / together * together;
   for (int64_t r = 0; r < n_rows; ++r) {
     acc[r] = rows[r].acc;
     if (seen(r) > 0)

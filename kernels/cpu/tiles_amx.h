@@ -12,7 +12,7 @@
 namespace moebius {
 namespace {
 
-constexpr int64_t kTileRows = 16, kTileBytes = 64;  // of a whole tile; bytes of a row
+constexpr int64_t kAmxRows = 16, kAmxBytes = 64;  // of a whole tile; bytes of a row
 
 // The shapes of the eight tiles, for the thread that makes it, until it ends.
 class TileShapes {
