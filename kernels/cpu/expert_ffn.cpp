@@ -8,6 +8,7 @@
 
 #include "kernels/cpu/adapter.h"
 #include "kernels/cpu/expert_products.h"
+#include "kernels/cpu/swiglu.h"
 #include "kernels/rows.h"
 
 namespace moebius {
@@ -27,6 +28,7 @@ struct Sorted {  // all slots in use, by expert, then by token
   int64_t widest = 0;
 };
 
+// Of integer formats, whose bits are those of the reference.
 void swiglu(const float* gate, const float* up, int64_t n, float* h) {
   for (int64_t i = 0; i < n; ++i) h[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
 }
@@ -47,9 +49,13 @@ void up_block(const Sorted& sorted, const Group& group, int64_t block, float* h,
     context.kernels(e.up.format).dot_rows(e.up, begin, end, x, tokens, count, up.values, rows);
     add_adapter(group.gate, begin, end, first, count, gate.values, context);
     add_adapter(group.up, begin, end, first, count, up.values, context);
-    for (int64_t i = 0; i < count; ++i)
-      swiglu(gate.values + i * rows, up.values + i * rows, rows,
-             h + (group.first + first + i) * sorted.widest + begin);
+    for (int64_t i = 0; i < count; ++i) {
+      float* to = h + (group.first + first + i) * sorted.widest + begin;
+      if (is_integer(e.down.format))
+        swiglu(gate.values + i * rows, up.values + i * rows, rows, to);
+      else
+        swiglu_row(gate.values + i * rows, up.values + i * rows, rows, to, context.avx2());
+    }
   }
 }
 

@@ -10,6 +10,8 @@ namespace {
 
 constexpr int64_t kTaskBytes = 131072;
 constexpr int64_t kBlockBytes = 131072;
+constexpr int64_t kPartsBlockBytes =
+    524288;  // parts take three times what their tokens do: they come less often
 constexpr int64_t kPanelRows = 128;
 constexpr int64_t kManyPanels = 16;         // give every thread enough to do
 constexpr int64_t kBlockTokens = 256;       // of a task, where panels are few
@@ -80,8 +82,9 @@ Activations tokens_from(const Activations& x, int64_t first) {
 Blocks blocks_of(const Matrix& w, int64_t n, const HostContext& context) {
   constexpr int64_t kRows = 16;  // that kernels take at once, but for many tokens
   const int64_t threads = context.pool.threads(), fits = Tile::kValues / tokens_at_once(n, context);
-  const int64_t rows = std::clamp<int64_t>(kBlockBytes / std::max<int64_t>(1, w.row_bytes()) / kRows * kRows,
-                                           kRows, fits / kRows * kRows);
+  const int64_t bytes = goes_by_parts(w, n, context) && n > 64 ? kPartsBlockBytes : kBlockBytes;
+  const int64_t rows = std::clamp<int64_t>(bytes / std::max<int64_t>(1, w.row_bytes()) / kRows * kRows, kRows,
+                                           fits / kRows * kRows);
   const int64_t each = (w.rows + threads * rows - 1) / (threads * rows);  // blocks for every thread
   Blocks blocks;
   blocks.rows = (w.rows + each * threads - 1) / std::max<int64_t>(1, each * threads);
