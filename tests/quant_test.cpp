@@ -15,6 +15,7 @@
 #include "kernels/cpu/products.h"
 #include "kernels/cpu/vector_ops.h"
 #include "kernels/half.h"
+#include "kernels/rows.h"
 #include "tests/random_matrix.h"
 
 namespace moebius::test {
@@ -485,6 +486,65 @@ TEST(Quant, Fp8RowsTakeNumbersOfAnyRange) {
     kernels->dot_rows(owned.w, 0, 20, x.exact, nullptr, 7, y.data(), 20);
     for (size_t i = 0; i < y.size(); ++i)
       EXPECT_EQ(std::isfinite(y[i]), std::isfinite(want[i])) << kernels->name << " " << i;
+  }
+}
+
+// Parts as kernels/rows.h lays them out, of tokens that are named out of order.
+TEST(Parts, AddUpToTheirNumber) {
+  if (cpu_features().isa() < Isa::kAmx) GTEST_SKIP() << "no AMX";
+  std::mt19937 random(17);
+  constexpr int64_t kTokens = 9, kCols = 70;
+  std::vector<float> x(kTokens * kCols);
+  for (float& value : x) {
+    const int exponent = static_cast<int>(random() % 230) - 105;
+    value = std::ldexp(static_cast<float>(static_cast<int>(random())) / 0x1p31f, exponent);
+  }
+  x[3] = 0, x[71] = std::numeric_limits<float>::max(), x[500] = -std::numeric_limits<float>::infinity();
+  x[141] = std::numeric_limits<float>::quiet_NaN();
+  std::vector<int32_t> tokens(kTokens);
+  std::iota(tokens.rbegin(), tokens.rend(), 0);
+  std::vector<uint16_t> parts(static_cast<size_t>(parts_block(kCols)));
+  split_tokens_amx(x.data(), kCols, tokens.data(), kTokens, kCols, parts.data());
+  for (int64_t i = 0; i < kPartTokens; ++i) {
+    for (int64_t c = 0; c < 96; ++c) {
+      double sum = 0;
+      for (int64_t p = 0; p < kParts; ++p)
+        sum += static_cast<double>(bf16_to_f32(parts[static_cast<size_t>(
+            (((c / 32 * kParts + p) * 16 + c % 32 / 2) * kPartTokens + i) * 2 + c % 2)]));
+      const bool there = i < kTokens && c < kCols;
+      const float want = there ? x[static_cast<size_t>((kTokens - 1 - i) * kCols + c)] : 0;
+      EXPECT_EQ(std::isnan(sum), std::isnan(want)) << i << " " << c;
+      if (!std::isnan(want)) {
+        EXPECT_EQ(sum, static_cast<double>(want)) << i << " " << c;
+      }
+    }
+  }
+}
+
+// Tokens of any range by parts, as far as the reference's results are finite.
+TEST(Parts, GiveNoNumberWhereTheReferenceGivesNone) {
+  if (cpu_features().isa() < Isa::kAmx) GTEST_SKIP() << "no AMX";
+  std::mt19937 random(19);
+  for (const Format format : {Format::kBF16, Format::kFp8Block}) {
+    const Owned owned({format, 48, 256}, random, 1);
+    Tokens x(18, 256, random);
+    x.x[200] = 0x1p100f, x.x[300] = std::numeric_limits<float>::infinity();
+    x.x[700] = std::numeric_limits<float>::quiet_NaN();
+    std::vector<uint16_t> parts(static_cast<size_t>(2 * parts_block(256)) + 32);
+    uint16_t* at = parts.data();
+    split_tokens_amx(x.x.data(), 256, nullptr, 16, 256, at);
+    split_tokens_amx(x.x.data() + 16 * 256, 256, nullptr, 2, 256, at + parts_block(256));
+    Activations tokens = x.exact;
+    tokens.parts = at;
+    std::vector<float> y(18 * 48), want(y);
+    format_kernels(format).back().dot_rows(owned.w, 0, 48, x.exact, nullptr, 18, want.data(), 48);
+    best_kernels(format, Isa::kAmx).dot_rows(owned.w, 0, 48, tokens, nullptr, 18, y.data(), 48);
+    for (size_t i = 0; i < y.size(); ++i) {
+      EXPECT_EQ(std::isfinite(y[i]), std::isfinite(want[i])) << i;
+      if (std::isfinite(want[i])) {
+        EXPECT_NEAR(y[i], want[i], 1e-4f + 2e-6f * std::fabs(want[i])) << i;
+      }
+    }
   }
 }
 
