@@ -1,4 +1,4 @@
-// Row kernels of int4 and int8 for several tokens by AMX; one token goes by AVX-512, as do rows left over.
+// Row kernels of int4 and int8 for many tokens by AMX; few go by AVX-512, as do rows left over.
 //
 // Sixteen rows are unpacked some groups at a time into the tiles' order, four columns of sixteen rows in a
 // line, and serve all tokens. A product of tiles is one group of sixteen tokens and sixteen rows, exact in
@@ -6,45 +6,20 @@
 // takes as long as it takes: three instructions for sixteen numbers, which the products hide behind.
 #include <algorithm>
 
-#include "kernels/cpu/rows_int_avx512.h"
+#include "kernels/cpu/rows_int_formats_avx512.h"
 #include "kernels/cpu/tiles_amx.h"
-#include "kernels/rows.h"
 
 namespace moebius {
 namespace {
 
 constexpr int64_t kFewestTokens = 9;
-constexpr int64_t kMostTokens = 64, kSliceGroups = 88;  // that are arranged at once
-constexpr int64_t kUnpackedGroups = 8;                  // of sixteen rows, 4 KB
-
-struct Int4 {
-  static constexpr int64_t kGroupBytes = 16;
-  static inline void arrange(const int8_t* q, int8_t* arranged) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(arranged), even_then_odd(q));
-  }
-  static inline void unpack(const __m512i* words, __m512i* values) {
-    const __m512i low = _mm512_set1_epi8(15), offset = _mm512_set1_epi8(8);
-    for (int j = 0; j < 4; ++j) {
-      values[j] = _mm512_sub_epi8(_mm512_and_si512(words[j], low), offset);
-      values[4 + j] = _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi32(words[j], 4), low), offset);
-    }
-  }
-};
-
-struct Int8 {
-  static constexpr int64_t kGroupBytes = 32;
-  static inline void arrange(const int8_t* q, int8_t* arranged) {
-    std::memcpy(arranged, q, kActivationGroup);
-  }
-  static inline void unpack(const __m512i* words, __m512i* values) {
-    for (int j = 0; j < 8; ++j) values[j] = _mm512_xor_si512(words[j], _mm512_set1_epi8(-128));
-  }
-};
+constexpr int64_t kSliceTokens = 64, kSliceGroups = 88;  // that are arranged at once
+constexpr int64_t kUnpackedGroups = 8;                   // of sixteen rows, 4 KB
 
 // Groups [first, last) of n tokens, group by group.
 struct Slice {
-  alignas(64) int8_t q[kMostTokens / kAmxRows][kSliceGroups][kAmxRows][kActivationGroup];
-  float scale[kMostTokens / kAmxRows][kSliceGroups][kAmxRows];
+  alignas(64) int8_t q[kSliceTokens / kAmxRows][kSliceGroups][kAmxRows][kActivationGroup];
+  float scale[kSliceTokens / kAmxRows][kSliceGroups][kAmxRows];
   int64_t n, first, last;
 
   template <class F>
@@ -65,10 +40,12 @@ using Unpacked = int8_t[kUnpackedGroups][8][kAmxBytes];
 
 template <class F>
 static inline void unpack_group(const uint8_t* at, int64_t stride, int8_t (*lines)[kAmxBytes]) {
-  __m512i words[F::kGroupBytes / 4], values[8];
+  __m512i words[F::kGroupBytes / 4], codes[8];
   for (int64_t i = 0; i < F::kGroupBytes; i += 16) gather_wide(at + i, stride, words + i / 4);
-  F::unpack(words, values);
-  for (int j = 0; j < 8; ++j) _mm512_store_si512(lines[j], values[j]);
+  F::unpack(words, codes);
+  for (int j = 0; j < 8; ++j)
+    _mm512_store_si512(lines[j],
+                       _mm512_sub_epi8(codes[j], _mm512_set1_epi8(static_cast<char>(F::kDotOffset))));
 }
 
 // Groups [first, last) of rows r .. r + 15.
@@ -154,11 +131,11 @@ template <class F>
 static void dot_by_tiles(const Rows& w, int64_t begin, int64_t end, const Activations& x,
                          const int32_t* tokens, int64_t n, float* y, int64_t ldy) {
   const int64_t groups = x.groups();
-  const TileShapes shapes = shapes_for(n);  // kMostTokens is a multiple of sixteen
+  const TileShapes shapes = shapes_for(n);  // kSliceTokens is a multiple of sixteen
   Slice slice;
-  for (int64_t i = 0; i < n; i += kMostTokens) {
-    int64_t token[kMostTokens];
-    slice.n = std::min(kMostTokens, n - i);
+  for (int64_t i = 0; i < n; i += kSliceTokens) {
+    int64_t token[kSliceTokens];
+    slice.n = std::min(kSliceTokens, n - i);
     for (int64_t t = 0; t < slice.n; ++t) token[t] = tokens ? tokens[i + t] : i + t;
     for (slice.first = 0; slice.first < groups; slice.first = slice.last) {
       slice.last = std::min(groups, slice.first + kSliceGroups);
@@ -183,12 +160,12 @@ static void dot_rows_by_tiles(const Matrix& matrix, int64_t begin, int64_t end, 
 
 void dot_rows_int4_amx(const Matrix& w, int64_t begin, int64_t end, const Activations& x,
                        const int32_t* tokens, int64_t n, float* y, int64_t ldy) {
-  dot_rows_by_tiles<Int4>(w, begin, end, x, tokens, n, y, ldy, dot_rows_int4_avx512);
+  dot_rows_by_tiles<Int4>(w, begin, end, x, tokens, n, y, ldy, dot_rows_wide_int4);
 }
 
 void dot_rows_int8_amx(const Matrix& w, int64_t begin, int64_t end, const Activations& x,
                        const int32_t* tokens, int64_t n, float* y, int64_t ldy) {
-  dot_rows_by_tiles<Int8>(w, begin, end, x, tokens, n, y, ldy, dot_rows_int8_avx512);
+  dot_rows_by_tiles<Int8>(w, begin, end, x, tokens, n, y, ldy, dot_rows_wide_int8);
 }
 
 }  // namespace moebius
