@@ -54,8 +54,10 @@ void dot_rows_int4_avx512(const Matrix& w, int64_t begin, int64_t end, const Act
 
 // With AMX, for BF16 and FP8 where the tokens have parts, for the others where there are several tokens.
 //
-// A float32 number is the sum of three BF16 numbers, whose eight bits each follow on one another (numbers
-// below 2^-110 lose some). Tiles multiply all three, and so are as exact as products in float32. Parts of n
+// A float32 number is the sum of three BF16 numbers, whose eight bits each follow on one another. Tiles
+// multiply all three, and so are as exact as products in float32, but that they take subnormal numbers for 0:
+// of a number below 2^-103 the last bits. Rows in sixteens from a multiple of sixteen on go so, others as
+// without parts. Parts of n
 // tokens are [ceil(n / 16)][ceil(cols / 32)][3, the largest first][16 pairs of columns][16 tokens][2], of
 // columns and tokens that are not there 0.
 constexpr int64_t kPartTokens = 16, kPartColumns = 32, kParts = 3;

@@ -1,8 +1,9 @@
 // The MoE feed-forward on the host, once for all formats.
 //
 // Slots are sorted by expert, so that an expert's weights are read once for all its tokens. Experts with few
-// tokens, or of integer formats, share two parallel regions of tasks (expert, block of rows): gate and up
-// into h, then down into the slots. Experts with many tokens of a float format go by expert_products.
+// tokens, of integer formats, or that meet their tokens in parts share two parallel regions of tasks (expert,
+// block of rows): gate and up into h, then down into the slots. Other experts with many tokens of a float
+// format go by expert_products.
 #include <cmath>
 #include <cstring>
 
@@ -201,6 +202,31 @@ void run_by_rows(const ExpertFfnArgs& args, const SortedSlots& slots, std::vecto
   });
 }
 
+// What the parts of its tokens, or of its h, take.
+int64_t parts_bytes(const Group& group, const HostContext& context) {
+  int64_t most = 0;
+  for (const Matrix* w : {&group.expert->gate, &group.expert->up, &group.expert->down})
+    if (goes_by_parts(*w, group.n, context))
+      most = std::max(most, (group.n + kPartTokens - 1) / kPartTokens * parts_block(w->cols) * 2);
+  return most;
+}
+
+// In waves, so that parts do not take more memory than they must.
+void run_in_waves(const ExpertFfnArgs& args, const SortedSlots& slots, std::vector<Group>& groups,
+                  HostContext& context) {
+  constexpr int64_t kWaveBytes = int64_t{32} << 20;
+  std::vector<Group> wave;
+  int64_t bytes = 0;
+  for (size_t i = 0; i < groups.size(); ++i) {
+    wave.push_back(groups[i]);
+    bytes += parts_bytes(groups[i], context);
+    if (bytes < kWaveBytes && i + 1 < groups.size()) continue;
+    const Scratch::Frame frame(context.scratch);
+    run_by_rows(args, slots, wave, context);
+    wave.clear(), bytes = 0;
+  }
+}
+
 // products: whether groups may go by them.
 void run(const ExpertFfnArgs& args, bool products, HostContext& context) {
   const SortedSlots slots = sort_slots(args.ids, args.experts, args.n_experts, context.scratch);
@@ -215,7 +241,7 @@ void run(const ExpertFfnArgs& args, bool products, HostContext& context) {
       few.push_back({group, {}, {}, 0, 0, 0, {}, {}, {}, {}, {}});
   }
   if (!many.empty()) run_by_products(args, slots, many, context);
-  if (!few.empty()) run_by_rows(args, slots, few, context);
+  run_in_waves(args, slots, few, context);
 }
 
 void expert_ffn_rows(const ExpertFfnArgs& args, HostContext& context) { run(args, false, context); }

@@ -115,6 +115,8 @@ void run_by_panels(const ExpertFfnArgs& args, const SortedSlots& sorted, const E
 
 bool goes_by_products(const ExpertGroup& group, const HostContext& context) {
   const ExpertWeights& e = *group.expert;
+  const auto parts = [&](const Matrix& w) { return goes_by_parts(w, group.n, context); };
+  if (parts(e.gate) && parts(e.up) && parts(e.down)) return false;
   return !declines_panels(e.gate, group.n, context) && !declines_panels(e.up, group.n, context) &&
          !declines_panels(e.down, group.n, context);
 }

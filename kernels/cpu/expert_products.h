@@ -10,6 +10,7 @@ struct ExpertGroup {  // the slots of one expert: [first, first + n) of the sort
   int64_t first, n;
 };
 
+// Not where every matrix of it meets its tokens in parts.
 bool goes_by_products(const ExpertGroup& group, const HostContext& context);
 void run_by_products(const ExpertFfnArgs& args, const SortedSlots& sorted,
                      std::span<const ExpertGroup> groups, HostContext& context);

@@ -1,8 +1,9 @@
 // Products of tokens with matrices on the host: what linear and expert_ffn are made of.
 //
-// Two ways. By rows: FormatKernels on weights in place, any number of tokens, the numerics of quant.h. By
-// panels: a few rows at a time dequantised to float32 and multiplied by oneDNN, for float formats and many
-// tokens. Integer formats go by panels only when their activations are exact, by --exact-activations or, in
+// Two ways. By rows: FormatKernels on weights in place, any number of tokens, the numerics of quant.h; BF16
+// and FP8 take several tokens in parts where there is AMX (kernels/rows.h). By panels: a few rows at a time
+// dequantised to float32 and multiplied by oneDNN, for float formats and many tokens. Integer formats go by
+// panels only when their activations are exact, by --exact-activations or, in
 // the same sense, by --cpu-gemm onednn: then few tokens too are multiplied with exact activations, by rows.
 #pragma once
 
@@ -25,20 +26,22 @@ Activations prepare_tokens(const Matrix& w, const float* x, int64_t n, int64_t l
 void round_tokens(const Activations& x, int64_t begin, int64_t end, int8_t* q, float* scale, int32_t* sum,
                   const HostContext& context);
 
-// Whether n tokens meet w in parts (kernels/rows.h), and memory for these from the scratch.
+// Whether n tokens meet w in parts, which makes their bits others than those of few tokens, and memory for
+// these from the scratch.
 bool goes_by_parts(const Matrix& w, int64_t n, const HostContext& context);
 uint16_t* take_parts(const Matrix& w, int64_t n, Scratch& scratch);
 
-// Tokens from `first` on; with parts only, for who names them by numbers; `first` a multiple of 16 if there
-// are parts.
+// Tokens from `first` on, a multiple of 16 if there are parts. parts_from moves the parts only, for callers
+// that pass the numbers of their tokens.
 Activations tokens_from(const Activations& x, int64_t first);
 Activations parts_from(const Activations& x, int64_t first);
 
 // Tokens by rows of a block, in the order the kernels write them. n tokens go so many at a time: as evenly as
-// they fall into no more than 32, or with AMX into sixteens and no more than 64.
+// they fall into no more than 32, or with AMX into sixteens and no more than kMostTilesTokens.
+inline constexpr int64_t kMostTilesTokens = 64;
 inline int64_t tokens_at_once(int64_t n, const HostContext& context) {
   const bool tiles = context.isa >= Isa::kAmx;
-  const int64_t most = tiles ? 64 : 32, unit = tiles ? 16 : 1;
+  const int64_t most = tiles ? kMostTilesTokens : 32, unit = tiles ? 16 : 1;
   const int64_t times = (n + most - 1) / most;
   return n > 0 ? ((n + times - 1) / times + unit - 1) / unit * unit : most;
 }
@@ -55,7 +58,7 @@ struct Blocks {
 };
 Blocks blocks_of(const Matrix& w, int64_t n, const HostContext& context);
 
-// Null when products of n tokens with some matrix, or with w, go by panels, else why they go by rows.
+// Null when products of n tokens with some matrix, or with w, can go by panels, else why they go by rows.
 const char* declines_panels(int64_t n, const HostContext& context);
 const char* declines_panels(const Matrix& w, int64_t n, const HostContext& context);
 

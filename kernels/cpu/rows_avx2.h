@@ -1,6 +1,7 @@
 // AVX2 row kernels over any format that can load eight numbers: dots in float32, sums of rows, dequantised
-// rows. Only *_avx2.cpp files include this. All of it has internal linkage, and inline functions of other
-// headers are not called: a copy of one compiled here could be linked into code that runs without AVX2.
+// rows. Only files for these instruction sets include this. All of it has internal linkage, and inline
+// functions of other headers are not called: a copy of one compiled here could be linked into code that runs
+// without AVX2.
 //
 // A format F offers
 //   static __m256 load(const uint8_t* row, int64_t c);  // columns c .. c + 7, without the scale; c % 8 == 0

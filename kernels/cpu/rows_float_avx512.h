@@ -1,5 +1,6 @@
 // AVX-512 row kernels over any format that can load sixteen numbers: dots in float32 and sums of rows. Only
-// *_avx512.cpp files include this; all of it has internal linkage, for the reason that rows_avx2.h gives.
+// files for these instruction sets include this; all of it has internal linkage, for the reason that
+// rows_avx2.h gives.
 //
 // A format F offers
 //   static __m512 load(const uint8_t* row, int64_t c);  // columns c .. c + 15, without the scale

@@ -1,5 +1,5 @@
 // What the AVX2 kernels of int4 and int8 rows share: rows eight at a time, lane i of a vector being row i.
-// Only *_avx2.cpp files include this; see rows_avx2.h.
+// Only files for these instruction sets include this; see rows_avx2.h.
 #pragma once
 
 #include "kernels/cpu/rows_avx2.h"

@@ -1,4 +1,4 @@
-// AVX-512 VNNI dots of int4 and int8 rows. Only *_avx512.cpp files include this; all of it has internal
+// AVX-512 VNNI dots of int4 and int8 rows. Only files for it include this; all of it has internal
 // linkage, for the reason that rows_avx2.h gives. The ways are those of rows_int_token_avx2.h and
 // rows_int_batch_avx2.h, on registers twice as wide; vpdpbusd takes codes as they are, unsigned, and what
 // their offset adds is where its sums start from, or is taken from them.

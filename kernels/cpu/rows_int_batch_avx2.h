@@ -1,4 +1,5 @@
-// Several tokens times int4 or int8 rows. Only *_avx2.cpp files include this; see rows_int_avx2.h.
+// Several tokens times int4 or int8 rows. Only files for these instruction sets include this; see
+// rows_int_avx2.h.
 //
 // For each group of 32 columns the same four bytes of eight rows are gathered into a vector (a transpose of
 // 32-bit words) and multiplied with the matching four activations, broadcast. So sums over a group end up in

@@ -1,4 +1,5 @@
-// One token times int4 or int8 rows: decode. Only *_avx2.cpp files include this; see rows_int_avx2.h.
+// One token times int4 or int8 rows: decode. Only files for these instruction sets include this; see
+// rows_int_avx2.h.
 //
 // Rows are read 32 bytes at a time where they lie, so that activations, arranged once for all rows, need no
 // broadcasts; the partial sums of eight rows, not their weights, are then transposed while they are added up.

@@ -116,7 +116,7 @@ static void dot_by_parts(const Matrix& matrix, int64_t begin, int64_t end, const
     for (int64_t t = 0; t < n; t += kMostTokens) {
       const uint16_t* parts = x.parts + t / kPartTokens * parts_block(w.cols);
       for (int64_t r = begin, rows; r < whole; r += rows) {
-        rows = std::min({2 * kAmxRows, whole - r, F::kScaledRows - r % F::kScaledRows});
+        rows = std::min(std::min(2 * kAmxRows, whole - r), F::kScaledRows - r % F::kScaledRows);
         dot_tile_rows<F>(w, r, static_cast<int>(rows / kAmxRows), parts, std::min(kMostTokens, n - t),
                          y + t * ldy + (r - begin), ldy);
       }

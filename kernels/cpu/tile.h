@@ -79,13 +79,13 @@ struct TileKernels {
   void (*scale_codes)(const int8_t* codes, int64_t count, uint16_t scale, float* out);
 
   // dots and accumulate of BF16 rows as they lie in a cache: bits as after widen, or those of the *_rounded
-  // ones below, which take so many values together, from the first that a call gets; null: not offered.
+  // ones below; null: not offered.
   void (*dots_bf16)(const float* const* a, int64_t rows, const uint16_t* const* b, int64_t count, int64_t dim,
                     float* out, int64_t ld, ReadAhead& ahead) = nullptr;
   void (*accumulate_bf16)(float* const* acc, const float* keep, int64_t rows, const float* p,
                           const uint16_t* const* values, int64_t count, int64_t dim,
                           ReadAhead& ahead) = nullptr;
-  int64_t values_together = 2;
+  int64_t values_together = 2;  // that these sum before they add, from the first that a call gets
 };
 
 // The keys or values of a tile. BF16 rows are for kernels that offer to read them.
