@@ -117,8 +117,8 @@ void fill_parts(const Sorted& sorted, Group* groups, int64_t count, bool down, H
   for (Group* group = groups; group < groups + count; ++group) {
     const ExpertWeights& e = *group->expert;
     group->part_task = tasks;
-    if (!goes_by_parts(down ? e.down : e.gate, group->n, context) &&
-        (down || !goes_by_parts(e.up, group->n, context)))
+    if (!goes_by_parts(down ? e.down : e.gate, group->n, group->all, context) &&
+        (down || !goes_by_parts(e.up, group->n, group->all, context)))
       continue;
     (down ? group->h : group->x).parts = take_parts(down ? e.down : e.gate, group->n, context.scratch);
     tasks += (group->n + kPartTokens - 1) / kPartTokens;
@@ -206,7 +206,7 @@ void run_by_rows(const ExpertFfnArgs& args, const SortedSlots& slots, std::vecto
 int64_t parts_bytes(const Group& group, const HostContext& context) {
   int64_t most = 0;
   for (const Matrix* w : {&group.expert->gate, &group.expert->up, &group.expert->down})
-    if (goes_by_parts(*w, group.n, context))
+    if (goes_by_parts(*w, group.n, group.all, context))
       most = std::max(most, (group.n + kPartTokens - 1) / kPartTokens * parts_block(w->cols) * 2);
   return most;
 }
@@ -233,7 +233,8 @@ void run(const ExpertFfnArgs& args, bool products, HostContext& context) {
   std::vector<ExpertGroup> many;
   std::vector<Group> few;
   for (int64_t e = 0; e < args.n_experts; ++e) {
-    const ExpertGroup group{args.experts + e, slots.first[e], slots.first[e + 1] - slots.first[e]};
+    const ExpertGroup group{args.experts + e, slots.first[e], slots.first[e + 1] - slots.first[e],
+                            args.x.shape[0]};
     if (group.n == 0) continue;
     if (products && goes_by_products(group, context))
       many.push_back(group);

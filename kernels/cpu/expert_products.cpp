@@ -115,7 +115,7 @@ void run_by_panels(const ExpertFfnArgs& args, const SortedSlots& sorted, const E
 
 bool goes_by_products(const ExpertGroup& group, const HostContext& context) {
   const ExpertWeights& e = *group.expert;
-  const auto parts = [&](const Matrix& w) { return goes_by_parts(w, group.n, context); };
+  const auto parts = [&](const Matrix& w) { return goes_by_parts(w, group.n, group.all, context); };
   if (parts(e.gate) && parts(e.up) && parts(e.down)) return false;
   return !declines_panels(e.gate, group.n, context) && !declines_panels(e.up, group.n, context) &&
          !declines_panels(e.down, group.n, context);
@@ -130,7 +130,7 @@ void run_by_products(const ExpertFfnArgs& args, const SortedSlots& sorted,
       continue;
     }
     for (int64_t first = 0; first < group.n; first += kTaskTokens)
-      tasks.push_back({group.expert, group.first + first, std::min(kTaskTokens, group.n - first)});
+      tasks.push_back({group.expert, group.first + first, std::min(kTaskTokens, group.n - first), group.all});
   }
   if (!tasks.empty()) run_small(args, sorted, tasks, context);
 }

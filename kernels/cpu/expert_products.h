@@ -8,6 +8,7 @@ namespace moebius {
 struct ExpertGroup {  // the slots of one expert: [first, first + n) of the sorted order
   const ExpertWeights* expert;
   int64_t first, n;
+  int64_t all;  // tokens of the call
 };
 
 // Not where every matrix of it meets its tokens in parts.

@@ -8,7 +8,7 @@ namespace moebius {
 namespace {
 
 const char* declines_onednn(const LinearArgs& args, const HostContext& context) {
-  if (goes_by_parts(args.w, args.x.shape[0], context)) return "tiles of our own are faster";
+  if (goes_by_parts(args.w, args.x.shape[0], args.x.shape[0], context)) return "tiles of our own are faster";
   return declines_panels(args.w, args.x.shape[0], context);
 }
 
@@ -38,7 +38,7 @@ void finish_rows(const LinearArgs& args, int64_t token, int64_t begin, int64_t e
 }
 
 Activations with_parts(const Activations& x, const Matrix& w, int64_t n, HostContext& context) {
-  if (!goes_by_parts(w, n, context)) return x;
+  if (!goes_by_parts(w, n, n, context)) return x;
   uint16_t* parts = take_parts(w, n, context.scratch);
   parallel_for(context.pool, n, kPartTokens, [&](int64_t begin, int64_t end) {
     split_tokens_amx(x.x + begin * x.ld, x.ld, nullptr, end - begin, x.cols,

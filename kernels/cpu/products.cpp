@@ -56,8 +56,9 @@ Activations prepare_tokens(const Matrix& w, const float* x, int64_t n, int64_t l
   return tokens;
 }
 
-bool goes_by_parts(const Matrix& w, int64_t n, const HostContext& context) {
-  return context.isa >= Isa::kAmx && context.gemm != CpuGemm::kOneDnn && n >= kFewParts && reads_parts_amx(w);
+bool goes_by_parts(const Matrix& w, int64_t n, int64_t all, const HostContext& context) {
+  return context.isa >= Isa::kAmx && context.gemm != CpuGemm::kOneDnn && all >= kPanelTokens &&
+         n >= kFewParts && reads_parts_amx(w);
 }
 
 uint16_t* take_parts(const Matrix& w, int64_t n, Scratch& scratch) {
@@ -83,7 +84,8 @@ Activations tokens_from(const Activations& x, int64_t first) {
 Blocks blocks_of(const Matrix& w, int64_t n, const HostContext& context) {
   constexpr int64_t kRows = 16;  // that kernels take at once, but for many tokens
   const int64_t threads = context.pool.threads(), fits = Tile::kValues / tokens_at_once(n, context);
-  const int64_t bytes = goes_by_parts(w, n, context) && n > kMostTilesTokens ? kPartsBlockBytes : kBlockBytes;
+  const int64_t bytes =
+      goes_by_parts(w, n, n, context) && n > kMostTilesTokens ? kPartsBlockBytes : kBlockBytes;
   const int64_t rows = std::clamp<int64_t>(bytes / std::max<int64_t>(1, w.row_bytes()) / kRows * kRows, kRows,
                                            fits / kRows * kRows);
   const int64_t each = (w.rows + threads * rows - 1) / (threads * rows);  // blocks for every thread

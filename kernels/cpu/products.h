@@ -26,9 +26,9 @@ Activations prepare_tokens(const Matrix& w, const float* x, int64_t n, int64_t l
 void round_tokens(const Activations& x, int64_t begin, int64_t end, int8_t* q, float* scale, int32_t* sum,
                   const HostContext& context);
 
-// Whether n tokens meet w in parts, which makes their bits others than those of few tokens, and memory for
-// these from the scratch.
-bool goes_by_parts(const Matrix& w, int64_t n, const HostContext& context);
+// Whether n tokens, of a call's `all`, meet w in parts, and memory for these from the scratch. Only in calls
+// with as many tokens as go by panels: what few tokens give does not depend on their number.
+bool goes_by_parts(const Matrix& w, int64_t n, int64_t all, const HostContext& context);
 uint16_t* take_parts(const Matrix& w, int64_t n, Scratch& scratch);
 
 // Tokens from `first` on, a multiple of 16 if there are parts. parts_from moves the parts only, for callers
