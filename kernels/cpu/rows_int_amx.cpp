@@ -165,7 +165,7 @@ void dot_rows_int4_amx(const Matrix& w, int64_t begin, int64_t end, const Activa
 
 void dot_rows_int8_amx(const Matrix& w, int64_t begin, int64_t end, const Activations& x,
                        const int32_t* tokens, int64_t n, float* y, int64_t ldy) {
-  dot_rows_by_tiles<Int8>(w, begin, end, x, tokens, n, y, ldy, dot_rows_wide_int8);
+  dot_rows_by_tiles<Int8>(w, begin, end, x, tokens, n, y, ldy, dot_rows_int8_avx512);
 }
 
 }  // namespace moebius
