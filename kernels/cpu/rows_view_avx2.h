@@ -57,9 +57,8 @@ static inline void prefetch(const uint8_t* at) {  // into the second level
 // Each line is asked for so many times on its way, for a processor drops a prefetch when too many are under
 // way: a Zen 4 with nothing else to do runs through prefetches at 230 GB/s while its memory gives 33. Asked
 // for once, int4 rows came at 0.85 of the memory's rate for two threads and 0.7 for one; three times, at 0.95
-// and 0.87. Where there is AMX once is enough for int4,
-// whose steps take 0.93 of the time so; int8 keeps to three asks there too (rows_int_amx.cpp), else its steps
-// take 1.1 times as long.
+// and 0.87. Where there is AMX once is enough for int4, whose steps take 0.93 of the time so; int8 keeps to
+// three asks there too (rows_int_amx.cpp), else its steps take 1.1 times as long.
 #ifdef __AMX_TILE__
 constexpr int kAsks = 1;
 #else
