@@ -197,9 +197,9 @@ inline void linear_cases(Mode mode, const Add<LinearArgs>& add) {
       at({{format, 2070, 33}, 70, 0, false, true, exact});  // many panels of rows
       at({{format, 40, 260}, 40, 0, true, true, exact});    // many tokens, several chunks of columns
       // Whole tiles of AMX and rows left over, tokens in one and in two pieces, two slices of columns.
-      at({{format, 48, 256}, 6, 0, false, false, exact});
+      at({{format, 48, 256}, 64, 0, false, false, exact});
       at({{format, 183, 128}, 81, 4, true, true, exact, 3});
-      at({{format, 40, 2304}, 37, 1, false, false, exact});
+      at({{format, 40, 2304}, 70, 1, false, false, exact});
     }
   }
 }

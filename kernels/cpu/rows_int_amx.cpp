@@ -2,8 +2,8 @@
 //
 // Sixteen rows are unpacked some groups at a time into the tiles' order, four columns of sixteen rows in a
 // line, and serve all tokens. A product of tiles is one group of sixteen tokens and sixteen rows, exact in
-// int32; it is stored, for only vectors can be scaled, and added to totals that stay in registers. Scaling
-// takes as long as it takes: three instructions for sixteen numbers, which the products hide behind.
+// int32; it is stored, for only vectors can be scaled, and added to totals that stay in registers. Scaling,
+// three instructions for sixteen numbers, takes about as long as the products and their stores.
 #include <algorithm>
 
 #include "kernels/cpu/rows_int_formats_avx512.h"

@@ -102,14 +102,10 @@ struct Int8 {
   }
 };
 
-// The rows of any number of tokens.
+// Of any number of tokens, for rows_int_amx.cpp too, which asks for lines less often (rows_view_avx2.h).
 static inline void dot_rows_wide_int4(const Matrix& w, int64_t begin, int64_t end, const Activations& x,
                                       const int32_t* tokens, int64_t n, float* y, int64_t ldy) {
   dot_rows_wide<Int4>(w, begin, end, x, tokens, n, y, ldy, dot_rows_int4_avx2, dot_rows_int4_exact_avx512);
-}
-static inline void dot_rows_wide_int8(const Matrix& w, int64_t begin, int64_t end, const Activations& x,
-                                      const int32_t* tokens, int64_t n, float* y, int64_t ldy) {
-  dot_rows_wide<Int8>(w, begin, end, x, tokens, n, y, ldy, dot_rows_int8_avx2, dot_rows_int8_exact_avx512);
 }
 
 }  // namespace
