@@ -68,6 +68,9 @@ class Backend {
   // Returns when all streams are idle; the first error of anything queued. After an error nothing queued is
   // done, but flags are raised and waited for; clear_error() ends that where the device can go on.
   virtual Status sync() { return Status(); }
+  // The same of kCompute alone, whatever kLoad still brings; copies to memory that is not pinned may not have
+  // arrived.
+  virtual Status sync_compute() { return Status(); }
   virtual void clear_error() {}
   // From now on what the streams do is told to the tracer, which outlives the backend; on the host nothing
   // is.

@@ -26,6 +26,7 @@ class ForwardingBackend : public Backend {
   void await(Flag& flag, uint64_t value) override { to_->await(flag, value); }
   void wait_on_host(const Flag& flag, uint64_t value) override { to_->wait_on_host(flag, value); }
   Status sync() override { return to_->sync(); }
+  Status sync_compute() override { return to_->sync_compute(); }
   void clear_error() override { to_->clear_error(); }
   void trace(Tracer* tracer) override { to_->trace(tracer); }
 #define X(name, Args) \

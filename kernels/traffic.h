@@ -1,6 +1,6 @@
 // What an operation must move at least: each of its tensors and matrices once, of routed experts those in
-// use, and of a cache the positions that it looks at. A simulated device of a given speed takes so long for
-// it; benches count it.
+// use with the rows of their tokens, and of a cache the positions that it looks at. A simulated device of a
+// given speed takes so long for it; benches count it.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +18,13 @@ class Traffic {
   static double bytes(Args args) {
     // Of the table only rows are read, and of experts whether they are there.
     if constexpr (std::is_same_v<Args, EmbedArgs>) return 2.0 * dense_bytes(args.out);
-    if constexpr (std::is_same_v<Args, TakeSlotsArgs>) return 2.0 * dense_bytes(args.slots);
+    if constexpr (std::is_same_v<Args, TakeSlotsArgs>)
+      return 2 * rows_of(args, true).slots * row_bytes(args.slots) + dense_bytes(args.ids);
+    if constexpr (std::is_same_v<Args, ExpertFfnArgs>) {
+      const Rows rows = rows_of(args, false);
+      return of(args).stored() + rows.tokens * row_bytes(args.x) + rows.slots * row_bytes(args.slots) +
+             dense_bytes(args.ids);
+    }
     return of(args).all();
   }
   template <class Args>
@@ -61,6 +67,25 @@ class Traffic {
   void operator()(std::span<const int64_t>) {}
 
  private:
+  struct Rows {
+    double tokens = 0, slots = 0;
+  };
+  // The slots whose experts are elsewhere, or are not, and the tokens that have any.
+  template <class Args>
+  static Rows rows_of(const Args& args, bool elsewhere) {
+    Rows rows;
+    const int64_t k = args.ids.shape[1];
+    for (int64_t t = 0; t < args.ids.shape[0]; ++t) {
+      const int32_t* ids = args.ids.i32() + t * args.ids.stride[0];
+      const int64_t slots = std::count_if(
+          ids, ids + k, [&](int32_t id) { return id >= 0 && args.experts[id].elsewhere() == elsewhere; });
+      rows.tokens += slots > 0, rows.slots += static_cast<double>(slots);
+    }
+    return rows;
+  }
+  static double row_bytes(const Tensor& t) {
+    return static_cast<double>(t.shape[t.ndim - 1]) * static_cast<double>(dtype_bytes(t.dtype));
+  }
   static double dense_bytes(const Tensor& t) {
     return static_cast<double>(t.numel()) * static_cast<double>(dtype_bytes(t.dtype));
   }

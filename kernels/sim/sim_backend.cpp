@@ -181,7 +181,12 @@ class SimBackend final : public Backend, private Staging::Streams {
   Status sync() override {
     drain();
     staging_->finish();
-    return failed_ ? io_error("the simulated device failed, as it was told to") : Status();
+    return status();
+  }
+  Status sync_compute() override {
+    SimStream& compute = on(Stream::kCompute);
+    compute.wait_for(compute.pushed());
+    return status();
   }
   void trace(Tracer* tracer) override {
     drain();
@@ -196,9 +201,10 @@ class SimBackend final : public Backend, private Staging::Streams {
   void op(const Args& args) override {                                     \
     check(args);                                                           \
     auto call = std::make_shared<Call<Args>>(args, *arena_, pinned_, #op); \
-    push(Stream::kCompute, #op, options_.device_GBs, [this, call] {        \
+    const double GBs = speed_of(args);                                     \
+    push(Stream::kCompute, #op, GBs, [this, call, GBs] {                   \
       host_->op(call->args);                                               \
-      return options_.device_GBs > 0 ? Traffic::bytes(call->args) : 0;     \
+      return GBs > 0 ? Traffic::bytes(call->args) : 0;                     \
     });                                                                    \
   }
   MOEBIUS_OPS(X)
@@ -206,6 +212,13 @@ class SimBackend final : public Backend, private Staging::Streams {
 #undef X
 
  private:
+  template <class Args>
+  double speed_of(const Args& args) const {
+    if constexpr (std::is_same_v<Args, TakeSlotsArgs>)
+      if (args.from.space == Space::kPinned)
+        return 2 * options_.link_GBs;  // half of its bytes cross the link
+    return options_.device_GBs;
+  }
   void copy_pinned(Stream stream, const void* from, void* to, size_t bytes) override {
     MOEBIUS_CHECK(reachable(from, bytes) && reachable(to, bytes), "a copy of memory that is not pinned");
     const int64_t size = static_cast<int64_t>(bytes);
@@ -265,6 +278,9 @@ class SimBackend final : public Backend, private Staging::Streams {
     if (!tracer_) return;
     const Tracer::Row row = stream == Stream::kCompute ? Tracer::Row::kCompute : Tracer::Row::kLoad;
     tracer_->add({row, name, -1, start, end});
+  }
+  Status status() const {
+    return failed_ ? io_error("the simulated device failed, as it was told to") : Status();
   }
   Status allocate() {
     return ++allocations_ == options_.fail_alloc

@@ -199,6 +199,11 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
     staging_->finish();
     return failure_.first();
   }
+  Status sync_compute() override {
+    if (!use() || !failure_.first().ok()) return sync();
+    failure_.ok(cudaStreamSynchronize(streams_[0]), "a kernel");
+    return failure_.first().ok() ? Status() : sync();
+  }
   // After a fault of a kernel the device gives the same error again at the next call.
   void clear_error() override { failure_.clear(); }
 
