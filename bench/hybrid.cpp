@@ -262,7 +262,7 @@ void report_decode(const std::string& model, const Setting& s, bool overlap) {
   }
   fmt::print("decode,{},{},{},{},{},{},{:.3f},{:.3f},{}\n", s.share, s.device_GBs, s.link_GBs, s.sequences,
              overlap ? "overlap" : "no overlap", in_two ? 2 : 1, median(steps) * 1e3, median(ratios),
-             s.measured ? fmt::format("{:.3f}", median(predictions)) : "");
+             s.measured && overlap ? fmt::format("{:.3f}", median(predictions)) : "");
   std::fflush(stdout);
 }
 

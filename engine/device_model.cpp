@@ -92,7 +92,7 @@ Status DeviceModel::place(const EngineOptions& options, const Needs& needs, Expe
   int64_t room = options.device_memory - least_bytes(config_, host_, needs);
   const int64_t head = DeviceWeights::bytes(config_, host_, read_by_every_step_and_head) -
                        DeviceWeights::bytes(config_, host_, read_by_every_step);
-  const bool head_there = head <= room;
+  const bool head_there = head <= room && !(plan_ && plan_->shape == PlanShape::kHostHead);
   if (head_there) room -= head;
   MOEBIUS_ASSIGN(read_by_all_,
                  DeviceWeights::create(
@@ -100,9 +100,11 @@ Status DeviceModel::place(const EngineOptions& options, const Needs& needs, Expe
   placed_ = read_by_all_->weights();
   if (!plan_) return Status();
   PrefillSizes sizes;
+  // Memory may hold a little less than the plan's pass, and that is still a pass.
+  const int64_t least_pass = std::min({kSliceTokens, options.prefill_chunk, needs.context}) / 2;
   if (plan_->experts_resident < plan_->experts || expert_bytes(host_) > room) {
-    sizes = StreamedPrefill::fitting(config_, host_, {plan_->pass_tokens, plan_->ring_slots}, room,
-                                     std::min(needs.most_tokens, needs.context));
+    sizes =
+        StreamedPrefill::fitting(config_, host_, {plan_->pass_tokens, plan_->ring_slots}, room, least_pass);
     room -= StreamedPrefill::bytes(config_, host_, sizes);
   }
   const Residency residents = fitting(plan_->resident, host_, heat, room);

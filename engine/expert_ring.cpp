@@ -32,7 +32,6 @@ ExpertWeights ExpertRing::load(const ExpertWeights& expert, std::deque<Lora>& lo
   Uploader uploader(memory_.as<char>() + static_cast<int64_t>(at) * place_bytes_, backend_);
   uploader.put(loaded, loras, gradients);
   MOEBIUS_CHECK(uploader.used() <= place_bytes_);
-  backend_->wait(Stream::kCompute, backend_->record(Stream::kLoad));
   for (const auto m : {&ExpertWeights::gate, &ExpertWeights::up, &ExpertWeights::down}) {
     const Lora *here = (loaded.*m).lora, *home = (expert.*m).lora;
     if (!gradients || !here) continue;
@@ -48,6 +47,7 @@ void ExpertRing::stream(const std::vector<ExpertWeights>& experts, const std::ve
   std::vector<ExpertWeights>* together = nullptr;
   int64_t count = 0;
   const auto finish = [&] {
+    arrive();
     compute(*together);
     used();
     together = nullptr, count = 0;
@@ -65,6 +65,8 @@ void ExpertRing::give_back() {
   for (Place& place : places_)
     if (!place.sums.empty()) empty(place);
 }
+
+void ExpertRing::arrive() { backend_->wait(Stream::kCompute, backend_->record(Stream::kLoad)); }
 
 void ExpertRing::used() {
   const Event free = backend_->record(Stream::kCompute);

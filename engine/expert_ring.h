@@ -26,10 +26,12 @@ class ExpertRing {
   static Result<ExpertRing> create(int64_t places, int64_t place_bytes, Backend& backend);
 
   // Queues the way of an expert, with its adapters, into the next place, once what last used the place is
-  // done; what is queued on kCompute next finds it there. Its weights must stay on the host until a sync.
-  // loras: holds what the result points at. With gradients, the sums of its adapters' come along, and go
-  // back to where they came from before the place is used again.
+  // done. Its weights must stay on the host until a sync. loras: holds what the result points at. With
+  // gradients, the sums of its adapters' come along, and go back to where they came from before the place is
+  // used again.
   ExpertWeights load(const ExpertWeights& expert, std::deque<Lora>& loras, bool gradients = false);
+  // What is queued on kCompute next finds there all that was loaded.
+  void arrive();
   // What was queued on kCompute up to here is all that uses the experts loaded since the last call: at most
   // half of the places, or the link would stand still meanwhile.
   void used();

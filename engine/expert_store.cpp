@@ -44,15 +44,18 @@ double weights_of(const ExpertWeights& e) {
 }
 
 std::vector<ExpertLoad> expert_loads(const std::vector<ExpertWeights>& experts,
-                                     const std::vector<ExpertWeights>& on_device, const Tensor& ids) {
+                                     const std::vector<ExpertWeights>& on_device) {
   std::vector<ExpertLoad> loads(experts.size());
   for (size_t e = 0; e < experts.size(); ++e) {
     loads[e].bytes = static_cast<double>(expert_bytes(experts[e])), loads[e].weights = weights_of(experts[e]);
     loads[e].resident = !on_device[e].elsewhere();
   }
+  return loads;
+}
+
+void add_tokens(const Tensor& ids, std::vector<ExpertLoad>& loads) {
   for (int64_t i = 0; i < ids.numel(); ++i)
     if (const int32_t id = ids.i32()[i]; id >= 0) ++loads[static_cast<size_t>(id)].tokens;
-  return loads;
 }
 
 ExpertHeat no_heat(const Weights& host) {
@@ -135,7 +138,8 @@ void ExpertStore::count(int64_t layer, const Tensor& ids, const std::vector<Expe
   map_.count(layer, ids);
   Layer& l = at(layer);
   std::vector<double>& heat = heat_[static_cast<size_t>(layer)];
-  int64_t device = 0, host = 0, skipped = 0;
+  const std::vector<ExpertWeights>& resident = this->on_device(layer);
+  int64_t device = 0, host = 0, streamed = 0, skipped = 0;
   for (int64_t i = 0; i < ids.numel(); ++i) {
     const int32_t id = ids.i32()[i];
     if (id < 0) {
@@ -143,16 +147,19 @@ void ExpertStore::count(int64_t layer, const Tensor& ids, const std::vector<Expe
       continue;
     }
     heat[static_cast<size_t>(id)] += 1;
-    ++(on_host[static_cast<size_t>(id)].elsewhere() ? device : host);
+    const bool on_device = on_host[static_cast<size_t>(id)].elsewhere();
+    ++(on_device ? device : host);
+    streamed += on_device && resident[static_cast<size_t>(id)].elsewhere();
   }
-  l.device_slots += device, l.host_slots += host, l.skipped_slots += skipped, l.host_ns += host_ns;
+  l.device_slots += device, l.host_slots += host, l.streamed_slots += streamed;
+  l.skipped_slots += skipped, l.host_ns += host_ns;
 }
 
 std::vector<LayerUse> ExpertStore::use() const {
   std::vector<LayerUse> all;
   for (const Layer& l : layers_)
-    all.push_back({l.device_slots, l.host_slots, l.skipped_slots, 1e-9 * static_cast<double>(l.host_ns),
-                   l.moves, l.moved_bytes, l.streamed_bytes});
+    all.push_back({l.device_slots, l.host_slots, l.streamed_slots, l.skipped_slots,
+                   1e-9 * static_cast<double>(l.host_ns), l.moves, l.moved_bytes, l.streamed_bytes});
   return all;
 }
 

@@ -33,10 +33,12 @@ int64_t largest_expert(const Weights& host);     // in bytes
 double weights_of(const ExpertWeights& expert);  // numbers
 bool has_adapter(const ExpertWeights& expert);
 
-// How much each expert of a layer has to do for ids, I32 [n, k] on the host; resident: those that are not
-// elsewhere in on_device.
+// A layer's experts, without tokens and as if all were in RAM; resident: those that are not elsewhere in
+// on_device.
 std::vector<ExpertLoad> expert_loads(const std::vector<ExpertWeights>& experts,
-                                     const std::vector<ExpertWeights>& on_device, const Tensor& ids);
+                                     const std::vector<ExpertWeights>& on_device);
+// Adds the tokens that ids, I32 [n, k] on the host, give to each.
+void add_tokens(const Tensor& ids, std::vector<ExpertLoad>& loads);
 
 class ExpertStore {
  public:
@@ -51,12 +53,14 @@ class ExpertStore {
   const std::vector<ExpertWeights>& on_device(int64_t layer) const;
   const std::vector<ExpertWeights>& on_host(int64_t layer) const { return at(layer).host; }
   bool any_on_host(int64_t layer) const { return at(layer).on_host > 0; }
+  bool releases() const { return release_; }
   int64_t resident() const { return resident_; }  // experts of all layers
   int64_t total() const { return total_; }
   const ExpertHeat& heat() const { return heat_; }  // between steps
 
   // What one pass of the layer used: dense I32 [n, k] on the host, each -1 or an expert; the experts that the
-  // host computed, and in how many nanoseconds. From any one thread, while nothing else but use() is called.
+  // host computed, and in how many nanoseconds. What neither the host nor the table has was streamed. From
+  // any one thread, while nothing else but use() is called.
   void count(int64_t layer, const Tensor& ids, const std::vector<ExpertWeights>& on_host, int64_t host_ns);
   void count_streamed(int64_t layer, int64_t bytes) { at(layer).streamed_bytes += bytes; }
   std::vector<LayerUse> use() const;  // [layer]; from any thread
@@ -71,8 +75,8 @@ class ExpertStore {
   struct Layer {
     std::vector<ExpertWeights> host;
     int64_t on_host = 0;
-    std::atomic<int64_t> device_slots{0}, host_slots{0}, skipped_slots{0}, host_ns{0}, moves{0},
-        moved_bytes{0}, streamed_bytes{0};
+    std::atomic<int64_t> device_slots{0}, host_slots{0}, streamed_slots{0}, skipped_slots{0}, host_ns{0},
+        moves{0}, moved_bytes{0}, streamed_bytes{0};
   };
   struct Arriving {
     ExpertMove move;

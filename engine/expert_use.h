@@ -8,18 +8,19 @@
 
 namespace moebius {
 
-// Since the start, of a layer that has experts on the host.
+// Since the start.
 struct LayerUse {
   int64_t device_slots = 0, host_slots = 0;  // slots of tokens that each side computed
+  int64_t streamed_slots = 0;                // of the device's, those whose expert was brought for them
   int64_t skipped_slots = 0;                 // that nobody had to: zero experts, and below --skip-threshold
   double host_s = 0;                         // that the host took
   int64_t moves = 0, moved_bytes = 0;        // experts brought to the device to stay
   int64_t streamed_bytes = 0;                // of experts brought there for one pass of a prompt
 
-  // The device's share of the slots; 0 before the first.
+  // The share of the slots whose expert was on the device already; 0 before the first.
   double hit_rate() const {
     const int64_t slots = device_slots + host_slots;
-    return slots == 0 ? 0 : static_cast<double>(device_slots) / static_cast<double>(slots);
+    return slots == 0 ? 0 : static_cast<double>(device_slots - streamed_slots) / static_cast<double>(slots);
   }
   double skip_rate() const {
     const int64_t slots = device_slots + host_slots + skipped_slots;

@@ -32,6 +32,7 @@ struct Needs {
   int64_t head = 0, embedding = 0, cache = 0, workspace = 0;
   int64_t least_pass = 0, most_pass = 0;  // tokens
   int64_t state = 0;                      // bytes per token of a pass
+  int64_t mail = 0;                       // pinned, of the longest pass
   int64_t slot = 0, routed = 0;           // bytes of the largest expert, of all
 
   int64_t core() const { return stack + cache + workspace + least_pass * state; }  // without the head
@@ -57,6 +58,7 @@ Needs needs_of(const ModelBytes& model, const Budgets& budgets) {
   n.least_pass = std::min(budgets.context, kSliceTokens);
   n.most_pass = std::min(budgets.context, kPassTokens);
   n.state = std::clamp<int64_t>(model.state_per_token, 0, int64_t{1} << 40);
+  n.mail = bounded_product(n.most_pass, model.mail_per_token);
   return n;
 }
 
@@ -185,9 +187,9 @@ class Planner {
     }
   }
 
-  // Without a device there is room for staging too: so none takes anything away.
+  // Without a device there is room for staging and mail too: so none takes anything away.
   int64_t ram_always() const {
-    const int64_t always = kStagingBytes + needs_.embedding;
+    const int64_t always = kStagingBytes + needs_.mail + needs_.embedding;
     switch (plan_.shape) {
       case PlanShape::kHost:
         return always + needs_.core() + needs_.head;
@@ -204,6 +206,8 @@ class Planner {
     plan_.decode_together = with.decode(experts_, budgets_.sequences);
     LayerFrame frame;
     frame.can_stream = plan_.ring_slots >= 2, frame.share_residents = budgets_.share_residents;
+    if (plan_.experts_on_disk == 0)  // half of the ring
+      frame.ahead_s = static_cast<double>(plan_.ring_slots / 2 * needs_.slot) / speeds_.link_GBs * 1e-9;
     plan_.prefill = with.prefill(experts_, plan_.pass_tokens, frame);
     for (int64_t n = 2; n <= std::min(budgets_.sequences, kMostInTwo) && plan_.two_groups_from == 0; ++n)
       if (with.decode_in_two_s(experts_, n) < with.decode(experts_, n).seconds) plan_.two_groups_from = n;
@@ -241,6 +245,7 @@ class Planner {
     add_row("cache", needs_.cache, device);
     add_row("workspace", needs_.workspace + plan_.pass_tokens * needs_.state, device);
     if (device) plan_.rows.push_back({"slots to stream", plan_.ring_slots * needs_.slot, kStagingBytes, 0});
+    if (device) add_row("mail to the CPU", needs_.mail, false);
     add_row("adapter", budgets_.adapter_bytes, device);
     if (device) add_row("for the driver", reserve(), true);
     for (const PlaceRow& row : plan_.rows) plan_.device_used += row.device, plan_.ram_used += row.ram;

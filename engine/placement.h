@@ -42,7 +42,9 @@ struct ModelBytes {
   int64_t cache_per_token = 0;    // all layers
   int64_t workspace = 0;          // activations of a slice of kSliceTokens
   int64_t state_per_token = 0;    // what a pass keeps of a token between layers: its stream and its slots
-  int64_t activations_per_token = 0;  // bytes that operations read and write of it, all layers
+  int64_t mail_per_token = 0;     // between device and CPU: its vector, and what the CPU's experts make of it
+  int64_t activations_per_token = 0;  // bytes that operations read and write of it, all layers; experts apart
+  int64_t vector_bytes = 0;           // of its hidden state, which an expert reads and writes
   double operations_per_pair = 0;     // attention of one token to one other, all layers
 
   ClassSize total() const;

@@ -93,8 +93,7 @@ class Counter {
 };
 
 // What the operations of a layer on many tokens read and write of a token, in float32: vectors of `hidden`
-// for norms, residuals, inputs and outputs of products, and the slots of routed experts, which are written,
-// taken over from the host and added up.
+// for norms, residuals, inputs and outputs of products, and the slots of routed experts, which are added up.
 int64_t activation_bytes(const ModelConfig& c) {
   int64_t numbers = 0;
   for (const bool moe : c.moe_layer) {
@@ -103,7 +102,7 @@ int64_t activation_bytes(const ModelConfig& c) {
     numbers +=
         10 * c.hidden + 4 * c.heads * c.qk_dim() + 2 * c.q_lora + 4 * keys + 2 * c.heads * c.value_dim();
     numbers += 7 * (moe ? c.moe.shared_width : c.dense_width);
-    if (moe) numbers += (3 + 4 * c.moe.top_k) * c.hidden;
+    if (moe) numbers += (3 + c.moe.top_k) * c.hidden;
   }
   return 4 * numbers;
 }
@@ -116,7 +115,9 @@ void add_facts(const ModelConfig& c, DType cache_type, ModelBytes& out) {
   out.cache_per_token = cache_row_bytes(cache_type, c.cache_width()) * c.layers;
   out.workspace = WorkspaceMemory::bytes(c, kSliceTokens);
   out.state_per_token = 4 * c.hidden * (2 + c.moe.top_k) + 8 * c.moe.top_k;
+  if (out.top_k > 0) out.mail_per_token = 4 * (c.hidden * (1 + c.moe.top_k) + c.moe.top_k);
   out.activations_per_token = activation_bytes(c);
+  out.vector_bytes = 4 * c.hidden;
   out.operations_per_pair = 2.0 * static_cast<double>(c.heads * (c.qk_dim() + c.value_dim()) * c.layers);
 }
 

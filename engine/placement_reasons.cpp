@@ -85,7 +85,7 @@ class Teller {
       return say("a token reads {} and waits {}", gib_text(model_.per_token().bytes),
                  2 * d.disk_s > d.seconds ? "mostly for the disk" : "for RAM");
     }
-    const double cpu = d.handoff_s + d.cold_s + d.disk_s;
+    const double cpu = d.handoff_s + std::max(d.cold_s, d.disk_s);
     if (cpu == 0) return say("a token waits for device memory alone");
     say("of a token, experts on the CPU ({}) and on the device ({}) overlap: {}", ms(cpu), ms(d.device_s),
         cpu > d.device_s ? "the CPU is the longer side" : "the device is the longer side");

@@ -61,18 +61,16 @@ double SpeedModel::expert_s(const PlacedExpert& e, double tokens, bool on_device
   return time_of(e.bytes * used, e.weights, tokens * e.chance, on_device);
 }
 
-double SpeedModel::attention_s(int64_t tokens) const {
+double SpeedModel::attention_s(const LayerBytes& layer, int64_t tokens) const {
   const double n = static_cast<double>(tokens);
-  double seconds =
+  double shared =
       time_of(static_cast<double>(adapter_bytes), static_cast<double>(adapter_bytes) / 4, n, hybrid());
   // On the CPU they stay in its caches.
-  if (hybrid())
-    seconds += n * static_cast<double>(model.activations_per_token) / speeds.device_GBs * 1e-9 +
-               kSmallOps * static_cast<double>(model.layers.size()) * speeds.device_op_us * 1e-6;
-  for (const LayerBytes& layer : model.layers) {
-    for (const ClassSize* part : {&layer.attention, &layer.router, &layer.dense})
-      seconds += time_of(*part, n, hybrid());
-  }
+  if (hybrid()) shared += n * static_cast<double>(model.activations_per_token) / speeds.device_GBs * 1e-9;
+  double seconds = shared / static_cast<double>(model.layers.size());
+  if (hybrid()) seconds += kSmallOps * speeds.device_op_us * 1e-6;
+  for (const ClassSize* part : {&layer.attention, &layer.router, &layer.dense})
+    seconds += time_of(*part, n, hybrid());
   return seconds;
 }
 
@@ -88,44 +86,51 @@ std::vector<SpeedModel::LayerTimes> SpeedModel::shared_times(double tokens) cons
   return layers;
 }
 
+double SpeedModel::picked_s(const LayerTimes& layer, double resident_s, double ram_s,
+                            const Picks& disk) const {
+  if (!hybrid()) return std::max(layer.shared_s + ram_s, disk.read_s) + disk.seconds;
+  return std::max(layer.shared_s + resident_s,
+                  speeds.handoff_us * 1e-6 + std::max(ram_s, disk.read_s) + disk.seconds);
+}
+
 double SpeedModel::layer_s(const LayerTimes& layer, int64_t tokens) const {
-  const double cold_s = layer.ram.seconds + layer.disk.seconds;
-  if (!hybrid()) return layer.shared_s + cold_s;
-  if (layer.cold == 0) return layer.shared_s + layer.resident.seconds;
+  if (hybrid() && layer.cold == 0) return layer.shared_s + layer.resident.seconds;
   if (tokens == 1 && model.top_k <= kExactPicks) return expected_s(layer);
-  return std::max(layer.shared_s + layer.resident.seconds, speeds.handoff_us * 1e-6 + cold_s);
+  return picked_s(layer, layer.resident.seconds, layer.ram.seconds, layer.disk);
 }
 
 // Each of top_k picks falls on a resident expert, one in RAM, one on disk or a zero expert, by their shares.
 double SpeedModel::expected_s(const LayerTimes& layer) const {
   const int k = static_cast<int>(model.top_k);
-  const Picks zero{std::max(0.0, 1 - layer.resident.share - layer.ram.share - layer.disk.share), 0};
+  const Picks zero{std::max(0.0, 1 - layer.resident.share - layer.ram.share - layer.disk.share)};
   const std::array<Picks, 4> places{layer.resident, layer.ram, layer.disk, zero};
-  // Of n picks at a place: their probability but for k!, and their time.
-  std::array<std::array<double, kExactPicks + 1>, 4> chance{}, seconds{};
+  // Of n picks at a place: their probability but for k!, and their times.
+  std::array<std::array<Picks, kExactPicks + 1>, 4> picks{};
   for (size_t p = 0; p < places.size(); ++p) {
-    chance[p][0] = 1;
-    const double each = places[p].share > 0 ? places[p].seconds / (k * places[p].share) : 0;
+    const Picks& all = places[p];
+    const double part = all.share > 0 ? 1 / (k * all.share) : 0;
+    picks[p][0].share = 1;
     for (size_t n = 1; n <= static_cast<size_t>(k); ++n) {
-      chance[p][n] = chance[p][n - 1] * places[p].share / static_cast<double>(n);
-      seconds[p][n] = each * static_cast<double>(n);
+      const double of_all = part * static_cast<double>(n);
+      picks[p][n] = {picks[p][n - 1].share * all.share / static_cast<double>(n), all.seconds * of_all,
+                     all.read_s * of_all};
     }
   }
-  double expected = 0, all = 0;
+  double expected = 0, sum = 0;
   const auto last = [](const Picks& place, int n) { return place.share > 0 ? n : 0; };
   for (int zeros = 0; zeros <= last(zero, k); ++zeros) {
     for (int disk = 0; disk <= last(layer.disk, k - zeros); ++disk) {
       for (int ram = 0; ram <= last(layer.ram, k - zeros - disk); ++ram) {
-        const auto hits = static_cast<size_t>(k - zeros - disk - ram);
-        const double weight = chance[0][hits] * chance[1][static_cast<size_t>(ram)] *
-                              chance[2][static_cast<size_t>(disk)] * chance[3][static_cast<size_t>(zeros)];
-        const double cold_s = seconds[1][static_cast<size_t>(ram)] + seconds[2][static_cast<size_t>(disk)];
-        expected += weight * std::max(layer.shared_s + seconds[0][hits], speeds.handoff_us * 1e-6 + cold_s);
-        all += weight;
+        const Picks &hit = picks[0][static_cast<size_t>(k - zeros - disk - ram)],
+                    &here = picks[1][static_cast<size_t>(ram)], &read = picks[2][static_cast<size_t>(disk)];
+        const double weight =
+            hit.share * here.share * read.share * picks[3][static_cast<size_t>(zeros)].share;
+        expected += weight * picked_s(layer, hit.seconds, here.seconds, read);
+        sum += weight;
       }
     }
   }
-  return expected / all;
+  return expected / sum;
 }
 
 DecodePrediction SpeedModel::decode(const std::vector<PlacedExpert>& experts, int64_t tokens) const {
@@ -133,7 +138,8 @@ DecodePrediction SpeedModel::decode(const std::vector<PlacedExpert>& experts, in
   DecodePrediction p;
   p.tokens = tokens;
   const double cached = n * static_cast<double>(model.cache_per_token) * static_cast<double>(prompt);
-  p.attention_s = attention_s(tokens) + time_of(cached, 0, 0, hybrid());
+  p.attention_s = time_of(cached, 0, 0, hybrid());
+  for (const LayerBytes& layer : model.layers) p.attention_s += attention_s(layer, tokens);
   std::vector<LayerTimes> layers = shared_times(n);
   double picked = 0, hit = 0;
   for (const PlacedExpert& e : experts) {
@@ -143,7 +149,7 @@ DecodePrediction SpeedModel::decode(const std::vector<PlacedExpert>& experts, in
     const double seconds = expert_s(e, n, resident);
     const double disk_s = resident || e.in_ram ? 0 : e.bytes * used_by(e.chance, n) / speeds.disk_GBs * 1e-9;
     place.share += e.share;
-    place.seconds += seconds + disk_s;
+    place.seconds += seconds, place.read_s += disk_s;
     picked += e.chance;
     layer.cold += !resident;
     (resident ? hit : p.cold_s) += resident ? e.chance : seconds;
@@ -168,7 +174,7 @@ double SpeedModel::decode_in_two_s(const std::vector<PlacedExpert>& experts, int
   const DecodePrediction one = decode(experts, tokens - tokens / 2), two = decode(experts, tokens / 2);
   if (one.handoff_s + one.cold_s + one.disk_s == 0) return std::numeric_limits<double>::infinity();
   const auto on_device = [](const DecodePrediction& p) { return p.attention_s + p.device_s + p.head_s; };
-  const auto on_cpu = [](const DecodePrediction& p) { return p.handoff_s + p.cold_s + p.disk_s; };
+  const auto on_cpu = [](const DecodePrediction& p) { return p.handoff_s + std::max(p.cold_s, p.disk_s); };
   const double first_layer_s = one.seconds / static_cast<double>(model.layers.size());
   return first_layer_s + std::max(on_device(one) + on_device(two), on_cpu(one) + on_cpu(two));
 }
@@ -206,23 +212,30 @@ PrefillPrediction SpeedModel::prefill(const std::vector<PlacedExpert>& experts, 
   const double n = static_cast<double>(p.pass), all = static_cast<double>(prompt);
   const double pairs = n * all / 2;  // a token looks back at half of the prompt
   const double GFLOPs = hybrid() ? speeds.device_GFLOPs : speeds.cpu_GFLOPs;
-  p.before_s = attention_s(p.pass) + pairs * model.operations_per_pair / GFLOPs * 1e-9;
-  frame.before_s = p.before_s;
-  for (const LayerBytes& layer : model.layers) {
-    (hybrid() ? frame.device_s : frame.cpu_s) += time_of(layer.shared, n, hybrid());
-  }
-  std::vector<ExpertLoad> loads;
-  loads.reserve(experts.size());
+  const double pairs_s =
+      pairs * model.operations_per_pair / GFLOPs * 1e-9 / static_cast<double>(model.layers.size());
+  std::vector<std::vector<ExpertLoad>> loads(model.layers.size());
   double bytes = 0, weights = 0, picked = 0;
   for (const PlacedExpert& e : experts) {
-    loads.push_back(
+    loads[static_cast<size_t>(e.layer)].push_back(
         {n * e.chance, used_by(e.chance, n), e.bytes, e.weights, e.resident && hybrid(), e.in_ram});
     bytes += e.bytes, weights += e.weights, picked += n * e.chance;
   }
-  p.layers = plan_layer(loads, speeds, frame);
-  p.layers.where.clear();
-  if (!experts.empty()) p.tokens_per_expert = picked / static_cast<double>(experts.size());
-  if (weights > 0) p.break_even = break_even_tokens(bytes / weights, speeds);
+  const double most_ahead_s = frame.ahead_s;
+  frame.vector_bytes = hybrid() ? static_cast<double>(model.vector_bytes) : 0;
+  frame.ask_s = n * frame.vector_bytes / speeds.link_GBs * 1e-9;
+  for (size_t l = 0; l < loads.size(); ++l) {
+    const LayerBytes& layer = model.layers[l];
+    frame.before_s = attention_s(layer, p.pass) + pairs_s;
+    p.before_s += frame.before_s;
+    frame.ahead_s = std::min(most_ahead_s, frame.before_s);
+    (hybrid() ? frame.device_s : frame.cpu_s) = time_of(layer.shared, n, hybrid());
+    p.layers += plan_layer(loads[l], speeds, frame);
+  }
+  const double count = static_cast<double>(experts.size());
+  if (count > 0) p.tokens_per_expert = picked / count;
+  if (weights > 0)
+    p.break_even = break_even_tokens(bytes / count, weights / count, frame.vector_bytes, speeds);
   const double missing = static_cast<double>(ram_missing) / speeds.disk_GBs * 1e-9;
   p.seconds = (p.layers.seconds + missing) * all / n + time_of(model.head, 1, shape == PlanShape::kDevice);
   p.tokens_per_s = all / p.seconds;

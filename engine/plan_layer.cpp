@@ -10,20 +10,24 @@ namespace moebius {
 namespace {
 
 struct Costs {
-  double link = 0, device = 0, cpu = 0, disk = 0;
+  double link = 0, device = 0, cpu = 0, disk = 0, answer = 0;
   Costs& operator+=(const Costs& other) {
     link += other.link, device += other.device, cpu += other.cpu, disk += other.disk;
+    answer += other.answer;
     return *this;
   }
 };
 
 double giga(double units, double per_second) { return units / (per_second * 1e9); }
 
-// An expert's work if each in turn had to do it; disk is reading it once.
-Costs costs_of(const ExpertLoad& e, const MachineSpeeds& s) {
+// An expert's work if each in turn had to do it; disk is reading it once, answer what the CPU would send.
+Costs costs_of(const ExpertLoad& e, const MachineSpeeds& s, double vector_bytes) {
   const double bytes = e.bytes * e.used, operations = 2 * e.tokens * e.weights;
-  return {giga(bytes, s.link_GBs), std::max(giga(bytes, s.device_GBs), giga(operations, s.device_GFLOPs)),
-          std::max(giga(bytes, s.ram_GBs), giga(operations, s.cpu_GFLOPs)), giga(bytes, s.disk_GBs)};
+  const double vectors = e.tokens * vector_bytes;
+  return {giga(bytes, s.link_GBs),
+          std::max(giga(bytes + 2 * vectors, s.device_GBs), giga(operations, s.device_GFLOPs)),
+          std::max(giga(bytes, s.ram_GBs), giga(operations, s.cpu_GFLOPs)), giga(bytes, s.disk_GBs),
+          giga(vectors, s.link_GBs)};
 }
 
 // Experts in the order in which the CPU takes them, with their costs and the sums of the first i.
@@ -56,13 +60,13 @@ class Cut {
     std::sort(cold_order.begin(), cold_order.end());
     std::sort(resident_order.begin(), resident_order.end());
     for (const auto& [last, tokens, i] : cold_order) {
-      const Costs costs = costs_of(experts[i], speeds);
+      const Costs costs = costs_of(experts[i], speeds, frame.vector_bytes);
       if (!experts[i].in_ram) disk_ += costs.disk;  // whoever computes it
       cold_.add(i, costs);
     }
     for (const auto& [last, tokens, i] : resident_order) {
-      Costs costs = costs_of(experts[i], speeds);
-      if (experts[i].in_ram) costs.disk = 0;
+      Costs costs = costs_of(experts[i], speeds, frame.vector_bytes);
+      if (experts[i].in_ram) costs.disk = 0, ++copies_;
       resident_.add(i, costs);
     }
   }
@@ -80,51 +84,57 @@ class Cut {
     p.cpu_s = frame_.cpu_s + taken.cpu + given.cpu;
     p.disk_s = disk_ + given.disk;
     if (i == cold_.size()) p.link_s = 0;  // and not what rounding left of it
-    p.seconds = std::max({p.link_s, frame_.before_s + p.device_s, frame_.before_s + p.cpu_s, p.disk_s});
+    if (i + j > 0) p.ask_s = frame_.ask_s, p.answer_s = taken.answer + given.answer;
+    p.seconds = frame_.before_s + p.answer_s +
+                std::max({p.link_s - frame_.ahead_s, p.ask_s + p.device_s, p.ask_s + p.cpu_s, p.disk_s});
     return p;
   }
 
-  // The best j for an i: the device's time falls with j and the others' rise, so the best is next to where
-  // they cross.
+  // The best j for an i. Among experts with a copy in RAM, and among those without, the time first falls with
+  // j and then rises: as the tokens grow, what the device saves may fall below what the answer costs, but
+  // never rises above it again.
   size_t best_resident(size_t i) const {
-    size_t low = 0, high = frame_.share_residents ? resident_.size() : 0;
+    if (!frame_.share_residents) return 0;
+    size_t best = 0;
+    for (const auto& [first, last] : {std::pair{size_t{1}, copies_}, {copies_ + 1, resident_.size()}}) {
+      if (first > last) continue;
+      const size_t j = lowest(i, first, last);
+      if (cost(i, j).seconds < cost(i, best).seconds) best = j;
+    }
+    return best;
+  }
+
+ private:
+  size_t lowest(size_t i, size_t low, size_t high) const {
     while (low < high) {
       const size_t middle = (low + high) / 2;
-      const LayerPlan p = cost(i, middle);
-      if (frame_.before_s + p.device_s > std::max(frame_.before_s + p.cpu_s, p.disk_s)) {
+      if (cost(i, middle + 1).seconds < cost(i, middle).seconds) {
         low = middle + 1;
       } else {
         high = middle;
       }
     }
-    return low > 0 && cost(i, low - 1).seconds <= cost(i, low).seconds ? low - 1 : low;
+    return low;
   }
 
-  // The fewest that are as good as j, which is the best.
-  size_t fewest_resident(size_t i, size_t j) const {
-    const double best = cost(i, j).seconds;
-    size_t low = 0;
-    while (low < j) {
-      const size_t middle = (low + j) / 2;
-      if (cost(i, middle).seconds <= best) {
-        j = middle;
-      } else {
-        low = middle + 1;
-      }
-    }
-    return j;
-  }
-
- private:
   LayerFrame frame_;
   Queue cold_, resident_;
+  size_t copies_ = 0;  // of resident_, first, those with a copy in RAM
   double disk_ = 0;
 };
 
 }  // namespace
 
-double break_even_tokens(double bytes_per_weight, const MachineSpeeds& speeds) {
-  return bytes_per_weight * speeds.cpu_GFLOPs / (2 * speeds.link_GBs);
+LayerPlan& LayerPlan::operator+=(const LayerPlan& other) {
+  resident += other.resident, streamed += other.streamed, cpu += other.cpu;
+  link_s += other.link_s, device_s += other.device_s, cpu_s += other.cpu_s, disk_s += other.disk_s;
+  ask_s += other.ask_s, answer_s += other.answer_s, seconds += other.seconds;
+  return *this;
+}
+
+double break_even_tokens(double bytes, double weights, double vector_bytes, const MachineSpeeds& speeds) {
+  return giga(bytes, speeds.link_GBs) /
+         (giga(2 * weights, speeds.cpu_GFLOPs) + giga(vector_bytes, speeds.link_GBs));
 }
 
 LayerPlan plan_layer(std::span<const ExpertLoad> experts, const MachineSpeeds& speeds,
@@ -136,7 +146,6 @@ LayerPlan plan_layer(std::span<const ExpertLoad> experts, const MachineSpeeds& s
     const size_t j = cut.best_resident(i);
     if (const double seconds = cut.cost(i, j).seconds; seconds < best) best = seconds, best_i = i, best_j = j;
   }
-  best_j = cut.fewest_resident(best_i, best_j);
   LayerPlan plan = cut.cost(best_i, best_j);
   plan.where.assign(experts.size(), Where::kIdle);
   for (size_t i = 0; i < cut.cold().size(); ++i)

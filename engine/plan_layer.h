@@ -2,11 +2,11 @@
 // there over the link, and which it leaves to the CPU. Pure: a value from values.
 //
 // The link, the device and the CPU work at the same time (arXiv 2606.10493, section on stream-loading
-// prefill), so a layer takes as long as the slowest of the three. Streaming an expert costs its bytes on the
-// link however many tokens it has, computing it on the CPU costs 2 operations per weight and token: with b
-// bytes per weight, C CPU operations a second and L link bytes a second they are equal at b C / (2 L) tokens.
-// That break-even says which experts are candidates; how many of them the CPU takes is found by trying every
-// cut.
+// prefill), so a layer takes as long as the slowest of the three; then what the CPU made of each token
+// crosses the link. Streaming an expert of B bytes and W weights costs B on the link however many tokens it
+// has. On the CPU, which does C operations a second, each of its tokens costs 2 W / C, and V bytes of a
+// vector on the link of L bytes a second: they are equal at (B / L) / (2 W / C + V / L) tokens. That
+// break-even says which experts are candidates; how many of them the CPU takes is found by trying every cut.
 #pragma once
 
 #include <cstdint>
@@ -43,9 +43,12 @@ enum class Where : uint8_t { kIdle, kResident, kStreamed, kCpu };
 
 // The work of a layer besides its routed experts, and whether the ring lets experts be streamed at all.
 struct LayerFrame {
-  double before_s = 0;  // attention and router on the device: nothing but the link works beside them
-  double device_s = 0;  // shared experts
-  double cpu_s = 0;     // shared experts, when they are the CPU's
+  double before_s = 0;      // attention and router: until then nobody knows who has which tokens
+  double ahead_s = 0;       // of the link's work, what it can do meanwhile
+  double device_s = 0;      // shared experts
+  double cpu_s = 0;         // shared experts, when they are the CPU's
+  double ask_s = 0;         // the tokens' vectors to the CPU, if it has any expert: device and CPU wait
+  double vector_bytes = 0;  // of a token's vector, which an expert reads and writes
   bool can_stream = true;
   bool share_residents = true;  // the CPU may take resident experts when the device is the longer side
 };
@@ -54,16 +57,18 @@ struct LayerPlan {
   std::vector<Where> where;  // of each expert
   int64_t resident = 0, streamed = 0, cpu = 0;
   double link_s = 0, device_s = 0, cpu_s = 0, disk_s = 0;  // each one's work; frame included
-  double seconds = 0;                                      // max(link, before + device, before + cpu, disk)
+  double ask_s = 0, answer_s = 0;  // the tokens' vectors to the CPU, and what it made of them back
+  double seconds = 0;              // before + max(link - ahead, ask + device, ask + cpu, disk) + answer
+  LayerPlan& operator+=(const LayerPlan& other);  // but for `where`
 };
 
-// The tokens from which streaming an expert of so many bytes per weight beats computing it on the CPU.
-double break_even_tokens(double bytes_per_weight, const MachineSpeeds& speeds);
+// The tokens from which streaming an expert beats computing it on the CPU.
+double break_even_tokens(double bytes, double weights, double vector_bytes, const MachineSpeeds& speeds);
 
-// The exact minimum of LayerPlan::seconds over these plans: of the experts that are not resident, the CPU
-// takes the i with the fewest tokens and the others are streamed; of the resident ones it takes the j with
-// the fewest tokens, those with a copy in RAM first. i and j run over everything the frame allows; on a tie
-// the CPU takes fewer.
+// The minimum of LayerPlan::seconds over these plans, exact for experts of one size: of those that are not
+// resident, the CPU takes the i with the fewest tokens and the others are streamed; of the resident ones it
+// takes the j with the fewest tokens, those with a copy in RAM first. i and j run over everything the frame
+// allows; on a tie the CPU takes fewer.
 LayerPlan plan_layer(std::span<const ExpertLoad> experts, const MachineSpeeds& speeds,
                      const LayerFrame& frame = {});
 

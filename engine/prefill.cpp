@@ -1,6 +1,9 @@
 #include "engine/prefill.h"
 
 #include <algorithm>
+#include <functional>
+#include <numeric>
+#include <utility>
 
 #include "engine/placement.h"
 
@@ -8,6 +11,10 @@ namespace moebius {
 namespace {
 
 constexpr int64_t kRounding = 8 * 64;  // bytes, of the tensors of a pass
+
+double vector_bytes(const ModelConfig& config) {
+  return static_cast<double>(config.hidden) * static_cast<double>(sizeof(float));
+}
 
 }  // namespace
 
@@ -56,8 +63,8 @@ Result<std::unique_ptr<StreamedPrefill>> StreamedPrefill::create(const ModelConf
   MOEBIUS_ASSIGN(p->ring_, ExpertRing::create(sizes.places, largest_expert(host), device));
   const auto moe = std::ranges::find_if(host.layers, [](const auto& l) { return !l.experts.empty(); });
   const ExpertWeights& first = moe->experts.front();
-  p->break_even_ =
-      break_even_tokens(static_cast<double>(expert_bytes(first)) / weights_of(first), p->speeds_);
+  p->break_even_ = break_even_tokens(static_cast<double>(expert_bytes(first)), weights_of(first),
+                                     vector_bytes(config), speeds);
   return p;
 }
 
@@ -83,8 +90,20 @@ void StreamedPrefill::begin(const Model& model, const KvCache& cache, const Page
                             const WorkspaceMemory& workspace, int64_t slice_tokens,
                             std::span<const int32_t> ids, int64_t position) {
   MOEBIUS_CHECK(!ids.empty() && std::ssize(ids) <= sizes_.pass_tokens);
-  pass_.emplace(Pass{model, cache, table, workspace, slice_tokens, {ids.begin(), ids.end()}, position});
-  pass_->slices = (std::ssize(ids) + slice_tokens - 1) / slice_tokens;
+  // Slices of one size: a last one of few tokens would be attended in another way.
+  const int64_t n = std::ssize(ids), slices = (n + slice_tokens - 1) / slice_tokens;
+  pass_.emplace(Pass{model,
+                     cache,
+                     table,
+                     workspace,
+                     (n + slices - 1) / slices,
+                     {ids.begin(), ids.end()},
+                     position,
+                     store_.heat(),
+                     slices});
+  ring_->used();  // what a pass brought that was given up
+  queued_.clear();
+  bring_ahead(0);
 }
 
 double StreamedPrefill::part_done() const {
@@ -111,9 +130,9 @@ Status StreamedPrefill::step() {
 }
 
 Status StreamedPrefill::settle() {
-  MOEBIUS_TRY(wait_for(pass_->model));
+  MOEBIUS_TRY(device_.sync_compute());
   queued_.clear();
-  return Status();
+  return pass_->model.cold->error();
 }
 
 void StreamedPrefill::run_slice() {
@@ -132,26 +151,74 @@ void StreamedPrefill::run_slice() {
   }
 }
 
-// Waits for the router.
-Result<std::vector<ExpertLoad>> StreamedPrefill::count_tokens() {
-  const Tokens t = tokens();
-  const Tensor ids(pinned_.data(), DType::kI32, {t.expert_ids.shape[0], t.expert_ids.shape[1]},
-                   Space::kPinned);
-  routed_ = ids;
-  device_.copy(t.expert_ids, ids);
-  MOEBIUS_TRY(device_.sync());
-  const size_t l = static_cast<size_t>(pass_->layer);
-  return expert_loads(host_.layers[l].experts, store_.on_device(pass_->layer), ids);
+// Attention and router are over when the experts are planned.
+LayerFrame StreamedPrefill::frame(int64_t layer, double tokens) const {
+  LayerFrame frame;
+  frame.vector_bytes = vector_bytes(config_);
+  frame.ask_s = tokens * frame.vector_bytes / speeds_.link_GBs * 1e-9;
+  const FfnWeights& shared = host_.layers[static_cast<size_t>(layer)].ffn;
+  for (const Matrix* w : {&shared.gate, &shared.up, &shared.down}) {
+    const double bytes = static_cast<double>(w->bytes()), weights = static_cast<double>(w->rows * w->cols);
+    frame.device_s +=
+        1e-9 * std::max(bytes / speeds_.device_GBs, 2 * tokens * weights / speeds_.device_GFLOPs);
+  }
+  return frame;
+}
+
+std::vector<ExpertLoad> StreamedPrefill::loads(int64_t layer) const {
+  const std::vector<ExpertWeights>& experts = host_.layers[static_cast<size_t>(layer)].experts;
+  std::vector<ExpertLoad> loads = expert_loads(experts, store_.on_device(layer));
+  for (size_t e = 0; e < loads.size(); ++e)
+    loads[e].in_ram =
+        loads[e].resident ? !store_.releases() : !disk_ || disk_->in_cache(layer, static_cast<int64_t>(e));
+  return loads;
+}
+
+// Half of the ring, with those of the experts to be streamed that will have the most tokens, if the pass's
+// fall as earlier ones did.
+void StreamedPrefill::bring_ahead(int64_t layer) {
+  while (layer < config_.layers && host_.layers[static_cast<size_t>(layer)].experts.empty()) ++layer;
+  if (disk_ || layer == config_.layers) return;  // from disk they come when they are known
+  const std::vector<ExpertWeights>& experts = host_.layers[static_cast<size_t>(layer)].experts;
+  const std::vector<double>& heat = pass_->heat[static_cast<size_t>(layer)];
+  const double n = static_cast<double>(std::ssize(pass_->ids)), k = static_cast<double>(config_.moe.top_k);
+  const double all = std::accumulate(heat.begin(), heat.end(), 0.0);
+  std::vector<ExpertLoad> loads = this->loads(layer);
+  for (size_t e = 0; e < loads.size(); ++e)
+    loads[e].tokens = n * k * (all > 0 ? heat[e] / all : 1 / static_cast<double>(loads.size()));
+  const LayerPlan plan = plan_layer(loads, speeds_, frame(layer, n));
+  std::vector<size_t> streamed;
+  for (size_t e = 0; e < experts.size(); ++e)
+    if (plan.where[e] == Where::kStreamed) streamed.push_back(e);
+  std::ranges::stable_sort(streamed, std::greater(), [&](size_t e) { return loads[e].tokens; });
+  if (std::ssize(streamed) > ring_->group()) streamed.resize(static_cast<size_t>(ring_->group()));
+  ahead_ = {layer, std::vector<ExpertWeights>(experts.size()), {}};
+  int64_t bytes = 0;
+  for (const size_t e : streamed) {
+    ahead_.experts[e] = ring_->load(experts[e], ahead_.loras);
+    bytes += expert_bytes(experts[e]);
+  }
+  store_.count_streamed(layer, bytes);
 }
 
 Status StreamedPrefill::run_experts() {
   const Pass& p = *pass_;
-  MOEBIUS_ASSIGN(const std::vector<ExpertLoad> loads, count_tokens());
-  queued_.clear();  // the device is idle
-  const LayerPlan plan = plan_layer(loads, speeds_);
+  const Tokens t = tokens();
+  routed_ =
+      Tensor(pinned_.data(), DType::kI32, {t.expert_ids.shape[0], t.expert_ids.shape[1]}, Space::kPinned);
+  device_.copy(t.expert_ids, routed_);
+  MOEBIUS_TRY(settle());  // now the tokens are known that each has
   const std::vector<ExpertWeights>& experts = host_.layers[static_cast<size_t>(p.layer)].experts;
   std::vector<ExpertWeights>& on_host = queued_.lists.emplace_back(experts.size());
   std::vector<ExpertWeights>& on_device = queued_.lists.emplace_back(store_.on_device(p.layer));
+  std::vector<ExpertLoad> loads = this->loads(p.layer);
+  arrived_ = std::exchange(ahead_, Ahead());
+  for (size_t e = 0; e < arrived_.experts.size(); ++e) {
+    if (arrived_.experts[e].elsewhere() || !on_device[e].elsewhere()) continue;
+    on_device[e] = arrived_.experts[e], loads[e].resident = loads[e].in_ram = true;
+  }
+  add_tokens(routed_, loads);
+  const LayerPlan plan = plan_layer(loads, speeds_, frame(p.layer, static_cast<double>(std::ssize(p.ids))));
   std::vector<ExpertWeights> read(experts.size());  // here, by the CPU or to be streamed
   int64_t streamed_bytes = 0;
   for (size_t e = 0; e < experts.size(); ++e) {
@@ -162,7 +229,6 @@ Status StreamedPrefill::run_experts() {
   std::optional<DiskTier::Chosen> chosen;
   if (disk_) chosen = disk_->chosen(p.layer, routed_, read);
   store_.count_streamed(p.layer, streamed_bytes);
-  const Tokens t = tokens();
   const bool any_on_host =
       std::ranges::any_of(on_host, [](const ExpertWeights& e) { return !e.elsewhere(); });
   if (any_on_host) {
@@ -171,7 +237,9 @@ Status StreamedPrefill::run_experts() {
     store_.count(p.layer, routed_, on_host, 0);
   }
   for (int64_t i = 0; i < p.slices; ++i) shared_forward(p.model, p.layer, slice(i));
+  ring_->arrive();
   device_.expert_ffn({t.h, on_device.data(), std::ssize(on_device), t.expert_ids, t.slots});
+  ring_->used();
   // What the CPU computes is all that is elsewhere once the streamed experts have been here.
   const std::vector<ExpertWeights>* streamed = &experts;
   if (chosen) {
@@ -185,6 +253,7 @@ Status StreamedPrefill::run_experts() {
   });
   if (any_on_host) p.model.cold->answer(0, been_here, t.expert_ids, t.slots);
   device_.combine({t.slots, t.expert_ids, t.expert_weights, t.x});
+  bring_ahead(p.layer + 1);
   return Status();
 }
 

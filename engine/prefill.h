@@ -3,10 +3,11 @@
 // link once for all of them (stream-loading prefill, arXiv 2606.10493).
 //
 //   1. Attention and router of the pass in slices, as forward() does it; then the experts of every token are
-//      known, and plan_layer says which are computed where they are, streamed, or left to the CPU.
+//      known, and plan_layer says which are computed where they are, streamed, or left to the CPU. Meanwhile
+//      the link brings a first group of experts, those that by their heat will be streamed.
 //   2. At the same time: the CPU computes its tail, through the mailbox of ColdExperts; the device the shared
-//      and resident experts, then the streamed ones, group by group; the link brings the next group into the
-//      ring (engine/expert_ring.h).
+//      experts and those that are there, then the streamed ones, group by group; the link brings the next
+//      group into the ring (engine/expert_ring.h).
 //
 // Every slot is computed by the same operation wherever its expert is, and all slots are added in slot order,
 // so the result is that of forward() with the whole pass as one batch.
@@ -69,7 +70,9 @@ class StreamedPrefill {
     const WorkspaceMemory& workspace;
     int64_t slice_tokens;
     std::vector<int32_t> ids;
-    int64_t position = 0, slices = 0;
+    int64_t position = 0;
+    ExpertHeat heat;  // at its beginning
+    int64_t slices = 0;
     int64_t layer = -1, slice = 0;  // next; layer -1: the embeddings
     bool routed = false;            // the layer's experts are next
   };
@@ -84,12 +87,21 @@ class StreamedPrefill {
         device_(device) {}
   static Tokens lay_out(const ModelConfig& config, int64_t n, Arena& arena);
 
+  // Experts that are on their way, or in the ring, before the tokens are known that choose them.
+  struct Ahead {
+    int64_t layer = -1;
+    std::vector<ExpertWeights> experts;  // the others elsewhere
+    std::deque<Lora> loras;
+  };
+
   Tokens tokens() const;
   Workspace slice(int64_t index) const;
+  LayerFrame frame(int64_t layer, double tokens) const;  // of its routed experts
+  std::vector<ExpertLoad> loads(int64_t layer) const;    // without tokens
   void run_slice();
   Status run_experts();
-  Status settle();  // waits for the device
-  Result<std::vector<ExpertLoad>> count_tokens();
+  void bring_ahead(int64_t layer);  // the first experts of the next layer from this one on that has any
+  Status settle();                  // waits for what the device computes
 
   const ModelConfig& config_;
   const Weights& host_;
@@ -103,7 +115,8 @@ class StreamedPrefill {
   Buffer memory_, pinned_;  // Tokens; I32 [pass_tokens, top_k] on the host
   Tensor routed_;           // I32 [n, top_k]: the experts of the layer's tokens, on the host
   std::optional<Pass> pass_;
-  QueuedExperts queued_;  // until the next sync
+  Ahead ahead_, arrived_;  // of the next layer, of this
+  QueuedExperts queued_;   // until what was queued on kCompute is done
 };
 
 }  // namespace moebius

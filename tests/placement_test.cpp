@@ -331,8 +331,8 @@ TEST(PlanModel, KimiOn24And768GiBNeedsNoDisk) {
 TEST(PlanModel, KimiOn24And512GiBReadsFromDisk) {
   const ModelBytes kimi = bytes_of("kimi-k2", Format::kInt4, true);
   const ModelPlan plan = plan_model(kimi, kWorkstation, {24 * kGiB, 512 * kGiB, 16384, 1, 0, 4096});
-  // 570.8 GB of experts, 504 GiB of RAM less the embedding's 2.3 GB.
-  const double room = 504.0 * kGiB - 163840.0 * 7168 * 2;
+  // 570.8 GB of experts, 504 GiB of RAM less the embedding's 2.3 GB, and 4096 tokens' vectors on their way.
+  const double room = 504.0 * kGiB - 163840.0 * 7168 * 2 - 4096.0 * 4 * (9 * 7168 + 8);
   const double cold = 60 * 384 * 24772608.0 - static_cast<double>(row_of(plan, "routed experts").device);
   EXPECT_NEAR(static_cast<double>(row_of(plan, "routed experts").disk), cold - room, 24772608);
   EXPECT_GT(plan.experts_on_disk, 1000);
@@ -403,6 +403,7 @@ class Machines {
     m.tied_head = random_() % 2 == 0;
     if (!m.tied_head) m.embedding = m.head;
     m.cache_per_token = whole(100, 1e5), m.workspace = whole(1e4, 1e8), m.state_per_token = whole(100, 1e5);
+    m.mail_per_token = whole(100, 1e5), m.vector_bytes = m.mail_per_token / (1 + m.top_k);
     m.operations_per_pair = draw(10, 1e6);
     return m;
   }

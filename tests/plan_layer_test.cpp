@@ -14,7 +14,8 @@ TEST(PlanLayer, TheCutThatMakesTheSlowerSideFastest) {
   // 1 GB and 1e9 weights each: 0.1 s on the link, and 2 ms a token on the CPU, so they are equal at 50
   // tokens.
   const MachineSpeeds speeds{1000, 1e6, 10, 100, 1000, 1, 0};
-  EXPECT_DOUBLE_EQ(break_even_tokens(1, speeds), 50);
+  EXPECT_DOUBLE_EQ(break_even_tokens(1e9, 1e9, 0, speeds), 50);
+  EXPECT_DOUBLE_EQ(break_even_tokens(1e9, 1e9, 2e7, speeds), 25);  // 2 ms a token on the link as well
   std::vector<ExpertLoad> experts;
   for (const double tokens : {200.0, 10.0, 60.0, 0.0, 20.0}) experts.push_back({tokens, 1, 1e9, 1e9});
   const LayerPlan plan = plan_layer(experts, speeds);
@@ -43,25 +44,59 @@ TEST(PlanLayer, DiskAndAttentionCount) {
   EXPECT_NEAR(plan_layer(experts, speeds).disk_s, 1, 1e-12);  // 1 GB at 1 GB/s, wherever it is computed
   EXPECT_NEAR(plan_layer(experts, speeds).seconds, 1, 1e-12);
   experts[0].in_ram = true;
-  const LayerFrame frame{2, 0.5, 0};  // the link works during attention
-  const LayerPlan plan = plan_layer(experts, speeds, frame);
-  EXPECT_NEAR(plan.seconds, 2.5, 0.01);
+  LayerFrame frame;
+  frame.before_s = 2, frame.device_s = 0.5;
   EXPECT_EQ(plan_layer({}, speeds, frame).seconds, 2.5);
+  EXPECT_NEAR(plan_layer(experts, speeds, frame).seconds, 2.5, 0.01);
+}
+
+TEST(PlanLayer, OnlyAheadDoesTheLinkWorkBesideAttention) {
+  const MachineSpeeds speeds{1e6, 1e9, 10, 1e-3, 1e-3, 1, 0};  // the CPU is of no use
+  const std::vector<ExpertLoad> experts(4, {100, 1, 1e9, 1e9});
+  LayerFrame frame;
+  frame.before_s = 0.2;
+  EXPECT_NEAR(plan_layer(experts, speeds, frame).seconds, 0.2 + 0.4, 1e-3);
+  frame.ahead_s = 0.1;
+  EXPECT_NEAR(plan_layer(experts, speeds, frame).seconds, 0.2 + 0.3, 1e-3);
+}
+
+TEST(PlanLayer, WhatTheCpuMakesOfTokensCrossesTheLink) {
+  const MachineSpeeds speeds{1000, 1e6, 10, 100, 1000, 1, 0};
+  LayerFrame frame;
+  frame.vector_bytes = 1e7, frame.ask_s = 0.05;
+  // 1 GB each: 0.1 s on the link. On the CPU 0.02 + 0.01 s and 0.1 + 0.05; and the CPU is asked once.
+  const std::vector<ExpertLoad> experts{{10, 1, 1e9, 1e9}, {50, 1, 1e9, 1e9}};
+  frame.can_stream = false;
+  const LayerPlan plan = plan_layer(experts, speeds, frame);
+  EXPECT_NEAR(plan.answer_s, 60 * 1e-3, 1e-12);
+  EXPECT_NEAR(plan.seconds, 0.05 + 0.12 + 0.06, 1e-12);
+  frame.can_stream = true;
+  EXPECT_EQ(plan_layer(experts, speeds, frame).cpu, 1);  // 0.05 + 0.1 beside 0.2 and 0.23
+  frame.vector_bytes = 0;
+  EXPECT_NEAR(plan_layer(experts, speeds, frame).answer_s, 0, 0);
+  frame.ask_s = 0.2;
+  EXPECT_EQ(plan_layer(experts, speeds, frame).cpu, 0);
+  EXPECT_EQ(plan_layer(experts, speeds, frame).ask_s, 0);
 }
 
 double seconds_of(const std::vector<ExpertLoad>& experts, const std::vector<bool>& on_cpu,
                   const MachineSpeeds& s, const LayerFrame& f) {
-  double link = 0, device = f.device_s, cpu = f.cpu_s, disk = 0;
+  double link = 0, device = f.device_s, cpu = f.cpu_s, disk = 0, answer = 0, ask = 0;
   for (size_t i = 0; i < experts.size(); ++i) {
     const ExpertLoad& e = experts[i];
     if (e.tokens == 0) continue;
     const double bytes = e.bytes * e.used * 1e-9, giga = 2e-9 * e.tokens * e.weights;
-    if (on_cpu[i]) cpu += std::max(bytes / s.ram_GBs, giga / s.cpu_GFLOPs);
-    if (!on_cpu[i]) device += std::max(bytes / s.device_GBs, giga / s.device_GFLOPs);
+    const double vectors = 1e-9 * e.tokens * f.vector_bytes;
+    if (on_cpu[i]) {
+      cpu += std::max(bytes / s.ram_GBs, giga / s.cpu_GFLOPs);
+      answer += vectors / s.link_GBs, ask = f.ask_s;
+    } else {
+      device += std::max((bytes + 2 * vectors) / s.device_GBs, giga / s.device_GFLOPs);
+    }
     if (!on_cpu[i] && !e.resident) link += bytes / s.link_GBs;
     if (!e.in_ram && (on_cpu[i] || !e.resident)) disk += bytes / s.disk_GBs;
   }
-  return std::max({link, f.before_s + device, f.before_s + cpu, disk});
+  return f.before_s + std::max({link - f.ahead_s, ask + device, ask + cpu, disk}) + answer;
 }
 
 // Of all subsets for the CPU, those that are cuts of both queues.
@@ -73,7 +108,11 @@ TEST(PlanLayer, NoCutIsBetter) {
   for (int round = 0; round < 300; ++round) {
     const MachineSpeeds speeds{
         draw(50, 3000), draw(1e3, 1e5), draw(2, 60), draw(10, 500), draw(100, 5000), draw(1, 10), 0};
-    const LayerFrame frame{draw(1e-6, 1e-3), draw(1e-6, 1e-3), 0, random() % 4 != 0};
+    LayerFrame frame;
+    frame.before_s = draw(1e-6, 1e-3), frame.device_s = draw(1e-6, 1e-3);
+    frame.can_stream = random() % 4 != 0;
+    if (random() % 3 != 0) frame.vector_bytes = draw(1e2, 1e6), frame.ask_s = draw(1e-6, 1e-3);
+    if (random() % 2 == 0) frame.ahead_s = draw(1e-7, 1e-3);
     const size_t n = 1 + random() % 10;
     std::vector<ExpertLoad> experts;
     for (size_t i = 0; i < n; ++i) {

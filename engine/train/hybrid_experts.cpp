@@ -5,7 +5,6 @@
 #include "engine/expert_store.h"
 
 namespace moebius {
-namespace {}  // namespace
 
 int64_t HybridExperts::bytes(const Weights& host, const Options& options) {
   return options.ring_places * largest_expert(host);
@@ -56,8 +55,11 @@ bool HybridExperts::route(int64_t layer, const Workspace& ws) {
 void HybridExperts::split(int64_t layer) {
   Layer& l = at(layer);
   const std::vector<ExpertWeights>& experts = host_weights_.layers[static_cast<size_t>(layer)].experts;
-  const std::vector<ExpertLoad> loads = expert_loads(experts, resident(layer), l.ids);
+  std::vector<ExpertLoad> loads = expert_loads(experts, resident(layer));
+  add_tokens(l.ids, loads);
   LayerFrame frame;
+  frame.vector_bytes = static_cast<double>(config_.hidden) * static_cast<double>(sizeof(float));
+  frame.ask_s = static_cast<double>(l.ids.shape[0]) * frame.vector_bytes / speeds_.link_GBs * 1e-9;
   frame.can_stream = ring_.has_value();
   frame.share_residents = false;  // the gradients of their adapters are on the device
   l.plan = plan_layer(loads, speeds_, frame);

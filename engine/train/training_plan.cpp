@@ -152,14 +152,14 @@ class Sharing {
       say(fmt::format("{} on the device would hold everything; it takes part from {} on",
                       gib_text(p.device_for_all), gib_text(p.device_needed)));
     if (p.ring_places > 0) {
-      const double bytes_per_weight =
-          static_cast<double>(routed_.all.bytes) / static_cast<double>(routed_.all.weights);
+      const double count = static_cast<double>(routed_.count);
       say(
           fmt::format("streaming an expert beats the CPU from {:.0f} tokens on; an even micro-batch gives "
                       "each {:.0f}",
-                      break_even_tokens(bytes_per_weight, speeds_),
-                      static_cast<double>(shape_.micro_tokens * b_.model.top_k * routed_.layers) /
-                          static_cast<double>(routed_.count)));
+                      break_even_tokens(static_cast<double>(routed_.all.bytes) / count,
+                                        static_cast<double>(routed_.all.weights) / count,
+                                        static_cast<double>(b_.model.vector_bytes), speeds_),
+                      static_cast<double>(shape_.micro_tokens * b_.model.top_k * routed_.layers) / count));
     }
     if (p.ram_missing > 0)
       say(
@@ -194,6 +194,8 @@ class Sharing {
                   static_cast<int64_t>(e) < resident};
     LayerFrame frame;
     frame.can_stream = p.ring_places > 0, frame.share_residents = false;
+    frame.vector_bytes = static_cast<double>(b_.model.vector_bytes);
+    frame.ask_s = static_cast<double>(shape_.micro_tokens) * frame.vector_bytes / s.link_GBs * 1e-9;
     return plan_layer(loads, s, frame);
   }
 
