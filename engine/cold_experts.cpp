@@ -23,8 +23,23 @@ Result<std::unique_ptr<ColdExperts>> ColdExperts::create(const ModelConfig& conf
     const int64_t numbers = options.tokens[m] * config.hidden + slots + slots * config.hidden + 3 * 64;
     MOEBIUS_ASSIGN(cold->memory_[m], device.alloc_pinned(static_cast<size_t>(numbers) * sizeof(float)));
   }
+  const int64_t ids = config.layers * (options.tokens[0] + options.tokens[1]) * config.moe.top_k;
+  MOEBIUS_ASSIGN(cold->ids_memory_, device.alloc_pinned(static_cast<size_t>(ids) * sizeof(int32_t)));
   MOEBIUS_ASSIGN(cold->worker_, HostWorker::create(device, options.overlap));
   return cold;
+}
+
+void ColdExperts::note_resident(int64_t layer, const Workspace& ws) {
+  const int64_t first = layer * (options_.tokens[0] + options_.tokens[1]) + ws.mailbox * options_.tokens[0];
+  const int64_t n = ws.expert_ids.shape[0], k = config_.moe.top_k;
+  const Tensor ids(ids_memory_.as<int32_t>() + first * k, DType::kI32, {n, k}, Space::kPinned);
+  device_.copy(ws.expert_ids, ids);
+  resident_.push_back({layer, ids});
+}
+
+void ColdExperts::count_resident() {
+  for (const ResidentLayer& r : resident_) store_.count(r.layer, on_host(r.ids), store_.on_host(r.layer), 0);
+  resident_.clear();
 }
 
 ColdExperts::Mailbox ColdExperts::lay_out(int mailbox, int64_t n) const {

@@ -7,8 +7,9 @@
 //
 // The calling thread only queues. A mailbox serves a batch: the stream copies the next request after it has
 // taken the last answer. Two of them let the host compute for one batch while the device is at the other
-// (forward_in_two). Both sides split the same ids by the same table (engine/expert_store.h), so every slot is
-// computed exactly once, and by the same arithmetic wherever it is.
+// (forward_in_two). Of a layer whose experts are all on the device only the ids come to the host, to be
+// counted when the step is over. Both sides split the same ids by the same table (engine/expert_store.h), so
+// every slot is computed exactly once, and by the same arithmetic wherever it is.
 #pragma once
 
 #include <array>
@@ -43,11 +44,15 @@ class ColdExperts {
                                                      ExpertStore& store, Backend& host, Backend& device);
 
   // At the start of a step, while the device is idle: experts may move.
-  void next_step() { store_.next_step(); }
+  void next_step() {
+    count_resident();
+    store_.next_step();
+  }
   // Of the host's experts, the first since start_again(); while the device is idle.
   const Status& error() const { return worker_->error(); }
   // After an error, the device's having been cleared: what was on its way may not have arrived.
   void start_again() {
+    resident_.clear();
     worker_->start_again();
     store_.load_again();
   }
@@ -56,7 +61,8 @@ class ColdExperts {
   const ExpertStore& experts() const { return store_; }
   // Hands ws.h and ws.expert_ids over, when the layer has experts on the host.
   void ask(int64_t layer, const Workspace& ws, std::vector<ExpertRows> on_host) {
-    if (store_.any_on_host(layer)) ask(layer, ws.mailbox, ws.h, ws.expert_ids, std::move(on_host));
+    if (!store_.any_on_host(layer)) return note_resident(layer, ws);
+    ask(layer, ws.mailbox, ws.h, ws.expert_ids, std::move(on_host));
   }
   // Puts their slots into ws.slots.
   void answer(int64_t layer, const Workspace& ws) {
@@ -84,6 +90,12 @@ class ColdExperts {
       : config_(config), options_(options), store_(store), host_(host), device_(device) {}
   Mailbox lay_out(int mailbox, int64_t n) const;
   Status compute(const Job& job);
+  struct ResidentLayer {  // of the step that is on its way, or the last
+    int64_t layer;
+    Tensor ids;  // I32 [n, top_k], pinned
+  };
+  void note_resident(int64_t layer, const Workspace& ws);
+  void count_resident();
 
   const ModelConfig& config_;
   const Options options_;
@@ -91,6 +103,8 @@ class ColdExperts {
   Backend& host_;
   Backend& device_;
   std::array<Buffer, kMailboxes> memory_;
+  Buffer ids_memory_;  // [layers] I32, of all tokens of both mailboxes
+  std::vector<ResidentLayer> resident_;
   uint64_t requests_ = 0;
   std::array<uint64_t, kMailboxes> ticket_{};  // of the last request in each
   Tracer* tracer_ = nullptr;

@@ -41,10 +41,11 @@ std::vector<ExpertMove> plan_moves(const Residency& residency, const ExpertHeat&
   std::stable_sort(moves.begin(), moves.end(),
                    [&](const ExpertMove& a, const ExpertMove& b) { return gain(a) > gain(b); });
   int64_t left = most_bytes;
+  bool first = true;
   const auto too_much = [&](const ExpertMove& m) {
     const int64_t needed = bytes[static_cast<size_t>(m.layer)][static_cast<size_t>(m.in)];
-    if (needed > left) return true;
-    left -= needed;
+    if (needed > left && !first) return true;
+    left -= needed, first = false;
     return false;
   };
   moves.erase(std::remove_if(moves.begin(), moves.end(), too_much), moves.end());

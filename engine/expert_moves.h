@@ -21,8 +21,8 @@ struct ExpertMove {
 // uses. Without the margin, experts of equal use would change places for ever.
 inline constexpr double kMoveFactor = 1.5, kMoveUses = 4;
 
-// The moves that gain most uses, within a layer each, of at most `most_bytes` together; an expert moves once
-// and fits the place it takes.
+// The moves that gain most uses, within a layer each, of at most `most_bytes` together, or one; an expert
+// moves once and fits the place it takes.
 std::vector<ExpertMove> plan_moves(const Residency& residency, const ExpertHeat& heat,
                                    const ExpertBytes& bytes, int64_t most_bytes);
 

@@ -50,7 +50,8 @@ std::vector<prometheus::MetricFamily> expert_families(const std::vector<LayerUse
   for (size_t l = 0; l < experts.size(); ++l) {
     const LayerUse& use = experts[l];
     if (use.device_slots + use.host_slots + use.skipped_slots == 0) continue;
-    add_sample(slots, l, "device", static_cast<double>(use.device_slots));
+    add_sample(slots, l, "device", static_cast<double>(use.device_slots - use.streamed_slots));
+    add_sample(slots, l, "streamed", static_cast<double>(use.streamed_slots));
     add_sample(slots, l, "host", static_cast<double>(use.host_slots));
     add_sample(slots, l, "skipped", static_cast<double>(use.skipped_slots));
     add_sample(host, l, nullptr, use.host_s);

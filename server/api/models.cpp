@@ -26,7 +26,7 @@ Json map_json(const std::vector<ExpertLayer>& map) {
   return out;
 }
 
-// Only layers with experts on both sides say something.
+// Layers that were used.
 Json experts_json(const Service& service) {
   const Engine& engine = service.engine;
   Json layers = Json::array();
@@ -37,6 +37,7 @@ Json experts_json(const Service& service) {
     layers.push_back({{"layer", l},
                       {"hit_rate", use.hit_rate()},
                       {"device_slots", use.device_slots},
+                      {"streamed_slots", use.streamed_slots},
                       {"host_slots", use.host_slots},
                       {"skipped_slots", use.skipped_slots},
                       {"skip_rate", use.skip_rate()},
