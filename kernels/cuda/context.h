@@ -21,10 +21,14 @@ class Context {
   virtual int multiprocessors() const = 0;
 
   // Device memory for intermediate results of one operation, aligned to 256 bytes, not zeroed; free again
-  // when the operation's kernels are queued, since the stream is in order. Grows outside of the measured
-  // path. Null when the device has no memory left: the launcher returns and the error comes with the next
-  // sync().
+  // when the operation's kernels are queued, since the stream is in order. Null when the device has no memory
+  // left: the launcher returns and the error comes with the next sync().
   virtual void* scratch(int64_t bytes) = 0;
+  // Taken when the device was opened. An operation with much to do takes its tokens in pieces (pieces.h) that
+  // need no more; more is allocated where one token or one matrix does.
+  virtual int64_t scratch_bytes() const = 0;
+  // All scratch, and what was uploaded, is free again for what is queued next.
+  virtual void reuse_scratch() = 0;
   // Copies host memory to the device for kernels queued next; the caller's memory is free at once.
   virtual const void* upload(const void* from, int64_t bytes) = 0;
   template <class T>

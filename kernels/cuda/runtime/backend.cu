@@ -13,6 +13,7 @@
 #include "kernels/cuda/runtime/flags.h"
 #include "kernels/cuda/runtime/product.h"
 #include "kernels/cuda/runtime/scratch.h"
+#include "kernels/gpu.h"
 #include "kernels/staging.h"
 
 namespace moebius::cuda {
@@ -26,13 +27,18 @@ class CudaContext final : public Context {
   Status create(cudaStream_t compute, int multiprocessors) {
     compute_ = compute, multiprocessors_ = multiprocessors;
     MOEBIUS_TRY(uploads_.create());
-    return products_.create();
+    MOEBIUS_TRY(products_.create());
+    return scratch_.create(scratch_bytes());
   }
-  void reset() { scratch_.reset(); }
+  void merge_scratch() { scratch_.merge(); }
 
   StreamHandle compute() override { return compute_; }
   int multiprocessors() const override { return multiprocessors_; }
   void* scratch(int64_t bytes) override { return scratch_.take(bytes); }
+  int64_t scratch_bytes() const override {
+    return kCudaWorkBytes - static_cast<int64_t>(Products::kWorkspaceBytes);
+  }
+  void reuse_scratch() override { scratch_.reset(); }
   const void* upload(const void* from, int64_t bytes) override {
     void* to = scratch_.take(bytes);
     if (to) uploads_.copy(from, to, bytes, compute_);
@@ -197,6 +203,7 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
     for (cudaStream_t stream : streams_) failure_.ok(cudaStreamSynchronize(stream), "a kernel");
     failure_.first().ok() ? flags_.forget() : flags_.settle();
     staging_->finish();
+    if (failure_.first().ok()) context_->merge_scratch();
     return failure_.first();
   }
   // After a fault of a kernel the device gives the same error again at the next call.
@@ -207,7 +214,7 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
   Context& context() override { return *context_; }
   bool begin() override {
     if (!use() || !failure_.first().ok()) return false;
-    context_->reset();
+    context_->reuse_scratch();
     return true;
   }
   void end(const char* op) override { failure_.ok(cudaGetLastError(), op); }
@@ -231,7 +238,7 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
   const int64_t memory_bytes_;
   std::string name_;
   Failure failure_;
-  int64_t allocated_ = 0;
+  int64_t allocated_ = kCudaWorkBytes;
   std::array<cudaStream_t, kStreams> streams_{};
   cudaStream_t setup_ = nullptr;
   std::array<StreamEvents, kStreams> events_;
