@@ -6,6 +6,8 @@
 
 namespace moebius {
 
+int64_t own_bytes(DeviceKind device) { return device == DeviceKind::kCuda ? kCudaWorkBytes : 0; }
+
 Result<MakeDevice> device_maker(DeviceOptions& options, const HostOptions& host) {
   if (options.device == DeviceKind::kAuto) {
     const Result<std::vector<GpuInfo>> gpus = gpu_devices();

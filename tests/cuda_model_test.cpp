@@ -102,7 +102,7 @@ class OnGpu : public testing::TestWithParam<std::string> {
   }
   static std::unique_ptr<Engine> open_there(const std::string& model, double experts, bool overlap) {
     EngineOptions options = options_on_cuda(model);
-    if (experts < 1) options.device_memory = budget(options, experts);
+    if (experts < 1) options.device_memory = budget(options, experts) + kCudaWorkBytes;
     options.device = DeviceKind::kCuda, options.overlap = overlap;
     return open(options);
   }
