@@ -40,6 +40,15 @@ Result<std::vector<GpuInfo>> gpu_devices() {
   return devices;
 }
 
+Result<int64_t> gpu_free_bytes(int device) {
+  MOEBIUS_ASSIGN(void* const library, open_library());
+  MOEBIUS_ASSIGN(void* const function, function_of(library, "moebius_cuda_free_bytes"));
+  char error[kMoebiusCudaErrorBytes] = "";
+  const int64_t bytes = reinterpret_cast<decltype(&moebius_cuda_free_bytes)>(function)(device, error);
+  if (bytes < 0) return unsupported(fmt::format("GPU {} cannot be opened: {}", device, error));
+  return bytes;
+}
+
 Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaOptions& options) {
   MOEBIUS_ASSIGN(const std::vector<GpuInfo> devices, gpu_devices());
   if (options.device < 0 || options.device >= std::ssize(devices))

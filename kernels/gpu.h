@@ -21,6 +21,9 @@ struct GpuInfo {
 // kUnsupported: built without CUDA, or no driver; the message says how to get it. An empty list: a driver
 // without devices.
 Result<std::vector<GpuInfo>> gpu_devices();
+// What nobody has taken of the memory of a device that gpu_devices() lists. The driver's own part of this
+// process, some hundred MB, is taken by asking. kUnsupported.
+Result<int64_t> gpu_free_bytes(int device);
 
 // What a backend takes of the device's memory for itself when it is made: scratch of operations, which go
 // through many tokens in pieces that need no more, and cuBLAS' workspace. Enough for expanded MLA of

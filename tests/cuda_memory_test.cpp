@@ -1,9 +1,9 @@
-// Memory of the CUDA device: operations with less scratch than all their tokens would take go in pieces, which
-// stay within it and give what the reference does.
-// within it and give what the reference does.
+// Memory of the CUDA device: operations with less scratch than all their tokens would take go in pieces,
+// which stay within it and give what the reference does.
 #include <gtest/gtest.h>
 
 #include "kernels/cpu/host_grad.h"
+#include "kernels/cuda/no_memory.h"
 #include "tests/op_cases_experts.h"
 #include "tests/op_device.h"
 
@@ -70,6 +70,16 @@ TEST(ScratchOfCuda, OneTokenMayTakeMore) {
   reference(c.args);
   const Snapshot want = snapshot(c.outputs);
   EXPECT_EQ(expect_reference(c, before, want, 1).pieces, 4);
+}
+
+TEST(MemoryOfCuda, TooLittleIsToldFromTakenByOthers) {
+  const Status over = cuda::no_device_memory(300, 200, 1000), full = cuda::no_device_memory(300, 500, 100);
+  for (const Status& status : {over, full}) EXPECT_EQ(status.code(), Code::kNoMemory);
+  EXPECT_EQ(over.message(),
+            "300 bytes of the GPU's memory are needed, 200 of --gpu-memory are left; raise it");
+  EXPECT_EQ(full.message(),
+            "300 bytes of the GPU's memory are needed, 100 are free; close other programs that use "
+            "it, or lower --gpu-memory");
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include "kernels/cuda/abi.h"
 #include "kernels/cuda/dispatch.h"
+#include "kernels/cuda/no_memory.h"
 #include "kernels/cuda/runtime/events.h"
 #include "kernels/cuda/runtime/flags.h"
 #include "kernels/cuda/runtime/product.h"
@@ -103,15 +104,13 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
 
   Result<Buffer> alloc(size_t bytes) override {
     if (!use()) return failure_.first();
-    size_t free = 0, total = 0;
-    cudaMemGetInfo(&free, &total);
-    const int64_t left = memory_bytes_ > 0 ? memory_bytes_ - allocated_ : static_cast<int64_t>(free);
+    const int64_t left = memory_bytes_ > 0 ? std::max<int64_t>(0, memory_bytes_ - allocated_) : INT64_MAX;
     void* at = nullptr;
-    if (static_cast<int64_t>(bytes) < 0 || static_cast<int64_t>(bytes) > left ||
-        cudaMalloc(&at, std::max<size_t>(1, bytes)) != cudaSuccess) {
+    if (bytes > static_cast<size_t>(left) || cudaMalloc(&at, std::max<size_t>(1, bytes)) != cudaSuccess) {
       (void)cudaGetLastError();
-      return no_memory(fmt::format("the GPU has {} bytes left, {} are needed; {}", left, bytes,
-                                   memory_bytes_ > 0 ? "raise --gpu-memory" : "lower --gpu-memory"));
+      size_t free = 0, total = 0;
+      cudaMemGetInfo(&free, &total);
+      return no_device_memory(bytes, static_cast<size_t>(left), free);
     }
     if (!failure_.ok(cudaMemsetAsync(at, 0, bytes, setup_), "clearing memory") ||
         !failure_.ok(cudaStreamSynchronize(setup_), "clearing memory")) {
