@@ -14,7 +14,7 @@ namespace {
 Result<void*> open_library() {
   if (void* library = dlopen("libmoebius_cuda.so", RTLD_NOW | RTLD_LOCAL)) return library;
   return unsupported(fmt::format(
-      "no CUDA backend ({}): build with nvcc on the PATH (CUDA 12 or later) to get libmoebius_cuda.so",
+      "no CUDA backend ({}): build with nvcc on the PATH (CUDA 12.8 or later) to get libmoebius_cuda.so",
       dlerror()));
 }
 
