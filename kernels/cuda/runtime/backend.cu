@@ -14,6 +14,7 @@
 #include "kernels/cuda/runtime/flags.h"
 #include "kernels/cuda/runtime/product.h"
 #include "kernels/cuda/runtime/scratch.h"
+#include "kernels/cuda/runtime/stream_trace.h"
 #include "kernels/gpu.h"
 #include "kernels/staging.h"
 
@@ -68,7 +69,8 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
       : device_(device),
         memory_bytes_(memory_bytes),
         events_{StreamEvents(failure_), StreamEvents(failure_)},
-        flags_(failure_, pinned_) {}
+        flags_(failure_, pinned_),
+        trace_(failure_, streams_) {}
 
   ~CudaBackend() override {
     use();
@@ -150,7 +152,8 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
   }
 
   void zero(const Tensor& to) override {
-    if (to.numel() == 0 || !begin()) return;
+    if (to.numel() == 0 || !ready()) return;
+    const StreamTrace::Piece traced(trace_, Stream::kCompute, "zero");
     failure_.ok(
         cudaMemset2DAsync(to.f32(), static_cast<size_t>(std::max(to.stride[0], to.shape[1])) * sizeof(float),
                           0, static_cast<size_t>(to.shape[1]) * sizeof(float),
@@ -159,7 +162,8 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
   }
   void copy(const Tensor& from, const Tensor& to) override {
     MOEBIUS_CHECK(from.space != Space::kHost && to.space != Space::kHost, "copy: a tensor is not pinned");
-    if (from.numel() == 0 || !begin()) return;
+    if (from.numel() == 0 || !ready()) return;
+    const StreamTrace::Piece traced(trace_, Stream::kCompute, "copy");
     const size_t width = dtype_bytes(from.dtype);
     const auto bytes = [&](int64_t count) { return static_cast<size_t>(count) * width; };
     if (from.contiguous() && to.contiguous()) {
@@ -174,7 +178,7 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
                 "copy");
   }
   void copy_bytes(Stream stream, const void* from, void* to, size_t bytes) override {
-    if (bytes == 0 || !begin()) return;
+    if (bytes == 0 || !ready()) return;
     if (!reachable(from, bytes)) return staging_->to_device(stream, from, to, bytes);
     if (!reachable(to, bytes)) return staging_->to_host(stream, from, to, bytes);
     copy_pinned(stream, from, to, bytes);
@@ -190,6 +194,7 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
   }
   void wait(Stream stream, Event event) override {
     if (event.stream == stream || !use()) return;  // in order already
+    const StreamTrace::Piece traced(trace_, stream, "wait for the other stream");
     events_[static_cast<size_t>(event.stream)].wait(on(stream), event.ticket);
   }
   void raise(Flag& flag, uint64_t value) override { raise_on(Stream::kCompute, flag, value); }
@@ -203,21 +208,32 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
     failure_.first().ok() ? flags_.forget() : flags_.settle();
     staging_->finish();
     if (failure_.first().ok()) context_->merge_scratch();
+    trace_.tell();
     return failure_.first();
   }
   // After a fault of a kernel the device gives the same error again at the next call.
   void clear_error() override { failure_.clear(); }
+  void trace(Tracer* tracer) override {
+    static_cast<void>(sync());  // an error stays for the next
+    trace_.start(tracer);
+  }
 
  private:
   bool use() { return failure_.ok(cudaSetDevice(device_), "choosing it"); }
   Context& context() override { return *context_; }
+  bool ready() { return use() && failure_.first().ok(); }
   bool begin() override {
-    if (!use() || !failure_.first().ok()) return false;
+    if (!ready()) return false;
     context_->reuse_scratch();
+    trace_.begin(Stream::kCompute);
     return true;
   }
-  void end(const char* op) override { failure_.ok(cudaGetLastError(), op); }
+  void end(const char* op) override {
+    failure_.ok(cudaGetLastError(), op);
+    trace_.end(Stream::kCompute, op);
+  }
   void copy_pinned(Stream stream, const void* from, void* to, size_t bytes) override {
+    const StreamTrace::Piece traced(trace_, stream, "copy");
     failure_.ok(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, on(stream)), "copy");
   }
   void raise_on(Stream stream, Flag& flag, uint64_t value) override {
@@ -226,6 +242,8 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
   }
   void await_on(Stream stream, Flag& flag, uint64_t value) override {
     use();
+    const StreamTrace::Piece traced(trace_, stream,
+                                    stream == Stream::kCompute ? "wait for the CPU" : "wait for staging");
     flags_.await(flag, value, on(stream));
   }
   bool reachable(const void* at, size_t bytes) const {
@@ -243,6 +261,7 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
   std::array<StreamEvents, kStreams> events_;
   Ranges here_, pinned_;  // memory of the device and of the host
   StreamFlags flags_;
+  StreamTrace trace_;
   std::unique_ptr<Staging> staging_;
   std::optional<CudaContext> context_;
 };
