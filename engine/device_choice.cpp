@@ -6,6 +6,8 @@
 
 namespace moebius {
 
+int64_t own_bytes(DeviceKind device) { return device == DeviceKind::kCuda ? kCudaWorkBytes : 0; }
+
 Result<MakeDevice> device_maker(DeviceOptions& options, const HostOptions& host) {
   if (options.device == DeviceKind::kAuto) {
     const Result<std::vector<GpuInfo>> gpus = gpu_devices();
@@ -20,7 +22,10 @@ Result<MakeDevice> device_maker(DeviceOptions& options, const HostOptions& host)
   }
   MOEBIUS_ASSIGN(const std::vector<GpuInfo> gpus, gpu_devices());
   if (gpus.empty()) return not_found("--device cuda: the driver lists no GPU; use --device host");
-  if (options.device_memory == 0) options.device_memory = gpus[0].memory_bytes / 10 * 9;
+  if (options.device_memory == 0) {
+    MOEBIUS_ASSIGN(const int64_t free, gpu_free_bytes(0));
+    options.device_memory = free / 10 * 9;
+  }
   return MakeDevice([](int64_t bytes) { return make_cuda_backend({0, bytes}); });
 }
 

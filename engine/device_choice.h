@@ -8,11 +8,14 @@
 
 namespace moebius {
 
-// Makes a backend with so many bytes of memory.
+// Makes a backend that takes so many bytes of memory, own_bytes() among them.
 using MakeDevice = std::function<Result<std::unique_ptr<Backend>>(int64_t bytes)>;
 
-// Empty for the host. kAuto becomes what it stands for, and a device_memory of 0 that of the GPU, if it is
-// one. host: of the simulated device's maths. kNotFound: there is no GPU.
+// Bytes that a device takes of its memory for its operations, whatever the model.
+int64_t own_bytes(DeviceKind device);
+
+// Empty for the host. kAuto becomes what it stands for, and a device_memory of 0 nine tenths of what the
+// GPU has free, if it is one. host: of the simulated device's maths. kNotFound: there is no GPU.
 Result<MakeDevice> device_maker(DeviceOptions& options, const HostOptions& host);
 
 }  // namespace moebius

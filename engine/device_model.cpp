@@ -42,13 +42,14 @@ int64_t bytes_in_ram(const ModelPlan& plan, const Weights& host) {
 
 int64_t DeviceModel::least_bytes(const ModelConfig& config, const Weights& host, const Needs& needs) {
   return DeviceWeights::bytes(config, host, read_by_every_step) + needs.cache + needs.workspace +
-         needs.adapters + kSlack;
+         needs.adapters + needs.own + kSlack;
 }
 
 int64_t DeviceModel::bytes_for_all(const ModelConfig& config, const Weights& host, const Needs& needs) {
   const PrefillSizes most{std::min(needs.context, kPassTokens), kRingSlots};
   return DeviceWeights::bytes(config, host, read_by_every_step_and_head) + needs.cache + needs.workspace +
-         needs.adapters + expert_bytes(host) + StreamedPrefill::bytes(config, host, most) + 2 * kSlack;
+         needs.adapters + needs.own + expert_bytes(host) + StreamedPrefill::bytes(config, host, most) +
+         2 * kSlack;
 }
 
 Result<std::unique_ptr<DeviceModel>> DeviceModel::create(const ModelConfig& config,
@@ -72,7 +73,7 @@ Status DeviceModel::plan(const EngineOptions& options, DType cache_type, const N
   MOEBIUS_ASSIGN(ModelBytes bytes, model_bytes(config_, host_, cache_type));
   bytes.workspace = needs.workspace;
   Budgets budgets;
-  budgets.device_bytes = options.device_memory, budgets.device_reserve = kSlack + needs.adapters;
+  budgets.device_bytes = options.device_memory, budgets.device_reserve = kSlack + needs.adapters + needs.own;
   budgets.ram_bytes = options.ram;
   budgets.context = needs.context, budgets.sequences = options.sessions;
   if (options.cache_tokens != needs.context * options.sessions) budgets.cache_tokens = options.cache_tokens;

@@ -20,6 +20,7 @@ class DeviceModel {
   struct Needs {
     int64_t cache = 0, workspace = 0;  // bytes
     int64_t adapters = 0;              // bytes, that stay free
+    int64_t own = 0;                   // bytes, that the device takes for itself (own_bytes())
     int64_t context = 0;               // tokens of a sequence
     int64_t most_tokens = 0;           // of a batch
     int64_t second_tokens = 0;         // of the second of two groups; 0: there is none

@@ -127,6 +127,7 @@ Status Engine::Impl::open_backend(const MakeDevice& make_device) {
   needs.files = files->checkpoint().mapped();
   needs.context = options.context;
   needs.adapters = make_device ? options.adapter_memory : 0;
+  needs.own = make_device ? own_bytes(options.device) : 0;
   needs.most_tokens = options.prefill_chunk + options.sessions - 1;  // a prompt's, and a token of all others
   needs.second_tokens = make_device ? options.sessions / 2 : 0;
   needs.workspace = WorkspaceMemory::bytes(config, needs.most_tokens) +

@@ -24,7 +24,8 @@ enum class DeviceKind : uint8_t { kAuto, kHost, kSim, kCuda };  // kAuto: the fi
 // The device that a model runs or is trained on, beside the host.
 struct DeviceOptions {
   DeviceKind device = DeviceKind::kHost;
-  int64_t device_memory = 0;  // bytes that may be taken there; 0: as much as the whole model needs
+  int64_t device_memory = 0;  // bytes that may be taken there; 0: nine tenths of what a GPU has free, of a
+                              // simulated one as much as the whole model needs
   double link_GBs = 0;        // kSim: of the link to the host; 0: as fast as memory
   double device_GBs = 0;      // kSim: of the device's memory; 0: no limit
   uint64_t sim_seed = 0;      // kSim: of random delays; 0: none

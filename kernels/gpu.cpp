@@ -14,7 +14,7 @@ namespace {
 Result<void*> open_library() {
   if (void* library = dlopen("libmoebius_cuda.so", RTLD_NOW | RTLD_LOCAL)) return library;
   return unsupported(fmt::format(
-      "no CUDA backend ({}): build with nvcc on the PATH (CUDA 12 or later) to get libmoebius_cuda.so",
+      "no CUDA backend ({}): build with nvcc on the PATH (CUDA 12.8 or later) to get libmoebius_cuda.so",
       dlerror()));
 }
 
@@ -38,6 +38,15 @@ Result<std::vector<GpuInfo>> gpu_devices() {
     devices.push_back({found[i].name, found[i].memory_bytes, found[i].major, found[i].minor});
   }
   return devices;
+}
+
+Result<int64_t> gpu_free_bytes(int device) {
+  MOEBIUS_ASSIGN(void* const library, open_library());
+  MOEBIUS_ASSIGN(void* const function, function_of(library, "moebius_cuda_free_bytes"));
+  char error[kMoebiusCudaErrorBytes] = "";
+  const int64_t bytes = reinterpret_cast<decltype(&moebius_cuda_free_bytes)>(function)(device, error);
+  if (bytes < 0) return unsupported(fmt::format("GPU {} cannot be opened: {}", device, error));
+  return bytes;
 }
 
 Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaOptions& options) {

@@ -21,10 +21,19 @@ struct GpuInfo {
 // kUnsupported: built without CUDA, or no driver; the message says how to get it. An empty list: a driver
 // without devices.
 Result<std::vector<GpuInfo>> gpu_devices();
+// What nobody has taken of the memory of a device that gpu_devices() lists. The driver's own part of this
+// process, some hundred MB, is taken by asking. kUnsupported.
+Result<int64_t> gpu_free_bytes(int device);
+
+// What a backend takes of the device's memory for itself when it is made: scratch of operations, which go
+// through many tokens in pieces that need no more, and cuBLAS' workspace. Enough for expanded MLA of
+// DeepSeek-V3's size, of which only the softmax's sums grow with the tokens. What is larger (attention's
+// gradients of thousands of tokens with as many heads, larger matrices) is allocated later, beyond this.
+inline constexpr int64_t kCudaWorkBytes = int64_t{288} << 20;
 
 struct CudaOptions {
   int device = 0;            // as gpu_devices() lists them
-  int64_t memory_bytes = 0;  // that alloc() may hand out; 0: all that is free when asked
+  int64_t memory_bytes = 0;  // that it may take, kCudaWorkBytes among them; 0: all that is free when asked
 };
 // A device of gpu_devices() as a Backend (streams, pinned memory, flags in pinned memory raised and awaited
 // by the device itself). kUnsupported and kNotFound say what is missing.

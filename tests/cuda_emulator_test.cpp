@@ -7,6 +7,8 @@
 #ifdef MOEBIUS_EMULATE_CUDA
 #include "kernels/cuda/device.h"
 #include "tests/cuda_emulator/backend.h"
+#include "tests/op_cases_attention.h"
+#include "tests/op_device.h"
 
 namespace moebius::cuda {
 namespace {
@@ -205,6 +207,23 @@ TEST(EmulatorOrder, FollowsFromTheSeed) {
   EXPECT_EQ(one, order_of(1));
   EXPECT_NE(one, two);
   EXPECT_EQ(std::set<int64_t>(one.begin(), one.end()).size(), one.size());
+}
+
+// What kernels would read as float32.
+template <class Args>
+void run_case(test::Case<Args> c) {
+  const auto backend = emulator::make_emulated_backend(1, Fit::kStart);
+  test::Mirror mirror(*backend, c.arena);
+  test::call(*backend, mirror(c.args));
+}
+TEST(CudaOperationsDeathTest, RefuseACacheOfInt8) {
+  constexpr DType kType = DType::kI8;
+  EXPECT_DEATH(run_case(test::cache_write_case(kType, 2, 32, 4, 0, false)),
+               "cache_write: a cache of I8; on a CUDA device it is F32 or BF16");
+  EXPECT_DEATH(run_case(test::attention_case({kType, 2, 0, 2, 1, 32, 32, 4}, true)),
+               "attention: a cache of I8");
+  EXPECT_DEATH(run_case(test::mla_prefill_case({Format::kF32, kType, 2, 0, 1, 8, 8, 8, 32, 4}, false)),
+               "mla_prefill: a cache of I8");
 }
 
 TEST(EmulatorOrder, DotsOfBytesAreSigned) {

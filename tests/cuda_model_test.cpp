@@ -84,6 +84,15 @@ INSTANTIATE_TEST_SUITE_P(Models, OnEmulator, testing::ValuesIn(golden_models()),
 TEST(OnEmulator, Skipped) { GTEST_SKIP() << "skipped: the thread sanitizer does not know of fibers"; }
 #endif
 
+TEST(CudaLibrary, IsFoundBesideTheProgram) {
+  if (!std::filesystem::exists(std::filesystem::read_symlink("/proc/self/exe").parent_path() /
+                               "libmoebius_cuda.so"))
+    GTEST_SKIP() << "skipped: built without CUDA";
+  const auto gpus = gpu_devices();  // without a driver they are not, but for another reason
+  EXPECT_TRUE(gpus.ok() || gpus.status().message().find("no CUDA backend") == std::string::npos)
+      << gpus.status().message();
+}
+
 class OnGpu : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
@@ -93,7 +102,7 @@ class OnGpu : public testing::TestWithParam<std::string> {
   }
   static std::unique_ptr<Engine> open_there(const std::string& model, double experts, bool overlap) {
     EngineOptions options = options_on_cuda(model);
-    if (experts < 1) options.device_memory = budget(options, experts);
+    if (experts < 1) options.device_memory = budget(options, experts) + kCudaWorkBytes;
     options.device = DeviceKind::kCuda, options.overlap = overlap;
     return open(options);
   }

@@ -251,6 +251,23 @@ TEST(OnDeviceAlone, OneByteLessThanTheLeastIsRefused) {
   EXPECT_NE(refused.status().message().find("--gpu-memory"), std::string::npos);
 }
 
+TEST(OnDeviceAlone, WhatAGpuTakesForItselfIsCounted) {
+  EngineOptions options = options_for("deepseek_v3_tiny");
+  const int64_t least = least_budget(options) + kCudaWorkBytes;
+  int64_t given = 0;
+  const auto make = [&](int64_t bytes) {
+    given = bytes;
+    return make_sim_backend({bytes - kCudaWorkBytes});
+  };
+  options.device = DeviceKind::kCuda, options.device_memory = least;
+  EXPECT_TRUE(Engine::open(options, make).ok());
+  EXPECT_EQ(given, least);
+  --options.device_memory;
+  const auto refused = Engine::open(options, make);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.status().message().find(std::to_string(least)), std::string::npos);
+}
+
 TEST(OnDeviceAlone, ACancelledPromptKeepsWhatWasComputed) {
   EngineOptions options = options_for("deepseek_v3_int4");
   options.device = DeviceKind::kSim;

@@ -40,7 +40,8 @@ void add_device_options(CLI::App& app, DeviceOptions& options) {
       "where the model runs (default host; auto: the first GPU, if there is one; sim: a simulated "
       "GPU with memory of its own)");
   add_size(app, "--gpu-memory", options.device_memory,
-           "of the device, such as 6GiB; what does not fit stays on the host (default: all fits)");
+           "of the device, such as 6GiB; what does not fit stays on the host (default: nine tenths of what "
+           "the GPU has free; of a simulated one as much as all needs)");
   add_size(app, "--ram", options.ram,
            "memory to count on, such as 16GiB; experts beyond it are prefetched from disk (default: the "
            "machine's)");

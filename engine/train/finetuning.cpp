@@ -98,16 +98,17 @@ class Finetuning final : public TrainingJob {
     how.pass.max_tokens = options_.trainer.micro_tokens;
     how.overlap = o.overlap, how.speeds = o.speeds;
     const int64_t least = DeviceTraining::least_bytes(config, lora_->weights(), how.pass);
-    TrainingBudgets budgets{o.device_memory, o.ram > 0 ? o.ram : machine_memory()};
-    if (budgets.device_bytes == 0) budgets.device_bytes = bytes_for_all(bytes, shape, budgets);
+    const int64_t own = own_bytes(o.device);
+    TrainingBudgets budgets{o.device_memory - own, o.ram > 0 ? o.ram : machine_memory()};
+    if (o.device_memory == 0) budgets.device_bytes = bytes_for_all(bytes, shape, budgets);
     if (budgets.device_bytes < least) {
       return no_memory(fmt::format(
           "--gpu-memory: attention and shared weights, their adapters and a micro-batch of {} tokens take {} "
           "bytes ({}), {} are given; give at least as much, or lower --micro-tokens or --rank",
-          how.pass.max_tokens, least, gib_text(least), gib_text(budgets.device_bytes)));
+          how.pass.max_tokens, least + own, gib_text(least + own), gib_text(o.device_memory)));
     }
     how.memory = budgets.device_bytes;
-    MOEBIUS_ASSIGN(device_, make_device(how.memory));
+    MOEBIUS_ASSIGN(device_, make_device(how.memory + own));
     if (how.speeds.link_GBs == 0 && config.moe.n_experts > 0) {
       MOEBIUS_ASSIGN(how.speeds, measure_speeds(config, files_->weights(), *backend_, *device_));
     }

@@ -33,8 +33,10 @@ extern "C" {
 // [kMoebiusCudaErrorBytes].
 __attribute__((visibility("default"))) int moebius_cuda_devices(MoebiusCudaDevice* devices, int limit,
                                                                 char* error);
+// The bytes of a device that no program has taken, or -1 with a text in error.
+__attribute__((visibility("default"))) int64_t moebius_cuda_free_bytes(int device, char* error);
 // A moebius::Backend* of a device that moebius_cuda_devices listed, the caller's to delete, or null with a
-// text in error. memory_bytes: that it may hand out, 0 for all that is free.
+// text in error. memory_bytes: that it may take, 0 for all that is free.
 __attribute__((visibility("default"))) void* moebius_cuda_backend(uint64_t layout_checksum, int device,
                                                                   int64_t memory_bytes, char* error);
 }

@@ -10,7 +10,8 @@
 
 namespace moebius::cuda {
 
-// visit()s arguments and aborts when a tensor lies where kernels cannot reach it.
+// visit()s arguments and aborts when a tensor lies where kernels cannot reach it, or a cache is of a type
+// that they would take for another.
 struct OnDevice {
   const char* op;
 
@@ -23,7 +24,12 @@ struct OnDevice {
     if (!m.lora) return;
     for (const Tensor* t : {&m.lora->a, &m.lora->b, &m.lora->da, &m.lora->db}) (*this)(*t);
   }
-  void operator()(const CacheView& cache) const { need(cache.space == Space::kDevice); }
+  void operator()(const CacheView& cache) const {
+    need(cache.space == Space::kDevice);
+    MOEBIUS_CHECK(
+        cache.dtype == DType::kF32 || cache.dtype == DType::kBF16,
+        fmt::format("{}: a cache of {}; on a CUDA device it is F32 or BF16", op, dtype_name(cache.dtype)));
+  }
   void operator()(const ExpertWeights* experts, int64_t count) const {
     for (int64_t e = 0; e < count; ++e)
       (*this)(experts[e].gate), (*this)(experts[e].up), (*this)(experts[e].down);

@@ -9,6 +9,7 @@
 
 #include "kernels/cuda/expert_ffn.h"
 #include "kernels/cuda/large_tile.h"
+#include "kernels/cuda/pieces.h"
 
 namespace moebius::cuda {
 namespace {
@@ -138,9 +139,13 @@ void run_mids(Context& context, const Ffn& f, bool down) {
     launch(context.compute(), expert_mids, Grid{ffn_blocks(context, f, 1, 1)}, kTileBlock, 0, f, down);
 }
 
+int64_t width_of_h(const ExpertTable& table) {
+  return blocks_for(table.widest, kActivationGroup) * kActivationGroup;
+}
+
 // Memory for h and what adapters make, in the forms that are wanted. False: none left.
 bool take_h(Context& context, const ExpertTable& table, int64_t slots, bool large, Ffn& f) {
-  const int64_t ld = (table.widest + kActivationGroup - 1) / kActivationGroup * kActivationGroup;
+  const int64_t ld = width_of_h(table);
   if (large || table.down_float || table.rank > 0) {
     f.h_out = take_floats(context, slots * ld);
     if (!f.h_out) return false;
@@ -221,19 +226,19 @@ void run_large(Context& context, const ExpertTable& table, int64_t slots, Ffn& f
   if (prepare(context, down, true, slots, f.h.ld, f.h)) expert_down_large(context, down, f);
 }
 
-}  // namespace
-
-int64_t ffn_blocks(Context& context, const Ffn& f, int64_t rows, int64_t rows_of_block) {
-  const int64_t most = int64_t{kBlocks} * context.multiprocessors();
-  return std::max<int64_t>(1, std::min(most, f.slots.most_tiles * blocks_for(rows, rows_of_block)));
+// Of scratch, for a token with k slots, at most.
+int64_t token_bytes(const ExpertTable& table, int64_t k, int64_t hidden) {
+  const int64_t ld = width_of_h(table);
+  int64_t token = 0, slot = 4 * (ld + 3 * table.rank) + kBytesOfSlot;
+  for (int i = 0; i < kFormats; ++i) {
+    if (table.up_formats[i]) token += prepared_bytes(static_cast<Format>(i), hidden);
+    if (table.down_formats[i]) slot += prepared_bytes(static_cast<Format>(i), ld);
+  }
+  return token + k * slot;
 }
 
-void expert_ffn(Context& context, const ExpertFfnArgs& args) {
-  const int64_t n = args.x.shape[0], hidden = args.x.shape[1], k = args.ids.shape[1], slots = n * k;
-  if (slots == 0 || hidden == 0 || args.n_experts == 0) return;
-  MOEBIUS_CHECK(slots <= INT32_MAX, args.ids.describe());
-  const ExpertTable table = upload_experts(context, args.experts, args.n_experts, hidden);
-  if (!table.experts) return;
+void run_piece(Context& context, const ExpertFfnArgs& args, const ExpertTable& table) {
+  const int64_t n = args.x.shape[0], hidden = args.x.shape[1], slots = n * args.ids.shape[1];
   const bool large =
       n > 1 && slots >= kMany * table.here && table.up_format < kFormats && table.down_format < kFormats;
   Ffn f;
@@ -251,6 +256,28 @@ void expert_ffn(Context& context, const ExpertFfnArgs& args) {
     run_large(context, table, slots, f);
   else
     run_small(context, table, n == 1, f);
+}
+
+}  // namespace
+
+int64_t ffn_blocks(Context& context, const Ffn& f, int64_t rows, int64_t rows_of_block) {
+  const int64_t most = int64_t{kBlocks} * context.multiprocessors();
+  return std::max<int64_t>(1, std::min(most, f.slots.most_tiles * blocks_for(rows, rows_of_block)));
+}
+
+void expert_ffn(Context& context, const ExpertFfnArgs& args) {
+  const int64_t n = args.x.shape[0], hidden = args.x.shape[1], k = args.ids.shape[1];
+  if (n * k == 0 || hidden == 0 || args.n_experts == 0) return;
+  MOEBIUS_CHECK(n * k <= INT32_MAX, args.ids.describe());
+  ExpertTable table = upload_experts(context, args.experts, args.n_experts, hidden);
+  if (!table.experts) return;
+  const int64_t fixed = scratch_slack(12) + args.n_experts * kBytesOfExpert;
+  in_pieces(context, n, fixed, token_bytes(table, k, hidden), [&](int64_t first, int64_t count) {
+    ExpertFfnArgs piece = args;
+    for (Tensor* t : {&piece.x, &piece.ids, &piece.slots}) *t = t->rows(first, count);
+    if (first > 0) table = upload_experts(context, args.experts, args.n_experts, hidden);
+    if (table.experts) run_piece(context, piece, table);
+  });
 }
 
 }  // namespace moebius::cuda

@@ -40,7 +40,8 @@ __device__ inline void finish_down(const Ffn& f, int32_t expert, int64_t r, int6
 }
 
 // For many slots to an expert: both products by large tiles (expert_ffn_large.cu). Tiles of slots are of
-// kLargeTokens. The first writes h in float32, zeros in rows past an expert's width; then h.plain, h.even_odd
+// kLargeTokens. The first writes h in float32, zeros in rows past an expert's width up to a multiple of
+// kLargeRows or h.ld, and leaves the rest, which the second does not read; then h.plain, h.even_odd
 // or h.split are to be made of it, as down's format wants.
 void expert_up_large(Context& context, Format format, const Ffn& f);
 void expert_down_large(Context& context, Format format, const Ffn& f);

@@ -71,6 +71,11 @@ struct SlotOrder {
   }
   __device__ int32_t slot(int64_t i) const { return order ? order[i] : static_cast<int32_t>(i); }
 };
+// Of scratch that the table and the sorting take, at most: for each expert and for each slot.
+inline constexpr int64_t kBytesOfExpert =
+    sizeof(Expert) + sizeof(ExpertAdapters) + sizeof(SlotTile) + 2 * sizeof(int32_t);
+inline constexpr int64_t kBytesOfSlot = sizeof(SlotTile) + sizeof(int32_t);
+
 // tile: the most slots in a tile, for more than one token.
 SlotOrder sort_slots(Context& context, const Tensor& ids, const ExpertTable& table, int64_t n_experts,
                      int tile);

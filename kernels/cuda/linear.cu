@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/large_tile.h"
+#include "kernels/cuda/pieces.h"
 #include "kernels/cuda/product.h"
 
 namespace moebius::cuda {
@@ -160,12 +161,15 @@ void linear_tiles(Context& context, const LinearArgs& args) {
 }  // namespace
 
 void linear(Context& context, const LinearArgs& args) {
-  const int64_t n = args.x.shape[0];
-  if (n == 0 || args.w.rows == 0) return;
-  if (n > kFew && goes_by_gemm(args.w))
-    linear_gemm(context, args);
-  else
-    linear_tiles(context, args);
+  const Matrix& w = args.w;
+  if (args.x.shape[0] == 0 || w.rows == 0) return;
+  const int64_t rank = w.adapted() ? w.lora->a.shape[0] : 0;
+  const int64_t token_bytes = prepared_bytes(w.format, w.cols) + rank * static_cast<int64_t>(sizeof(float));
+  in_pieces(context, args.x.shape[0], scratch_slack(2), token_bytes, [&](int64_t first, int64_t count) {
+    LinearArgs piece = args;
+    piece.x = args.x.rows(first, count), piece.y = args.y.rows(first, count);
+    count > kFew&& goes_by_gemm(w) ? linear_gemm(context, piece) : linear_tiles(context, piece);
+  });
 }
 
 void add_adapter(Context& context, const AddAdapterArgs& args) {

@@ -29,6 +29,11 @@ __global__ void split_tokens_bf16x3(const float* x, int64_t ldx, int64_t cols, i
 
 }  // namespace
 
+int64_t prepared_bytes(Format format, int64_t cols) {
+  if (is_integer(format)) return blocks_for(cols, kActivationGroup) * (kActivationGroup + 8);
+  return kSplitParts * blocks_for(cols, 8) * 8 * static_cast<int64_t>(sizeof(uint16_t));
+}
+
 Tokens take_tokens(Context& context, int64_t n, int64_t cols) {
   Tokens tokens;
   tokens.ld = (cols + kActivationGroup - 1) / kActivationGroup;

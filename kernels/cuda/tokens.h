@@ -21,6 +21,8 @@ struct Tokens {
   int64_t ld = 0;
 };
 
+// Of scratch, for a token of `cols` numbers, at most, as products with a format take it.
+int64_t prepared_bytes(Format format, int64_t cols);
 // Memory for n tokens of `cols` numbers from the scratch; q is null when there is none left.
 Tokens take_tokens(Context& context, int64_t n, int64_t cols);
 // x [n, cols], rows ldx apart, rounded into memory from the scratch; q is null when there is none left.

@@ -1,5 +1,6 @@
 #include "tests/cuda_emulator/backend.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -22,13 +23,15 @@ float number_at(DType type, const void* at, int64_t i) {
 
 class EmulatedContext final : public Context {
  public:
-  EmulatedContext(uint64_t seed, Fit fit) : machine_(Options{seed, fit}) {}
+  EmulatedContext(uint64_t seed, Fit fit, int64_t scratch_bytes, ScratchUse* use)
+      : machine_(Options{seed, fit}), scratch_bytes_(scratch_bytes), use_(use ? *use : own_use_) {}
   ~EmulatedContext() override { drop_scratch(); }
 
   DeviceMemory& memory() { return machine_.memory(); }
   void drop_scratch() {
     for (void* at : scratch_) memory().give_back(at);
     scratch_.clear();
+    scratch_used_ = 0;
   }
 
   StreamHandle compute() override { return &machine_; }
@@ -36,7 +39,14 @@ class EmulatedContext final : public Context {
   void* scratch(int64_t bytes) override {
     MOEBIUS_CHECK(bytes >= 0, "scratch of a negative size");
     scratch_.push_back(memory().take(bytes, kUnwritten, kScratchAlign));
+    scratch_used_ += (bytes + kScratchAlign - 1) / kScratchAlign * kScratchAlign;
+    use_.most_bytes = std::max(use_.most_bytes, scratch_used_);
     return scratch_.back();
+  }
+  int64_t scratch_bytes() const override { return scratch_bytes_; }
+  void reuse_scratch() override {
+    drop_scratch();
+    ++use_.pieces;
   }
   const void* upload(const void* from, int64_t bytes) override {
     void* to = scratch(bytes);
@@ -68,14 +78,17 @@ class EmulatedContext final : public Context {
  private:
   Machine machine_;
   std::vector<void*> scratch_;
+  const int64_t scratch_bytes_;
+  int64_t scratch_used_ = 0;
+  ScratchUse own_use_, &use_;
 };
 
 class EmulatedBackend final : public CudaOperations {
  public:
-  EmulatedBackend(uint64_t seed, Fit fit)
+  EmulatedBackend(uint64_t seed, Fit fit, int64_t scratch_bytes, ScratchUse* use)
       : name_(fmt::format("cuda emulated (seed {}, memory up to the {} of pages)", seed,
                           fit == Fit::kStart ? "start" : "end")),
-        context_(seed, fit) {}
+        context_(seed, fit, scratch_bytes, use) {}
 
   std::string name() const override { return name_; }
   Space space() const override { return Space::kDevice; }
@@ -137,8 +150,9 @@ class EmulatedBackend final : public CudaOperations {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_emulated_backend(uint64_t seed, Fit fit) {
-  return std::make_unique<EmulatedBackend>(seed, fit);
+std::unique_ptr<Backend> make_emulated_backend(uint64_t seed, Fit fit, int64_t scratch_bytes,
+                                               ScratchUse* use) {
+  return std::make_unique<EmulatedBackend>(seed, fit, scratch_bytes, use);
 }
 
 }  // namespace moebius::cuda::emulator

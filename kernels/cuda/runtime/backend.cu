@@ -9,10 +9,13 @@
 
 #include "kernels/cuda/abi.h"
 #include "kernels/cuda/dispatch.h"
+#include "kernels/cuda/no_memory.h"
 #include "kernels/cuda/runtime/events.h"
 #include "kernels/cuda/runtime/flags.h"
 #include "kernels/cuda/runtime/product.h"
 #include "kernels/cuda/runtime/scratch.h"
+#include "kernels/cuda/runtime/stream_trace.h"
+#include "kernels/gpu.h"
 #include "kernels/staging.h"
 
 namespace moebius::cuda {
@@ -26,13 +29,18 @@ class CudaContext final : public Context {
   Status create(cudaStream_t compute, int multiprocessors) {
     compute_ = compute, multiprocessors_ = multiprocessors;
     MOEBIUS_TRY(uploads_.create());
-    return products_.create();
+    MOEBIUS_TRY(products_.create());
+    return scratch_.create(scratch_bytes());
   }
-  void reset() { scratch_.reset(); }
+  void merge_scratch() { scratch_.merge(); }
 
   StreamHandle compute() override { return compute_; }
   int multiprocessors() const override { return multiprocessors_; }
   void* scratch(int64_t bytes) override { return scratch_.take(bytes); }
+  int64_t scratch_bytes() const override {
+    return kCudaWorkBytes - static_cast<int64_t>(Products::kWorkspaceBytes);
+  }
+  void reuse_scratch() override { scratch_.reset(); }
   const void* upload(const void* from, int64_t bytes) override {
     void* to = scratch_.take(bytes);
     if (to) uploads_.copy(from, to, bytes, compute_);
@@ -61,7 +69,8 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
       : device_(device),
         memory_bytes_(memory_bytes),
         events_{StreamEvents(failure_), StreamEvents(failure_)},
-        flags_(failure_, pinned_) {}
+        flags_(failure_, pinned_),
+        trace_(failure_, streams_) {}
 
   ~CudaBackend() override {
     use();
@@ -97,15 +106,13 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
 
   Result<Buffer> alloc(size_t bytes) override {
     if (!use()) return failure_.first();
-    size_t free = 0, total = 0;
-    cudaMemGetInfo(&free, &total);
-    const int64_t left = memory_bytes_ > 0 ? memory_bytes_ - allocated_ : static_cast<int64_t>(free);
+    const int64_t left = memory_bytes_ > 0 ? std::max<int64_t>(0, memory_bytes_ - allocated_) : INT64_MAX;
     void* at = nullptr;
-    if (static_cast<int64_t>(bytes) < 0 || static_cast<int64_t>(bytes) > left ||
-        cudaMalloc(&at, std::max<size_t>(1, bytes)) != cudaSuccess) {
+    if (bytes > static_cast<size_t>(left) || cudaMalloc(&at, std::max<size_t>(1, bytes)) != cudaSuccess) {
       (void)cudaGetLastError();
-      return no_memory(fmt::format("the GPU has {} bytes left, {} are needed; {}", left, bytes,
-                                   memory_bytes_ > 0 ? "raise --gpu-memory" : "lower --gpu-memory"));
+      size_t free = 0, total = 0;
+      cudaMemGetInfo(&free, &total);
+      return no_device_memory(bytes, static_cast<size_t>(left), free);
     }
     if (!failure_.ok(cudaMemsetAsync(at, 0, bytes, setup_), "clearing memory") ||
         !failure_.ok(cudaStreamSynchronize(setup_), "clearing memory")) {
@@ -145,7 +152,8 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
   }
 
   void zero(const Tensor& to) override {
-    if (to.numel() == 0 || !begin()) return;
+    if (to.numel() == 0 || !ready()) return;
+    const StreamTrace::Piece traced(trace_, Stream::kCompute, "zero");
     failure_.ok(
         cudaMemset2DAsync(to.f32(), static_cast<size_t>(std::max(to.stride[0], to.shape[1])) * sizeof(float),
                           0, static_cast<size_t>(to.shape[1]) * sizeof(float),
@@ -154,7 +162,8 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
   }
   void copy(const Tensor& from, const Tensor& to) override {
     MOEBIUS_CHECK(from.space != Space::kHost && to.space != Space::kHost, "copy: a tensor is not pinned");
-    if (from.numel() == 0 || !begin()) return;
+    if (from.numel() == 0 || !ready()) return;
+    const StreamTrace::Piece traced(trace_, Stream::kCompute, "copy");
     const size_t width = dtype_bytes(from.dtype);
     const auto bytes = [&](int64_t count) { return static_cast<size_t>(count) * width; };
     if (from.contiguous() && to.contiguous()) {
@@ -169,7 +178,7 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
                 "copy");
   }
   void copy_bytes(Stream stream, const void* from, void* to, size_t bytes) override {
-    if (bytes == 0 || !begin()) return;
+    if (bytes == 0 || !ready()) return;
     if (!reachable(from, bytes)) return staging_->to_device(stream, from, to, bytes);
     if (!reachable(to, bytes)) return staging_->to_host(stream, from, to, bytes);
     copy_pinned(stream, from, to, bytes);
@@ -185,6 +194,7 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
   }
   void wait(Stream stream, Event event) override {
     if (event.stream == stream || !use()) return;  // in order already
+    const StreamTrace::Piece traced(trace_, stream, "wait for the other stream");
     events_[static_cast<size_t>(event.stream)].wait(on(stream), event.ticket);
   }
   void raise(Flag& flag, uint64_t value) override { raise_on(Stream::kCompute, flag, value); }
@@ -197,6 +207,8 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
     for (cudaStream_t stream : streams_) failure_.ok(cudaStreamSynchronize(stream), "a kernel");
     failure_.first().ok() ? flags_.forget() : flags_.settle();
     staging_->finish();
+    if (failure_.first().ok()) context_->merge_scratch();
+    trace_.tell();
     return failure_.first();
   }
   Status sync_compute() override {
@@ -206,17 +218,27 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
   }
   // After a fault of a kernel the device gives the same error again at the next call.
   void clear_error() override { failure_.clear(); }
+  void trace(Tracer* tracer) override {
+    static_cast<void>(sync());  // an error stays for the next
+    trace_.start(tracer);
+  }
 
  private:
   bool use() { return failure_.ok(cudaSetDevice(device_), "choosing it"); }
   Context& context() override { return *context_; }
+  bool ready() { return use() && failure_.first().ok(); }
   bool begin() override {
-    if (!use() || !failure_.first().ok()) return false;
-    context_->reset();
+    if (!ready()) return false;
+    context_->reuse_scratch();
+    trace_.begin(Stream::kCompute);
     return true;
   }
-  void end(const char* op) override { failure_.ok(cudaGetLastError(), op); }
+  void end(const char* op) override {
+    failure_.ok(cudaGetLastError(), op);
+    trace_.end(Stream::kCompute, op);
+  }
   void copy_pinned(Stream stream, const void* from, void* to, size_t bytes) override {
+    const StreamTrace::Piece traced(trace_, stream, "copy");
     failure_.ok(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, on(stream)), "copy");
   }
   void raise_on(Stream stream, Flag& flag, uint64_t value) override {
@@ -225,6 +247,8 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
   }
   void await_on(Stream stream, Flag& flag, uint64_t value) override {
     use();
+    const StreamTrace::Piece traced(trace_, stream,
+                                    stream == Stream::kCompute ? "wait for the CPU" : "wait for staging");
     flags_.await(flag, value, on(stream));
   }
   bool reachable(const void* at, size_t bytes) const {
@@ -236,12 +260,13 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
   const int64_t memory_bytes_;
   std::string name_;
   Failure failure_;
-  int64_t allocated_ = 0;
+  int64_t allocated_ = kCudaWorkBytes;
   std::array<cudaStream_t, kStreams> streams_{};
   cudaStream_t setup_ = nullptr;
   std::array<StreamEvents, kStreams> events_;
   Ranges here_, pinned_;  // memory of the device and of the host
   StreamFlags flags_;
+  StreamTrace trace_;
   std::unique_ptr<Staging> staging_;
   std::optional<CudaContext> context_;
 };

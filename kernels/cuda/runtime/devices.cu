@@ -21,3 +21,12 @@ int moebius_cuda_devices(MoebiusCudaDevice* devices, int limit, char* error) {
   std::snprintf(error, kMoebiusCudaErrorBytes, "%s", cudaGetErrorString(status));
   return -1;
 }
+
+int64_t moebius_cuda_free_bytes(int device, char* error) {
+  size_t free = 0, total = 0;
+  cudaError_t status = cudaSetDevice(device);
+  if (status == cudaSuccess) status = cudaMemGetInfo(&free, &total);
+  if (status == cudaSuccess) return static_cast<int64_t>(free);
+  std::snprintf(error, kMoebiusCudaErrorBytes, "%s", cudaGetErrorString(status));
+  return -1;
+}

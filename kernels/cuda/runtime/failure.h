@@ -7,7 +7,7 @@
 
 #include <fmt/format.h>
 
-#include "kernels/status.h"
+#include "kernels/cuda/no_memory.h"
 
 namespace moebius::cuda {
 
@@ -18,7 +18,7 @@ class Failure {
     if (error == cudaSuccess) return true;
     note(Status(error == cudaErrorMemoryAllocation ? Code::kNoMemory : Code::kIo,
                 fmt::format("the GPU failed at {}: {}; {}", what, cudaGetErrorString(error),
-                            error == cudaErrorMemoryAllocation ? "lower --gpu-memory" : "start again")));
+                            error == cudaErrorMemoryAllocation ? kDeviceFullRemedy : "start again")));
     return false;
   }
   void note(Status status) {

@@ -6,7 +6,6 @@
 namespace moebius::cuda {
 namespace {
 
-constexpr size_t kWorkspaceBytes = size_t{32} << 20;
 constexpr size_t kMostPlans = 4096;  // a step has a few dozen; prompts of any length add some each
 
 cudaDataType_t type_of(DType type) {

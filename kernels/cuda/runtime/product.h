@@ -13,6 +13,8 @@ namespace moebius::cuda {
 
 class Products {
  public:
+  static constexpr size_t kWorkspaceBytes = size_t{32} << 20;
+
   explicit Products(Failure& failure) : failure_(failure) {}
   ~Products();
   Products(const Products&) = delete;

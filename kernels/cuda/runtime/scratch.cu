@@ -7,7 +7,6 @@ namespace moebius::cuda {
 namespace {
 
 constexpr int64_t kAlign = 256;
-constexpr int64_t kLeastBlock = int64_t{16} << 20;
 
 }  // namespace
 
@@ -15,24 +14,42 @@ DeviceScratch::~DeviceScratch() {
   for (const Block& block : blocks_) cudaFree(block.at);
 }
 
+bool DeviceScratch::add_block(int64_t bytes) {
+  void* at = nullptr;
+  if (!failure_.ok(cudaMalloc(&at, static_cast<size_t>(bytes)), "taking scratch memory")) return false;
+  blocks_.push_back({static_cast<char*>(at), bytes, 0});
+  return true;
+}
+
+Status DeviceScratch::create(int64_t bytes) {
+  most_used_ = bytes;
+  add_block(bytes);
+  return failure_.first();
+}
+
 void* DeviceScratch::take(int64_t bytes) {
   const int64_t size = std::max(kAlign, (bytes + kAlign - 1) / kAlign * kAlign);
-  for (Block& block : blocks_) {
-    if (block.bytes - block.used < size) continue;
-    block.used += size;
-    return block.at + block.used - size;
+  const auto holds = [&](const Block& block) { return block.bytes - block.used >= size; };
+  auto block = std::find_if(blocks_.begin(), blocks_.end(), holds);
+  if (block == blocks_.end()) {
+    if (!add_block(size)) return nullptr;
+    block = blocks_.end() - 1;
   }
-  Block block{nullptr, std::max(size, kLeastBlock), size};
-  void* at = nullptr;
-  if (!failure_.ok(cudaMalloc(&at, static_cast<size_t>(block.bytes)), "taking scratch memory"))
-    return nullptr;
-  block.at = static_cast<char*>(at);
-  blocks_.push_back(block);
-  return at;
+  block->used += size;
+  most_used_ = std::max(most_used_, used_ += size);
+  return block->at + block->used - size;
 }
 
 void DeviceScratch::reset() {
+  used_ = 0;
   for (Block& block : blocks_) block.used = 0;
+}
+
+void DeviceScratch::merge() {
+  if (blocks_.size() <= 1) return;
+  for (const Block& block : blocks_) cudaFree(block.at);
+  blocks_.clear(), used_ = 0;
+  add_block(most_used_);
 }
 
 UploadRing::~UploadRing() {

@@ -9,8 +9,9 @@
 
 namespace moebius::cuda {
 
-// Blocks that are kept, so that after the first steps nothing is allocated any more. All that is taken is
-// used on one stream, in order: what an operation took may be taken again as soon as its kernels are queued.
+// One block, taken at the start, which operations make do with; what does not fit, for one token or one
+// matrix alone, gets a block of its own until merge(). All that is taken is used on one stream, in order:
+// what an operation took may be taken again as soon as its kernels are queued.
 class DeviceScratch {
  public:
   explicit DeviceScratch(Failure& failure) : failure_(failure) {}
@@ -18,16 +19,23 @@ class DeviceScratch {
   DeviceScratch(const DeviceScratch&) = delete;
   DeviceScratch& operator=(const DeviceScratch&) = delete;
 
+  Status create(int64_t bytes);
   void* take(int64_t bytes);  // aligned to 256; null, and a failure, when the device has no memory left
   void reset();               // all of it is free again
+  // While the stream is idle: one block, as large as the most that was in use at once, replaces several.
+  // Freeing waits for the device, so that it must not be done while a stream waits for the host.
+  void merge();
 
  private:
   struct Block {
     char* at;
     int64_t bytes, used;
   };
+  bool add_block(int64_t bytes);
+
   Failure& failure_;
   std::vector<Block> blocks_;
+  int64_t used_ = 0, most_used_ = 0;
 };
 
 // Pinned memory that copies start from, so that they need not wait: four parts, each free again when the
