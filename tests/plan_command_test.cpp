@@ -136,14 +136,25 @@ TEST(Plan, HeadersAndConfigurationAgree) {
   EXPECT_EQ(headers["decode"], alone["decode"]);
   EXPECT_EQ(headers["experts"]["resident"], headers["experts"]["all"]);
 
-  // What the file says of quantisation is believed.
-  const std::string packed = "tests/golden/models/deepseek_v3_int4";
-  EXPECT_EQ(planned({"--config", packed + "/config.json", "--gpu-memory", "0", "--ram", "1GiB"})["format"],
-            "int4");
   EXPECT_EQ(planned({"--geometry", "deepseek-v3", "--gpu-memory", "0", "--ram", "1TiB"})["format"], "fp8");
   EXPECT_EQ(planned({"--geometry", "deepseek-v3", "--quant", "bf16", "--gpu-memory", "0", "--ram",
                      "1TiB"})["format"],
             "bf16");
+}
+
+// What config.json says of formats is believed, of every class.
+TEST(Plan, HeadersAndConfigurationAgreeInEveryFormat) {
+  for (const std::string name :
+       {"deepseek_v3_tiny", "deepseek_v3_f16", "deepseek_v3_fp8", "glm4_moe_fp8", "deepseek_v3_int4",
+        "deepseek_v3_int8", "glm4_moe_lite_int4_g64", "qwen3_moe_int4", "qwen3_moe_int8"}) {
+    const std::string model = "tests/golden/models/" + name;
+    const Args machine{"--gpu-memory", "0", "--ram", "1GiB"};
+    Args headers{"-m", model}, alone{"--config", model + "/config.json"};
+    for (Args* args : {&headers, &alone}) args->insert(args->end(), machine.begin(), machine.end());
+    const json have = planned(headers), said = planned(alone);
+    for (const char* fact : {"classes", "format", "bytes", "active_bytes_per_token", "cache_bytes_per_token"})
+      EXPECT_EQ(have[fact], said[fact]) << name;
+  }
 }
 
 TEST(Plan, BadInputIsOneLineAndWrongUsageExitsWith2) {

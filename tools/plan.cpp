@@ -6,7 +6,6 @@
 #include "kernels/gpu.h"
 #include "models/file_io.h"
 #include "models/geometries.h"
-#include "models/json_fields.h"
 #include "models/peft.h"
 #include "tools/command.h"
 #include "tools/plan_finetune.h"
@@ -34,24 +33,6 @@ struct Options {
   TrainingShape training;
 };
 
-// What the linear weights are, by the quantization_config of a config.json alone.
-FormatRule rule_of(const ModelConfig& config, const std::string& text) {
-  const nlohmann::json document = parse_json(text);
-  JsonFields in(document, "config.json");
-  JsonFields quant = in.object("quantization_config");
-  FormatRule rule;
-  if (config.quant == ModelConfig::Quant::kFp8) rule.linear = Format::kFp8Block;
-  if (config.quant != ModelConfig::Quant::kPacked) return rule;
-  rule.linear = Format::kInt4;
-  for (JsonFields& group : quant.objects("config_groups")) {
-    JsonFields weights = group.object("weights");
-    if (weights.integer("num_bits", 4, 1, 16) == 8) rule.linear = Format::kInt8;
-  }
-  for (const std::string& name : quant.texts("ignore"))
-    rule.experts_only = rule.experts_only || name.find("self_attn") != std::string::npos;
-  return rule;
-}
-
 Status read_config(const Options& options, PlanReport& r) {
   std::string text;
   r.model = options.geometry.empty() ? options.config : options.geometry;
@@ -61,10 +42,12 @@ Status read_config(const Options& options, PlanReport& r) {
     MOEBIUS_ASSIGN(text, geometry_config(options.geometry));
   }
   MOEBIUS_ASSIGN(r.config, ModelConfig::parse(text, r.model));
-  FormatRule rule = rule_of(r.config, text);
-  if (options.format) rule = {*options.format, options.experts_only};
-  MOEBIUS_ASSIGN(r.bytes,
-                 model_bytes(r.config, rule, cache_dtype(options.cache, rule.linear == Format::kF32)));
+  FormatRule rule(options.format.value_or(Format::kBF16), options.experts_only);
+  if (!options.format) {
+    MOEBIUS_ASSIGN(rule, FormatRule::read(text, r.model));
+  }
+  MOEBIUS_ASSIGN(const Matrix o, rule.stored("model.layers.0.self_attn.o_proj", Role::kAttention, 1, 1));
+  MOEBIUS_ASSIGN(r.bytes, model_bytes(r.config, rule, cache_dtype(options.cache, o.format == Format::kF32)));
   return Status();
 }
 
