@@ -1,5 +1,8 @@
 // moebius plan as a user runs it: sizes, constraints, tables and JSON.
 #include <algorithm>
+#include <cmath>
+#include <regex>
+#include <set>
 #include <sstream>
 
 #include <nlohmann/json.hpp>
@@ -46,6 +49,14 @@ Args kimi(const std::string& ram) {
   return args;
 }
 
+// A fine-tuning.
+Args moonlight(const Args& more) {
+  Args args{"--finetune", "--geometry",     "moonlight-16b-a3b", "--quant",   "int4",  "--rank", "8",
+            "--targets",  "q,kv,o,experts", "--optimizer",       "lora-muon", "--ram", "64GiB"};
+  args.insert(args.end(), more.begin(), more.end());
+  return args;
+}
+
 TEST(Plan, KimiWithRamForAll) {
   const json f = planned(kimi("768GiB"));
   EXPECT_EQ(f["weights"], 1'026'408'232'448);  // as its publisher counts
@@ -71,6 +82,80 @@ TEST(Plan, KimiWithoutRamForAllShowsTheDisk) {
   const json f = planned(kimi("512GiB"));
   EXPECT_GT(row(f, "routed experts")["disk_bytes"].get<int64_t>(), int64_t{20'000'000'000});
   EXPECT_LT(f["decode"]["tokens_per_s"], planned(kimi("768GiB"))["decode"]["tokens_per_s"]);
+}
+
+// Every number of a document, by all its levels.
+void collect(const json& value, std::vector<double>& numbers) {
+  if (value.is_number()) numbers.push_back(value.get<double>());
+  if (value.is_structured())
+    for (const json& part : value) collect(part, numbers);
+}
+
+// Whether a number is printed in `figure`: as it is, or in GiB, MiB, milliseconds, millions or billions.
+bool stands_for(const std::string& figure, const std::vector<double>& numbers) {
+  const size_t dot = figure.find('.');
+  const double printed = std::stod(figure);
+  double half = 0.5;  // of the last digit
+  for (size_t i = dot; i != figure.npos && i + 1 < figure.size(); ++i) half /= 10;
+  if (printed >= 1000 && dot == figure.npos) half = printed * 0.005;  // {:.3g}, or a number as it is
+  for (const double n : numbers) {
+    for (const double unit : {1.0, 1.0 / (1 << 30), 1.0 / (1 << 20), 1e3, 1e-6, 1e-9})
+      if (std::abs(n * unit - printed) <= half * (1 + 1e-9)) return true;
+  }
+  return false;
+}
+
+// Lines of reasons are in the JSON as they stand; of the others, every figure is.
+void expect_every_figure_in_json(const Args& args) {
+  const Finished text = run(plan(args));
+  ASSERT_EQ(text.code, 0) << text.err;
+  const json facts = planned(args);
+  std::vector<double> numbers;
+  collect(facts, numbers);
+  std::set<std::string> sentences;
+  for (const char* list : {"reasons", "notes"})
+    for (const json& sentence : facts[list]) sentences.insert("- " + sentence.get<std::string>());
+  const std::regex figure(R"((^|[ (])([0-9]+(\.[0-9]+)?)(?=$|[ ,;)]))");
+  std::istringstream lines(text.out);
+  int figures = 0;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with("- ")) {
+      EXPECT_TRUE(sentences.contains(line)) << line;
+      continue;
+    }
+    line = line.substr(0, line.find("  assumed: "));
+    for (std::sregex_iterator at(line.begin(), line.end(), figure), end; at != end; ++at, ++figures)
+      EXPECT_TRUE(stands_for((*at)[2], numbers)) << (*at)[2] << " in: " << line;
+  }
+  EXPECT_GT(figures, 40);
+}
+
+TEST(Plan, TheJsonHasEveryFigureOfTheText) {
+  expect_every_figure_in_json(kimi("512GiB"));
+  expect_every_figure_in_json({"--geometry", "moonlight-16b-a3b", "--gpu-memory", "12GiB", "--ram", "64GiB",
+                               "--parallel", "4", "-c", "4096"});
+  expect_every_figure_in_json({"--geometry", "moonlight-16b-a3b", "--gpu-memory", "0", "--ram", "8GiB"});
+  expect_every_figure_in_json(moonlight({"--gpu-memory", "8GiB"}));
+}
+
+// "in two groups" of the text, and from how many sequences on.
+TEST(Plan, TheJsonTellsOfTwoGroups) {
+  const Args args{"--geometry", "moonlight-16b-a3b", "--ram", "64GiB",      "-c",
+                  "2048",       "--gpu-memory",      "12GiB", "--parallel", "8"};
+  const Finished text = run(plan(args));
+  ASSERT_NE(text.out.find("of 8 sequences together, in two groups"), std::string::npos) << text.out;
+  const json f = planned(args);
+  EXPECT_EQ(f["decode_together"]["groups"], 2);
+  EXPECT_EQ(f["decode"]["groups"], 1);
+  const int64_t from = f["two_groups_from"];
+  EXPECT_GE(from, 2);
+  EXPECT_LE(from, 8);
+  Args fewer = args;
+  fewer.back() = std::to_string(from);
+  EXPECT_EQ(planned(fewer)["decode_together"]["groups"], 2);
+  fewer.back() = std::to_string(from - 1);
+  EXPECT_EQ(planned(fewer)["decode_together"]["groups"], 1);
+  EXPECT_EQ(planned(fewer)["two_groups_from"], 0);
 }
 
 TEST(Plan, FitsAScreen) {
@@ -190,13 +275,6 @@ TEST(Plan, BadInputIsOneLineAndWrongUsageExitsWith2) {
 }
 
 // ---- of a fine-tuning
-
-Args moonlight(const Args& more) {
-  Args args{"--finetune", "--geometry",     "moonlight-16b-a3b", "--quant",   "int4",  "--rank", "8",
-            "--targets",  "q,kv,o,experts", "--optimizer",       "lora-muon", "--ram", "64GiB"};
-  args.insert(args.end(), more.begin(), more.end());
-  return args;
-}
 
 TEST(Plan, OfAFineTuningAddsUp) {
   const json f = planned(moonlight({"--gpu-memory", "8GiB"}));
