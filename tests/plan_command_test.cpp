@@ -5,8 +5,10 @@
 #include <set>
 #include <sstream>
 
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "engine/measure_speeds.h"
 #include "tests/tools_process.h"
 
 namespace moebius {
@@ -324,6 +326,10 @@ TEST(Plan, ProbesWhatIsNotGiven) {
   EXPECT_GT(f["speeds"]["ram_GBs"]["value"], 0);
   EXPECT_NE(f["speeds"]["ram_GBs"]["source"].get<std::string>().find("probed"), std::string::npos);
   EXPECT_NE(f["speeds"]["link_GBs"]["source"].get<std::string>().find("assumed"), std::string::npos);
+  // As a model that is opened assumes it.
+  EXPECT_EQ(f["speeds"]["disk_GBs"]["value"], kAssumedDiskGBs);
+  EXPECT_NE(run({"plan", "--help"}).out.find(fmt::format("files, GB/s (default {})", kAssumedDiskGBs)),
+            std::string::npos);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "engine/measure_speeds.h"
 #include "kernels/gpu.h"
 #include "models/file_io.h"
 #include "models/geometries.h"
@@ -151,7 +152,7 @@ void add_machine_options(CLI::App& command, Options& o) {
   add_size(command, "--gpu-memory", o.gpu_memory,
            "such as 12GiB; 0: no GPU (default: this machine's first GPU)");
   add_size(command, "--ram", o.ram, "memory of the machine, such as 64GiB (default: this machine's)");
-  const auto speed = [&](const char* name, std::optional<double>& value, const char* help) {
+  const auto speed = [&](const char* name, std::optional<double>& value, const std::string& help) {
     command.add_option(name, value, help)->check(CLI::Range(1e-3, 1e7))->type_name("NUMBER");
   };
   SpeedOptions& s = o.speeds;
@@ -160,7 +161,8 @@ void add_machine_options(CLI::App& command, Options& o) {
   speed("--link-gbs", s.link_GBs, "host to GPU, GB/s (default 20, PCIe 4.0 x16)");
   speed("--ram-gbs", s.ram_GBs, "RAM as kernels read it, GB/s (default: probed here)");
   speed("--cpu-gflops", s.cpu_GFLOPs, "CPU products, GFLOP/s (default: probed here)");
-  speed("--disk-gbs", s.disk_GBs, "reading mapped files, GB/s (default 3)");
+  speed("--disk-gbs", s.disk_GBs,
+        fmt::format("reading experts from files, GB/s (default {})", kAssumedDiskGBs));
   speed("--handoff-us", s.handoff_us, "a layer's way to the CPU and back, microseconds (default 20)");
   speed("--gpu-op-us", s.gpu_op_us, "a small operation on the GPU, microseconds (default 4)");
   command.add_option("-t,--threads", s.threads, "CPU threads to probe with (default: one per physical core)")
