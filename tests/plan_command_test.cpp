@@ -212,6 +212,34 @@ TEST(Plan, TheCacheIsOfTheTypeThatWasAsked) {
   EXPECT_EQ(per_token("int8"), 27 * (576 + 18 * 2));
 }
 
+TEST(Plan, TakesWhatServeTakes) {
+  const Args common{"--geometry", "moonlight-16b-a3b", "--gpu-memory", "12GiB", "--ram", "64GiB"};
+  const auto with = [&](const Args& more) {
+    Args args = common;
+    args.insert(args.end(), more.begin(), more.end());
+    return planned(args);
+  };
+  const int64_t per_token = 27 * 576 * 2;
+  const json each = with({"--max-model-len", "4096", "--max-num-seqs", "4"});
+  EXPECT_EQ(each["budgets"]["cache_tokens"], 4 * 4096);
+  EXPECT_EQ(row(each, "cache")["device_bytes"], 4 * 4096 * per_token);
+  const json shared = with({"-c", "4096", "--parallel", "4", "--cache-tokens", "8192"});
+  EXPECT_EQ(shared["budgets"]["cache_tokens"], 8192);
+  EXPECT_EQ(row(shared, "cache")["device_bytes"], 8192 * per_token);
+  EXPECT_GT(shared["experts"]["resident"], each["experts"]["resident"]);
+
+  const auto workspace = [&](const Args& more) {
+    return row(with(more), "workspace")["device_bytes"].get<int64_t>();
+  };
+  EXPECT_GT(workspace({"--prefill-chunk", "1024"}), workspace({}));
+  EXPECT_LT(workspace({"--ubatch-size", "128"}), workspace({}));
+  EXPECT_GT(workspace({"--parallel", "4"}), workspace({}));  // tokens of the other three, a second group
+  EXPECT_EQ(row(with({"--adapter-memory", "256MiB"}), "adapter")["device_bytes"], int64_t{256} << 20);
+  EXPECT_EQ(with({"--device", "host"})["shape"], "host");
+  EXPECT_EQ(with({"--device", "cuda"}), with({}));
+  EXPECT_NE(run(plan({"--help"})).out.find("serve's default is 4"), std::string::npos);
+}
+
 TEST(Plan, HeadersAndConfigurationAgree) {
   const std::string model = "tests/golden/models/deepseek_v3_bf16";
   // So small a model pays on a GPU only where launches cost nothing.

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "engine/workspace.h"
 #include "kernels/gpu.h"
 #include "models/file_io.h"
 #include "models/geometries.h"
@@ -65,17 +66,25 @@ int64_t gpu_memory_here(std::vector<std::string>& notes) {
   return 0;
 }
 
+int64_t device_memory(const PlanOptions& options, std::vector<std::string>& notes) {
+  if (options.device == DeviceKind::kHost) return 0;
+  return options.gpu_memory < 0 ? gpu_memory_here(notes) : options.gpu_memory;
+}
+
 Result<PlanReport> make_report(const PlanOptions& options) {
   PlanReport r;
   const bool config_alone = !options.config.empty() || !options.geometry.empty();
   MOEBIUS_TRY(config_alone ? read_config(options, r) : read_files(options, r));
   Budgets& b = r.budgets;
-  b.device_bytes = options.gpu_memory < 0 ? gpu_memory_here(r.notes) : options.gpu_memory;
+  b.device_bytes = device_memory(options, r.notes);
   b.ram_bytes = options.ram < 0 ? machine_memory() : options.ram;
   b.context = options.context > 0 ? options.context : std::min(r.config.context, kDefaultContext);
   b.prompt = std::min(options.prompt > 0 ? options.prompt : kDefaultPrompt, b.context);
-  b.sequences = options.sequences;
+  b.sequences = options.sequences, b.cache_tokens = options.cache_tokens;
   MOEBIUS_ASSIGN(b.adapter_bytes, adapter_bytes(options.adapter, r.config));
+  if (b.device_bytes > 0) b.adapter_bytes += options.adapter_memory;
+  r.bytes.workspace = WorkspaceMemory::bytes(r.config, std::min(options.prefill_chunk, b.context),
+                                             b.sequences, b.device_bytes > 0);
   if (b.context > r.config.context) {
     r.notes.push_back(
         fmt::format("the model's own limit is {} tokens: chat and serve refuse a --ctx-size of {}",

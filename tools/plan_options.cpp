@@ -27,7 +27,7 @@ void add_finetune_options(CLI::App& command, PlanOptions& o) {
 
 void add_model_options(CLI::App& command, PlanOptions& o) {
   CLI::Option* model = command.add_option(
-      "-m,--model", o.model,
+      "-m,--model,--hf-repo", o.model,
       "checkpoint folder, or a Hugging Face id already in the cache (default: the shipped model)");
   CLI::Option* config = command.add_option("--config", o.config, "a config.json alone, without its weights");
   CLI::Option* geometry = command.add_option("--geometry", o.geometry, geometry_names());
@@ -46,6 +46,12 @@ void add_model_options(CLI::App& command, PlanOptions& o) {
 }
 
 void add_machine_options(CLI::App& command, PlanOptions& o) {
+  add_choice<DeviceKind>(command, "--device", o.device,
+                         {{"auto", DeviceKind::kAuto},
+                          {"host", DeviceKind::kHost},
+                          {"sim", DeviceKind::kSim},
+                          {"cuda", DeviceKind::kCuda}},
+                         "where the model will run; host: as --gpu-memory 0 (default auto: on a GPU)");
   add_size(command, "--gpu-memory", o.gpu_memory,
            "such as 12GiB; 0: no GPU (default: this machine's first GPU)");
   add_size(command, "--ram", o.ram, "memory of the machine, such as 64GiB (default: this machine's)");
@@ -63,7 +69,36 @@ void add_machine_options(CLI::App& command, PlanOptions& o) {
   speed("--handoff-us", s.handoff_us, "a layer's way to the CPU and back, microseconds (default 20)");
   speed("--gpu-op-us", s.gpu_op_us, "a small operation on the GPU, microseconds (default 4)");
   command.add_option("-t,--threads", s.threads, "CPU threads to probe with (default: one per physical core)")
-      ->check(CLI::Range(1, 4096));
+      ->check(CLI::Range(0, 4096));
+}
+
+void add_use_options(CLI::App& command, PlanOptions& o) {
+  command
+      .add_option("-c,--ctx-size,--max-model-len", o.context,
+                  "tokens a sequence can hold (default: the model's limit, at most 16384)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  command
+      .add_option("--parallel,--max-num-seqs", o.sequences,
+                  "sequences at once, each with a cache (default 1, as a chat has; serve's default is 4)")
+      ->check(CLI::Range(1, 65536));
+  command
+      .add_option("--cache-tokens", o.cache_tokens,
+                  "tokens that the cache of all sequences holds together (default: --ctx-size for each of "
+                  "--parallel)")
+      ->check(CLI::Range(int64_t{64}, int64_t{1} << 40));
+  add_cache_type(command, o.cache);
+  command
+      .add_option("--prefill-chunk,--ubatch-size", o.prefill_chunk,
+                  "prompt tokens per forward pass (default 512)")
+      ->check(CLI::Range(1, 65536));
+  command
+      .add_option("--prompt", o.prompt,
+                  "tokens of the prompt that speeds are predicted for and after (default 4096)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  command.add_option("--adapter", o.adapter, "folder of a PEFT LoRA adapter to make room for");
+  add_size(command, "--adapter-memory", o.adapter_memory,
+           "of the device, such as 256MiB, kept free for adapters that requests choose; they are taken to be "
+           "used (default 0)");
 }
 
 }  // namespace
@@ -71,18 +106,7 @@ void add_machine_options(CLI::App& command, PlanOptions& o) {
 void add_plan_options(CLI::App& command, PlanOptions& options) {
   add_model_options(command, options);
   add_machine_options(command, options);
-  command
-      .add_option("-c,--ctx-size", options.context,
-                  "tokens a sequence can hold (default: the model's limit, at most 16384)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
-  command.add_option("--parallel", options.sequences, "sequences at once, each with a cache (default 1)")
-      ->check(CLI::Range(1, 65536));
-  command
-      .add_option("--prompt", options.prompt,
-                  "tokens of the prompt that speeds are predicted for and after (default 4096)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
-  add_cache_type(command, options.cache);
-  command.add_option("--adapter", options.adapter, "folder of a PEFT LoRA adapter to make room for");
+  add_use_options(command, options);
   command.add_flag("--json", options.json, "print JSON");
   add_finetune_options(command, options);
 }

@@ -13,8 +13,12 @@ struct PlanOptions {
   std::optional<Format> format;
   bool experts_only = false;
   int64_t gpu_memory = -1, ram = -1;  // -1: this machine's
-  int64_t context = 0, prompt = 0;    // 0: by default
+  DeviceKind device = DeviceKind::kAuto;
+  int64_t context = 0, prompt = 0;  // 0: by default
   int64_t sequences = 1;
+  int64_t cache_tokens = 0;  // of all sequences together; 0: `context` for each
+  int64_t prefill_chunk = 512;
+  int64_t adapter_memory = 0;
   CacheType cache = CacheType::kAuto;
   SpeedOptions speeds;
   bool json = false;

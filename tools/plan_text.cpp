@@ -168,6 +168,8 @@ ordered_json plan_json(const PlanReport& r) {
             {"ram_bytes", r.budgets.ram_bytes},
             {"context", r.budgets.context},
             {"parallel", r.budgets.sequences},
+            {"cache_tokens",
+             r.budgets.cache_tokens > 0 ? r.budgets.cache_tokens : r.budgets.context * r.budgets.sequences},
             {"prompt", r.budgets.prompt},
             {"adapter_bytes", r.budgets.adapter_bytes}}},
           {"speeds", speeds_json(r.speeds)},
@@ -204,9 +206,10 @@ std::string plan_table(const PlanReport& r) {
   std::string text =
       fmt::format("{}: {}, {} layers, {} experts in {}\n", printable(r.model, 4096), r.config.model_type,
                   r.config.layers, r.plan.experts, format_name(r.bytes.format));
-  text += fmt::format("{:.2f} G weights, {}; a token reads {:.2f} G, {}; {} x {} tokens of context\n",
+  text += fmt::format("{:.2f} G weights, {}; a token reads {:.2f} G, {}; {} x {} tokens of context",
                       billions(total.weights), gib_text(total.bytes), billions(active.weights),
                       gib_text(active.bytes), r.budgets.sequences, r.budgets.context);
+  text += r.budgets.cache_tokens > 0 ? fmt::format(", {} cached\n", r.budgets.cache_tokens) : "\n";
   text += rows_text(r.plan.rows, r.budgets.device_bytes, r.budgets.ram_bytes) + "\n" + decode_text(r) +
           prefill_text(r) + "\n";
   for (const std::string& reason : r.plan.reasons) text += fmt::format("- {}\n", reason);
