@@ -130,8 +130,8 @@ Status Engine::Impl::open_backend(const MakeDevice& make_device) {
   needs.own = make_device ? own_bytes(options.device) : 0;
   needs.most_tokens = options.prefill_chunk + options.sessions - 1;  // a prompt's, and a token of all others
   needs.second_tokens = make_device ? options.sessions / 2 : 0;
-  needs.workspace = WorkspaceMemory::bytes(config, needs.most_tokens) +
-                    (needs.second_tokens > 0 ? WorkspaceMemory::bytes(config, needs.second_tokens) : 0);
+  needs.workspace =
+      WorkspaceMemory::bytes(config, options.prefill_chunk, options.sessions, make_device != nullptr);
   if (options.cache_tokens == 0 && !checked_mul(options.context, options.sessions, &options.cache_tokens))
     return invalid(fmt::format("{} sequences of {} tokens are too many; lower --parallel or --ctx-size",
                                options.sessions, options.context));

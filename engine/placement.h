@@ -16,7 +16,7 @@
 
 #include "engine/expert_moves.h"
 #include "engine/plan_layer.h"
-#include "models/weights.h"
+#include "models/format_rule.h"
 
 namespace moebius {
 
@@ -56,12 +56,7 @@ inline constexpr int64_t kPassTokens = 4096;  // that pass a layer together, if 
 inline constexpr int64_t kRingSlots = 8;      // experts on their way over the link, if there is room for them
 inline constexpr int64_t kMaxPlannedExperts = int64_t{1} << 20;  // of all layers
 
-// Formats of a model of which only the configuration is known.
-struct FormatRule {
-  Format linear = Format::kBF16;  // of linear weights; embedding and router are BF16
-  bool experts_only = false;      // of routed experts alone, all else BF16
-};
-
+// Of a model of which only the configuration is known: the routed experts of a layer are like its first one.
 // kInvalid: sizes that overflow, or more than kMaxPlannedExperts experts.
 Result<ModelBytes> model_bytes(const ModelConfig& config, const FormatRule& rule, DType cache_type);
 // Adapters count with their matrices.

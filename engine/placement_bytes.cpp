@@ -12,23 +12,6 @@ namespace {
 
 constexpr int64_t kLimit = int64_t{1} << 60;
 
-Format format_of(const FormatRule& rule, Role role) {
-  if (role == Role::kEmbed || role == Role::kRouter) return Format::kBF16;
-  return rule.experts_only && role != Role::kExpert ? Format::kBF16 : rule.linear;
-}
-
-// The matrix as it would lie in a file; nothing may look at its data.
-Matrix sized(Format format, int64_t rows, int64_t cols) {
-  static constexpr char kSomewhere = 0;
-  Matrix w;
-  w.format = format, w.rows = rows, w.cols = cols;
-  if (format != Format::kFp8Block && !is_integer(format)) return w;
-  w.group = format == Format::kFp8Block ? kFp8Block : kActivationGroup;
-  w.scale_dtype = is_integer(format) ? DType::kBF16 : DType::kF32;
-  w.scales = &kSomewhere;
-  return w;
-}
-
 Status overflow() { return invalid("the model's size overflows; its config.json cannot be that of a model"); }
 
 // Sums by class and layer whatever is shown to it.
@@ -121,27 +104,25 @@ void add_facts(const ModelConfig& c, DType cache_type, ModelBytes& out) {
   out.operations_per_pair = 2.0 * static_cast<double>(c.heads * (c.qk_dim() + c.value_dim()) * c.layers);
 }
 
-// Fills in layers that are like `dense` or like `sparse`, whose experts are all like its first.
-Status repeat(const ModelConfig& c, const FormatRule& rule, const LayerBytes& dense, const LayerBytes& sparse,
-              ModelBytes& out) {
-  Counter counter(out);
-  ClassSize sum;  // counts towards the limit again, layer by layer
+// Of an expert that is stored as `like` is, with so many neurons.
+ClassSize expert_size(ExpertWeights like, int64_t width) {
+  like.gate.rows = like.up.rows = like.down.cols = width;
+  return {like.gate.bytes() + like.up.bytes() + like.down.bytes(), 3 * width * like.gate.cols};
+}
+
+// Where layers have their first experts alone: all of them, which count towards the limit.
+Status add_experts(const ModelConfig& c, const Weights& first, Counter& counter, ModelBytes& out) {
+  ClassSize sum;
   size_t moe_index = 0;
-  for (const bool moe : c.moe_layer) {
-    LayerBytes& layer = out.layers.emplace_back(moe ? sparse : dense);
-    for (const ClassSize* part : {&layer.attention, &layer.dense, &layer.shared, &layer.router})
-      MOEBIUS_TRY(counter.add(sum, part->bytes, part->weights));
-    if (!moe) continue;
-    layer.experts.assign(static_cast<size_t>(c.moe.n_experts), sparse.experts.front());
-    if (!c.moe.widths.empty()) {
-      const std::vector<int64_t>& widths = c.moe.widths[moe_index++];
-      for (size_t e = 0; e < widths.size(); ++e) {
-        const Matrix in = sized(rule.linear, widths[e], c.hidden),
-                     down = sized(rule.linear, c.hidden, widths[e]);
-        layer.experts[e] = {2 * in.bytes() + down.bytes(), 3 * widths[e] * c.hidden};
-      }
+  for (size_t l = 0; l < out.layers.size(); ++l) {
+    if (!c.moe_layer[l]) continue;
+    std::vector<ClassSize>& experts = out.layers[l].experts;
+    experts.assign(static_cast<size_t>(c.moe.n_experts), ClassSize(experts.front()));
+    const std::vector<int64_t>* widths = c.moe.widths.empty() ? nullptr : &c.moe.widths[moe_index++];
+    for (size_t e = 0; e < experts.size(); ++e) {
+      if (widths) experts[e] = expert_size(first.layers[l].experts.front(), (*widths)[e]);
+      MOEBIUS_TRY(counter.add(sum, experts[e].bytes, experts[e].weights));
     }
-    for (const ClassSize& expert : layer.experts) MOEBIUS_TRY(counter.add(sum, expert.bytes, expert.weights));
   }
   return Status();
 }
@@ -180,30 +161,26 @@ Result<ModelBytes> model_bytes(const ModelConfig& config, const FormatRule& rule
     return invalid(fmt::format("{} experts in {} layers are more than a plan holds ({} in all)",
                                config.moe.n_experts, moe_layers, kMaxPlannedExperts));
   }
-  ModelConfig two = config;  // a layer of each kind, with one expert but the whole router
-  two.layers = 2;
-  two.moe_layer = {false, config.moe.n_experts > 0};
-  two.moe.widths.clear();
+  ModelConfig one = config;  // one expert a layer, but the whole router
+  one.moe.widths.clear();
   if (config.moe.n_experts > 0) {
-    two.moe.n_experts = 1;
-    two.moe.zero_experts = config.moe.n_experts - 1 + config.moe.zero_experts;
+    one.moe.n_experts = 1;
+    one.moe.zero_experts = config.moe.n_experts - 1 + config.moe.zero_experts;
   }
-  ModelBytes kinds;
-  kinds.layers.resize(2);
-  Counter counter(kinds);
+  ModelBytes out;
+  out.layers.resize(static_cast<size_t>(config.layers));
+  Counter counter(out);
   WeightVisitor visitor;
-  visitor.matrix = [&](const std::string& name, Role role, int64_t rows, int64_t cols, Matrix&) {
-    return counter.add(name, role, sized(format_of(rule, role), rows, cols));
+  visitor.matrix = [&](const std::string& name, Role role, int64_t rows, int64_t cols, Matrix& w) {
+    MOEBIUS_ASSIGN(w, rule.stored(name, role, rows, cols));
+    return counter.add(name, role, w);
   };
   visitor.vector = [&](const std::string& name, int64_t size, Tensor&) {
     return counter.add_vector(name, size);
   };
   Weights weights;
-  MOEBIUS_TRY(visit_weights(two, weights, visitor));
-  ModelBytes out = kinds;
-  out.layers.clear();
-  MOEBIUS_TRY(repeat(config, rule, kinds.layers[0], kinds.layers[1], out));
-  out.format = moe_layers > 0 ? format_of(rule, Role::kExpert) : format_of(rule, Role::kAttention);
+  MOEBIUS_TRY(visit_weights(one, weights, visitor));
+  MOEBIUS_TRY(add_experts(config, weights, counter, out));
   add_facts(config, cache_type, out);
   return out;
 }

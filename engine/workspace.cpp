@@ -70,6 +70,12 @@ int64_t WorkspaceMemory::bytes(const ModelConfig& config, int64_t max_tokens) {
   return measured.used();
 }
 
+int64_t WorkspaceMemory::bytes(const ModelConfig& config, int64_t prefill_chunk, int64_t sequences,
+                               bool device) {
+  const int64_t second = device ? sequences / 2 : 0;
+  return bytes(config, prefill_chunk + sequences - 1) + (second > 0 ? bytes(config, second) : 0);
+}
+
 Result<WorkspaceMemory> WorkspaceMemory::create(const ModelConfig& config, int64_t max_tokens,
                                                 Backend& backend, int mailbox) {
   WorkspaceMemory memory;

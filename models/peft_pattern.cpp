@@ -45,6 +45,10 @@ Result<NamePattern> NamePattern::ending(std::string_view pattern, const std::str
   return result;
 }
 
+Result<NamePattern> NamePattern::starting(std::string_view pattern, const std::string& origin) {
+  return compile(pattern, fmt::format("(?:{})", pattern), origin);
+}
+
 Result<NamePattern> NamePattern::compile(std::string_view pattern, std::string expression,
                                          const std::string& origin) {
   if (pattern.size() > kMaxPatternBytes) {

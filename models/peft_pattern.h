@@ -1,5 +1,5 @@
-// NamePattern: a regular expression of an adapter_config.json, written for Python's `re`, run by PCRE2 with
-// limits on its steps and memory.
+// NamePattern: a regular expression of an adapter_config.json or a quantization_config, written for Python's
+// `re`, run by PCRE2 with limits on its steps and memory.
 #pragma once
 
 #include <memory>
@@ -16,6 +16,9 @@ class NamePattern {
   static Result<NamePattern> whole(std::string_view pattern, const std::string& origin);
   // Matches a name or what follows one of its dots (rank_pattern, alpha_pattern).
   static Result<NamePattern> ending(std::string_view pattern, const std::string& origin);
+
+  // Matches the start of a name, as re.match does (compressed-tensors).
+  static Result<NamePattern> starting(std::string_view pattern, const std::string& origin);
 
   // An ending() of letters, digits, _ and '.', which is compared without PCRE2.
   bool is_name() const { return is_name_; }

@@ -89,29 +89,38 @@ TEST(ModelBytes, FromHeadersEqualTheTensorsInTheFiles) {
   }
 }
 
+void expect_same(const ClassSize& have, const ClassSize& said, const std::string& what) {
+  EXPECT_EQ(have.bytes, said.bytes) << what;
+  EXPECT_EQ(have.weights, said.weights) << what;
+}
+
 TEST(ModelBytes, FromTheConfigurationAloneAreTheSame) {
-  for (const auto& [name, format] : std::vector<std::pair<const char*, Format>>{
-           {"deepseek_v3_bf16", Format::kBF16}, {"qwen3_moe_bf16", Format::kBF16}}) {
-    const auto files = ModelFiles::open(std::string("tests/golden/models/") + name);
-    ASSERT_TRUE(files.ok());
+  for (const char* name :
+       {"deepseek_v2_lite", "deepseek_v3_bf16", "deepseek_v3_f16", "deepseek_v3_fp8", "deepseek_v3_int4",
+        "deepseek_v3_int8", "deepseek_v3_ragged", "deepseek_v3_tiny", "deepseek_v3_zeda", "glm4_moe",
+        "glm4_moe_fp8", "glm4_moe_lite_int4_g64", "glm4_moe_lite_zeda", "qwen3_moe_bf16", "qwen3_moe_f16",
+        "qwen3_moe_int4", "qwen3_moe_int8", "qwen3_moe_ragged"}) {
+    const std::string dir = std::string("tests/golden/models/") + name;
+    const auto files = ModelFiles::open(dir);
+    ASSERT_TRUE(files.ok()) << name;
+    const Result<FormatRule> rule = FormatRule::read(*geometry_config(dir), dir);
+    ASSERT_TRUE(rule.ok()) << rule.status().message();
     const ModelBytes have = *model_bytes((*files)->config(), (*files)->weights(), DType::kBF16);
-    const ModelBytes said = *model_bytes((*files)->config(), FormatRule{format, false}, DType::kBF16);
-    EXPECT_EQ(have.total().bytes, said.total().bytes) << name;
-    EXPECT_EQ(have.per_token().bytes, said.per_token().bytes) << name;
-    EXPECT_EQ(have.format, said.format);
-  }
-  for (const char* name : {"deepseek_v3_ragged", "deepseek_v3_zeda", "glm4_moe", "qwen3_moe_ragged"}) {
-    const auto files = ModelFiles::open(std::string("tests/golden/models/") + name);
-    ASSERT_TRUE(files.ok());
-    const ModelBytes have = *model_bytes((*files)->config(), (*files)->weights(), DType::kBF16);
-    const ModelBytes said = *model_bytes((*files)->config(), FormatRule{}, DType::kBF16);
+    const ModelBytes said = *model_bytes((*files)->config(), *rule, DType::kBF16);
+    EXPECT_EQ(have.format, said.format) << name;
+    expect_same(have.embedding, said.embedding, name);
+    expect_same(have.head, said.head, name);
     ASSERT_EQ(have.layers.size(), said.layers.size());
     for (size_t l = 0; l < have.layers.size(); ++l) {
-      ASSERT_EQ(have.layers[l].experts.size(), said.layers[l].experts.size());
-      for (size_t e = 0; e < have.layers[l].experts.size(); ++e)
-        EXPECT_EQ(have.layers[l].experts[e].weights, said.layers[l].experts[e].weights) << name << l << e;
-      EXPECT_EQ(have.layers[l].router.weights, said.layers[l].router.weights) << name << l;
-      EXPECT_EQ(have.layers[l].attention.weights, said.layers[l].attention.weights) << name << l;
+      const LayerBytes &h = have.layers[l], &s = said.layers[l];
+      const std::string at = std::string(name) + " layer " + std::to_string(l);
+      expect_same(h.attention, s.attention, at + " attention");
+      expect_same(h.dense, s.dense, at + " dense");
+      expect_same(h.shared, s.shared, at + " shared");
+      expect_same(h.router, s.router, at + " router");
+      ASSERT_EQ(h.experts.size(), s.experts.size()) << at;
+      for (size_t e = 0; e < h.experts.size(); ++e)
+        expect_same(h.experts[e], s.experts[e], at + " expert " + std::to_string(e));
     }
   }
 }

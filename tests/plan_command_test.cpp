@@ -1,9 +1,14 @@
 // moebius plan as a user runs it: sizes, constraints, tables and JSON.
 #include <algorithm>
+#include <cmath>
+#include <regex>
+#include <set>
 #include <sstream>
 
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "engine/measure_speeds.h"
 #include "tests/tools_process.h"
 
 namespace moebius {
@@ -46,6 +51,14 @@ Args kimi(const std::string& ram) {
   return args;
 }
 
+// A fine-tuning.
+Args moonlight(const Args& more) {
+  Args args{"--finetune", "--geometry",     "moonlight-16b-a3b", "--quant",   "int4",  "--rank", "8",
+            "--targets",  "q,kv,o,experts", "--optimizer",       "lora-muon", "--ram", "64GiB"};
+  args.insert(args.end(), more.begin(), more.end());
+  return args;
+}
+
 TEST(Plan, KimiWithRamForAll) {
   const json f = planned(kimi("768GiB"));
   EXPECT_EQ(f["weights"], 1'026'408'232'448);  // as its publisher counts
@@ -71,6 +84,80 @@ TEST(Plan, KimiWithoutRamForAllShowsTheDisk) {
   const json f = planned(kimi("512GiB"));
   EXPECT_GT(row(f, "routed experts")["disk_bytes"].get<int64_t>(), int64_t{20'000'000'000});
   EXPECT_LT(f["decode"]["tokens_per_s"], planned(kimi("768GiB"))["decode"]["tokens_per_s"]);
+}
+
+// Every number of a document, by all its levels.
+void collect(const json& value, std::vector<double>& numbers) {
+  if (value.is_number()) numbers.push_back(value.get<double>());
+  if (value.is_structured())
+    for (const json& part : value) collect(part, numbers);
+}
+
+// Whether a number is printed in `figure`: as it is, or in GiB, MiB, milliseconds, millions or billions.
+bool stands_for(const std::string& figure, const std::vector<double>& numbers) {
+  const size_t dot = figure.find('.');
+  const double printed = std::stod(figure);
+  double half = 0.5;  // of the last digit
+  for (size_t i = dot; i != figure.npos && i + 1 < figure.size(); ++i) half /= 10;
+  if (printed >= 1000 && dot == figure.npos) half = printed * 0.005;  // {:.3g}, or a number as it is
+  for (const double n : numbers) {
+    for (const double unit : {1.0, 1.0 / (1 << 30), 1.0 / (1 << 20), 1e3, 1e-6, 1e-9})
+      if (std::abs(n * unit - printed) <= half * (1 + 1e-9)) return true;
+  }
+  return false;
+}
+
+// Lines of reasons are in the JSON as they stand; of the others, every figure is.
+void expect_every_figure_in_json(const Args& args) {
+  const Finished text = run(plan(args));
+  ASSERT_EQ(text.code, 0) << text.err;
+  const json facts = planned(args);
+  std::vector<double> numbers;
+  collect(facts, numbers);
+  std::set<std::string> sentences;
+  for (const char* list : {"reasons", "notes"})
+    for (const json& sentence : facts[list]) sentences.insert("- " + sentence.get<std::string>());
+  const std::regex figure(R"((^|[ (])([0-9]+(\.[0-9]+)?)(?=$|[ ,;)]))");
+  std::istringstream lines(text.out);
+  int figures = 0;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with("- ")) {
+      EXPECT_TRUE(sentences.contains(line)) << line;
+      continue;
+    }
+    line = line.substr(0, line.find("  assumed: "));
+    for (std::sregex_iterator at(line.begin(), line.end(), figure), end; at != end; ++at, ++figures)
+      EXPECT_TRUE(stands_for((*at)[2], numbers)) << (*at)[2] << " in: " << line;
+  }
+  EXPECT_GT(figures, 40);
+}
+
+TEST(Plan, TheJsonHasEveryFigureOfTheText) {
+  expect_every_figure_in_json(kimi("512GiB"));
+  expect_every_figure_in_json({"--geometry", "moonlight-16b-a3b", "--gpu-memory", "12GiB", "--ram", "64GiB",
+                               "--parallel", "4", "-c", "4096"});
+  expect_every_figure_in_json({"--geometry", "moonlight-16b-a3b", "--gpu-memory", "0", "--ram", "8GiB"});
+  expect_every_figure_in_json(moonlight({"--gpu-memory", "8GiB"}));
+}
+
+// "in two groups" of the text, and from how many sequences on.
+TEST(Plan, TheJsonTellsOfTwoGroups) {
+  const Args args{"--geometry", "moonlight-16b-a3b", "--ram", "64GiB",      "-c",
+                  "2048",       "--gpu-memory",      "12GiB", "--parallel", "8"};
+  const Finished text = run(plan(args));
+  ASSERT_NE(text.out.find("of 8 sequences together, in two groups"), std::string::npos) << text.out;
+  const json f = planned(args);
+  EXPECT_EQ(f["decode_together"]["groups"], 2);
+  EXPECT_EQ(f["decode"]["groups"], 1);
+  const int64_t from = f["two_groups_from"];
+  EXPECT_GE(from, 2);
+  EXPECT_LE(from, 8);
+  Args fewer = args;
+  fewer.back() = std::to_string(from);
+  EXPECT_EQ(planned(fewer)["decode_together"]["groups"], 2);
+  fewer.back() = std::to_string(from - 1);
+  EXPECT_EQ(planned(fewer)["decode_together"]["groups"], 1);
+  EXPECT_EQ(planned(fewer)["two_groups_from"], 0);
 }
 
 TEST(Plan, FitsAScreen) {
@@ -125,6 +212,34 @@ TEST(Plan, TheCacheIsOfTheTypeThatWasAsked) {
   EXPECT_EQ(per_token("int8"), 27 * (576 + 18 * 2));
 }
 
+TEST(Plan, TakesWhatServeTakes) {
+  const Args common{"--geometry", "moonlight-16b-a3b", "--gpu-memory", "12GiB", "--ram", "64GiB"};
+  const auto with = [&](const Args& more) {
+    Args args = common;
+    args.insert(args.end(), more.begin(), more.end());
+    return planned(args);
+  };
+  const int64_t per_token = 27 * 576 * 2;
+  const json each = with({"--max-model-len", "4096", "--max-num-seqs", "4"});
+  EXPECT_EQ(each["budgets"]["cache_tokens"], 4 * 4096);
+  EXPECT_EQ(row(each, "cache")["device_bytes"], 4 * 4096 * per_token);
+  const json shared = with({"-c", "4096", "--parallel", "4", "--cache-tokens", "8192"});
+  EXPECT_EQ(shared["budgets"]["cache_tokens"], 8192);
+  EXPECT_EQ(row(shared, "cache")["device_bytes"], 8192 * per_token);
+  EXPECT_GT(shared["experts"]["resident"], each["experts"]["resident"]);
+
+  const auto workspace = [&](const Args& more) {
+    return row(with(more), "workspace")["device_bytes"].get<int64_t>();
+  };
+  EXPECT_GT(workspace({"--prefill-chunk", "1024"}), workspace({}));
+  EXPECT_LT(workspace({"--ubatch-size", "128"}), workspace({}));
+  EXPECT_GT(workspace({"--parallel", "4"}), workspace({}));  // tokens of the other three, a second group
+  EXPECT_EQ(row(with({"--adapter-memory", "256MiB"}), "adapter")["device_bytes"], int64_t{256} << 20);
+  EXPECT_EQ(with({"--device", "host"})["shape"], "host");
+  EXPECT_EQ(with({"--device", "cuda"}), with({}));
+  EXPECT_NE(run(plan({"--help"})).out.find("serve's default is 4"), std::string::npos);
+}
+
 TEST(Plan, HeadersAndConfigurationAgree) {
   const std::string model = "tests/golden/models/deepseek_v3_bf16";
   // So small a model pays on a GPU only where launches cost nothing.
@@ -136,14 +251,25 @@ TEST(Plan, HeadersAndConfigurationAgree) {
   EXPECT_EQ(headers["decode"], alone["decode"]);
   EXPECT_EQ(headers["experts"]["resident"], headers["experts"]["all"]);
 
-  // What the file says of quantisation is believed.
-  const std::string packed = "tests/golden/models/deepseek_v3_int4";
-  EXPECT_EQ(planned({"--config", packed + "/config.json", "--gpu-memory", "0", "--ram", "1GiB"})["format"],
-            "int4");
   EXPECT_EQ(planned({"--geometry", "deepseek-v3", "--gpu-memory", "0", "--ram", "1TiB"})["format"], "fp8");
   EXPECT_EQ(planned({"--geometry", "deepseek-v3", "--quant", "bf16", "--gpu-memory", "0", "--ram",
                      "1TiB"})["format"],
             "bf16");
+}
+
+// What config.json says of formats is believed, of every class.
+TEST(Plan, HeadersAndConfigurationAgreeInEveryFormat) {
+  for (const std::string name :
+       {"deepseek_v3_tiny", "deepseek_v3_f16", "deepseek_v3_fp8", "glm4_moe_fp8", "deepseek_v3_int4",
+        "deepseek_v3_int8", "glm4_moe_lite_int4_g64", "qwen3_moe_int4", "qwen3_moe_int8"}) {
+    const std::string model = "tests/golden/models/" + name;
+    const Args machine{"--gpu-memory", "0", "--ram", "1GiB"};
+    Args headers{"-m", model}, alone{"--config", model + "/config.json"};
+    for (Args* args : {&headers, &alone}) args->insert(args->end(), machine.begin(), machine.end());
+    const json have = planned(headers), said = planned(alone);
+    for (const char* fact : {"classes", "format", "bytes", "active_bytes_per_token", "cache_bytes_per_token"})
+      EXPECT_EQ(have[fact], said[fact]) << name;
+  }
 }
 
 TEST(Plan, BadInputIsOneLineAndWrongUsageExitsWith2) {
@@ -179,13 +305,6 @@ TEST(Plan, BadInputIsOneLineAndWrongUsageExitsWith2) {
 }
 
 // ---- of a fine-tuning
-
-Args moonlight(const Args& more) {
-  Args args{"--finetune", "--geometry",     "moonlight-16b-a3b", "--quant",   "int4",  "--rank", "8",
-            "--targets",  "q,kv,o,experts", "--optimizer",       "lora-muon", "--ram", "64GiB"};
-  args.insert(args.end(), more.begin(), more.end());
-  return args;
-}
 
 TEST(Plan, OfAFineTuningAddsUp) {
   const json f = planned(moonlight({"--gpu-memory", "8GiB"}));
@@ -235,6 +354,10 @@ TEST(Plan, ProbesWhatIsNotGiven) {
   EXPECT_GT(f["speeds"]["ram_GBs"]["value"], 0);
   EXPECT_NE(f["speeds"]["ram_GBs"]["source"].get<std::string>().find("probed"), std::string::npos);
   EXPECT_NE(f["speeds"]["link_GBs"]["source"].get<std::string>().find("assumed"), std::string::npos);
+  // As a model that is opened assumes it.
+  EXPECT_EQ(f["speeds"]["disk_GBs"]["value"], kAssumedDiskGBs);
+  EXPECT_NE(run({"plan", "--help"}).out.find(fmt::format("files, GB/s (default {})", kAssumedDiskGBs)),
+            std::string::npos);
 }
 
 }  // namespace

@@ -25,6 +25,16 @@ std::string shape_text(const TrainingReport& r) {
   return text + (p.park ? ", inputs of layers in RAM" : "");
 }
 
+// All zero without experts.
+ordered_json layer_json(const LayerPlan& layer) {
+  return {{"link_s", layer.link_s},
+          {"device_s", layer.device_s},
+          {"cpu_s", layer.cpu_s},
+          {"experts_resident", layer.resident},
+          {"experts_streamed", layer.streamed},
+          {"experts_cpu", layer.cpu}};
+}
+
 }  // namespace
 
 Status plan_finetune(TrainingReport& r) {
@@ -52,6 +62,7 @@ ordered_json training_json(const TrainingReport& r) {
           {"classes", rows_json(p.rows)},
           {"device_bytes", p.device_used},
           {"ram_bytes", p.ram_used},
+          {"disk_bytes", disk_bytes(p.rows)},
           {"ram_missing_bytes", p.ram_missing},
           {"experts", {{"all", p.experts}, {"resident", p.experts_resident}}},
           {"ring_slots", p.ring_places},
@@ -59,6 +70,7 @@ ordered_json training_json(const TrainingReport& r) {
           {"backward_s", p.backward_s},
           {"head_s", p.head_s},
           {"optimizer_s", p.optimizer_s},
+          {"of_a_layers_forward", layer_json(p.layers)},
           {"tokens_per_s", p.tokens_per_s},
           {"most_micro_tokens", r.limits.micro_tokens},
           {"highest_rank", r.limits.rank},

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "engine/measure_speeds.h"
 #include "kernels/backend.h"
 #include "kernels/probe.h"
 
@@ -59,7 +60,7 @@ Result<Speeds> find_speeds(const SpeedOptions& options, Format format) {
       chosen("link_GBs", "link, GB/s", options.link_GBs, 20, "PCIe 4.0 x16"),
       ram,
       cpu_speed(options, threads, format),
-      chosen("disk_GBs", "disk, GB/s", options.disk_GBs, 3, "NVMe"),
+      chosen("disk_GBs", "disk, GB/s", options.disk_GBs, kAssumedDiskGBs, "NVMe"),
       chosen("handoff_us", "hand-off, us", options.handoff_us, 20, "a layer's way to the CPU and back"),
       chosen("gpu_op_us", "small GPU operation, us", options.gpu_op_us, 4, "a launch and little more")};
 }

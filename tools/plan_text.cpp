@@ -25,17 +25,10 @@ const char* shape_name(PlanShape shape) {
 }
 
 ordered_json decode_json(const DecodePrediction& d) {
-  return {{"sequences", d.tokens},
-          {"tokens_per_s", d.tokens_per_s},
-          {"seconds", d.seconds},
-          {"attention_s", d.attention_s},
-          {"device_s", d.device_s},
-          {"handoff_s", d.handoff_s},
-          {"cold_s", d.cold_s},
-          {"disk_s", d.disk_s},
-          {"experts_s", d.experts_s},
-          {"head_s", d.head_s},
-          {"hits", d.hits}};
+  return {{"sequences", d.tokens},    {"groups", d.groups},           {"tokens_per_s", d.tokens_per_s},
+          {"seconds", d.seconds},     {"attention_s", d.attention_s}, {"device_s", d.device_s},
+          {"handoff_s", d.handoff_s}, {"cold_s", d.cold_s},           {"disk_s", d.disk_s},
+          {"experts_s", d.experts_s}, {"head_s", d.head_s},           {"hits", d.hits}};
 }
 
 ordered_json prefill_json(const PrefillPrediction& p) {
@@ -67,10 +60,10 @@ ordered_json residents_by_layer(const ModelPlan& plan) {
 }  // namespace
 
 std::string rows_text(const std::vector<PlaceRow>& rows, int64_t device_bytes, int64_t ram_bytes) {
-  int64_t disk = 0, device = 0, ram = 0;
+  int64_t device = 0, ram = 0;
   size_t width = 18;
   for (const PlaceRow& row : rows) {
-    device += row.device, ram += row.ram, disk += row.disk;
+    device += row.device, ram += row.ram;
     width = std::max(width, row.name.size() + 1);
   }
   const bool large = std::max(device, ram) >= int64_t{1} << 30;
@@ -86,9 +79,15 @@ std::string rows_text(const std::vector<PlaceRow>& rows, int64_t device_bytes, i
   };
   line(large ? "GiB" : "MiB", "device", "RAM", "disk");
   for (const PlaceRow& row : rows) line(row.name, size(row.device), size(row.ram), size(row.disk));
-  line("sum", size(device), size(ram), size(disk));
+  line("sum", size(device), size(ram), size(disk_bytes(rows)));
   line("given", device_bytes > 0 ? size(device_bytes) : "none", size(ram_bytes), "");
   return text;
+}
+
+int64_t disk_bytes(const std::vector<PlaceRow>& rows) {
+  int64_t bytes = 0;
+  for (const PlaceRow& row : rows) bytes += row.disk;
+  return bytes;
 }
 
 std::string speeds_text(const Speeds& speeds) {
@@ -169,12 +168,16 @@ ordered_json plan_json(const PlanReport& r) {
             {"ram_bytes", r.budgets.ram_bytes},
             {"context", r.budgets.context},
             {"parallel", r.budgets.sequences},
+            {"cache_tokens",
+             r.budgets.cache_tokens > 0 ? r.budgets.cache_tokens : r.budgets.context * r.budgets.sequences},
+            {"prompt", r.budgets.prompt},
             {"adapter_bytes", r.budgets.adapter_bytes}}},
           {"speeds", speeds_json(r.speeds)},
           {"shape", shape_name(p.shape)},
           {"classes", rows_json(p.rows)},
           {"device_bytes", p.device_used},
           {"ram_bytes", p.ram_used},
+          {"disk_bytes", disk_bytes(p.rows)},
           {"ram_missing_bytes", p.ram_missing},
           {"experts",
            {{"all", p.experts},
@@ -191,6 +194,7 @@ ordered_json plan_json(const PlanReport& r) {
           {"context_that_fits", p.context_that_fits},
           {"decode", decode_json(p.decode)},
           {"decode_together", decode_json(p.decode_together)},
+          {"two_groups_from", p.two_groups_from},
           {"prefill", prefill_json(p.prefill)},
           {"reasons", p.reasons},
           {"notes", r.notes}};
@@ -202,9 +206,10 @@ std::string plan_table(const PlanReport& r) {
   std::string text =
       fmt::format("{}: {}, {} layers, {} experts in {}\n", printable(r.model, 4096), r.config.model_type,
                   r.config.layers, r.plan.experts, format_name(r.bytes.format));
-  text += fmt::format("{:.2f} G weights, {}; a token reads {:.2f} G, {}; {} x {} tokens of context\n",
+  text += fmt::format("{:.2f} G weights, {}; a token reads {:.2f} G, {}; {} x {} tokens of context",
                       billions(total.weights), gib_text(total.bytes), billions(active.weights),
                       gib_text(active.bytes), r.budgets.sequences, r.budgets.context);
+  text += r.budgets.cache_tokens > 0 ? fmt::format(", {} cached\n", r.budgets.cache_tokens) : "\n";
   text += rows_text(r.plan.rows, r.budgets.device_bytes, r.budgets.ram_bytes) + "\n" + decode_text(r) +
           prefill_text(r) + "\n";
   for (const std::string& reason : r.plan.reasons) text += fmt::format("- {}\n", reason);
