@@ -19,8 +19,8 @@ Result<std::unique_ptr<ColdExperts>> ColdExperts::create(const ModelConfig& conf
                                                          ExpertStore& store, Backend& host, Backend& device) {
   std::unique_ptr<ColdExperts> cold(new ColdExperts(config, options, store, host, device));
   for (size_t m = 0; m < kMailboxes; ++m) {
-    const int64_t slots = options.tokens[m] * config.moe.top_k;
-    const int64_t numbers = options.tokens[m] * config.hidden + slots + slots * config.hidden + 3 * 64;
+    const int64_t slots = cold->most_tokens(m) * config.moe.top_k;
+    const int64_t numbers = cold->most_tokens(m) * config.hidden + slots + slots * config.hidden + 3 * 64;
     MOEBIUS_ASSIGN(cold->memory_[m], device.alloc_pinned(static_cast<size_t>(numbers) * sizeof(float)));
   }
   const int64_t ids = config.layers * (options.tokens[0] + options.tokens[1]) * config.moe.top_k;
@@ -43,7 +43,7 @@ void ColdExperts::count_resident() {
 }
 
 ColdExperts::Mailbox ColdExperts::lay_out(int mailbox, int64_t n) const {
-  MOEBIUS_CHECK(n <= options_.tokens[static_cast<size_t>(mailbox)]);
+  MOEBIUS_CHECK(n <= most_tokens(static_cast<size_t>(mailbox)));
   Arena arena(memory_[static_cast<size_t>(mailbox)]);
   const int64_t k = config_.moe.top_k;
   return {arena.take(DType::kF32, {n, config_.hidden}), arena.take(DType::kI32, {n, k}),

@@ -12,6 +12,7 @@
 // every slot is computed exactly once, and by the same arithmetic wherever it is.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <vector>
@@ -35,6 +36,7 @@ class ColdExperts {
  public:
   struct Options {
     std::array<int64_t, kMailboxes> tokens{};  // the largest batch of each mailbox
+    int64_t pass_tokens = 0;                   // of the longest pass of a prompt, by the first mailbox
     bool overlap = true;                       // as HostWorker's
     uint64_t fail = 0;                         // the request that fails, from 1, for tests; 0: none
     DiskTier* disk = nullptr;                  // of experts that may be in no memory; null: all are
@@ -59,6 +61,7 @@ class ColdExperts {
   // Tells the tracer, which outlives this, what the host computes. Between steps.
   void trace(Tracer* tracer) { tracer_ = tracer; }
   const ExpertStore& experts() const { return store_; }
+  std::atomic<int64_t>& device_ns(int64_t layer) { return store_.device_ns(layer); }
   // Hands ws.h and ws.expert_ids over, when the layer has experts on the host.
   void ask(int64_t layer, const Workspace& ws, std::vector<ExpertRows> on_host) {
     if (!store_.any_on_host(layer)) return note_resident(layer, ws);
@@ -88,6 +91,9 @@ class ColdExperts {
   ColdExperts(const ModelConfig& config, const Options& options, ExpertStore& store, Backend& host,
               Backend& device)
       : config_(config), options_(options), store_(store), host_(host), device_(device) {}
+  int64_t most_tokens(size_t mailbox) const {
+    return std::max(options_.tokens[mailbox], mailbox == 0 ? options_.pass_tokens : 0);
+  }
   Mailbox lay_out(int mailbox, int64_t n) const;
   Status compute(const Job& job);
   struct ResidentLayer {  // of the step that is on its way, or the last

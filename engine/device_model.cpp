@@ -115,7 +115,8 @@ Status DeviceModel::place(const EngineOptions& options, const Needs& needs, Expe
   if (plan_->experts_on_disk > 0)
     disk_.emplace(host_, needs.files,
                   ExpertCache::Options{bytes_in_ram(*plan_, host_), spared_ram(options.ram)});
-  const ColdExperts::Options cold{{std::max(needs.most_tokens, sizes.pass_tokens), needs.second_tokens},
+  const ColdExperts::Options cold{{needs.most_tokens, needs.second_tokens},
+                                  sizes.pass_tokens,
                                   options.overlap,
                                   options.host_fail,
                                   disk_ ? &*disk_ : nullptr};

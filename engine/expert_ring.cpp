@@ -30,7 +30,9 @@ ExpertWeights ExpertRing::load(const ExpertWeights& expert, std::deque<Lora>& lo
   place.taken = true;
   ExpertWeights loaded = expert;
   Uploader uploader(memory_.as<char>() + static_cast<int64_t>(at) * place_bytes_, backend_);
+  if (ns_) backend_->begin_timing(Stream::kLoad);
   uploader.put(loaded, loras, gradients);
+  if (ns_) backend_->end_timing(Stream::kLoad, *ns_);
   MOEBIUS_CHECK(uploader.used() <= place_bytes_);
   for (const auto m : {&ExpertWeights::gate, &ExpertWeights::up, &ExpertWeights::down}) {
     const Lora *here = (loaded.*m).lora, *home = (expert.*m).lora;

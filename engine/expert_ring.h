@@ -2,6 +2,7 @@
 // computes the last (the staging ring of stream-loading prefill, arXiv 2606.10493).
 #pragma once
 
+#include <atomic>
 #include <deque>
 #include <functional>
 #include <vector>
@@ -30,6 +31,8 @@ class ExpertRing {
   // gradients, the sums of its adapters' come along, and go back to where they came from before the place is
   // used again.
   ExpertWeights load(const ExpertWeights& expert, std::deque<Lora>& loras, bool gradients = false);
+  // What the link takes from now on is added to a counter, in nanoseconds.
+  void count_time(std::atomic<int64_t>& ns) { ns_ = &ns; }
   // What is queued on kCompute next finds there all that was loaded.
   void arrive();
   // What was queued on kCompute up to here is all that uses the experts loaded since the last call: at most
@@ -59,6 +62,7 @@ class ExpertRing {
   Backend* backend_;
   Buffer memory_;
   int64_t place_bytes_ = 0;
+  std::atomic<int64_t>* ns_ = nullptr;
   std::vector<Place> places_;
   size_t next_ = 0, first_unused_ = 0;  // count up; modulo the places
 };

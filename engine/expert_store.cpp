@@ -157,9 +157,10 @@ void ExpertStore::count(int64_t layer, const Tensor& ids, const std::vector<Expe
 
 std::vector<LayerUse> ExpertStore::use() const {
   std::vector<LayerUse> all;
+  const auto seconds = [](int64_t ns) { return 1e-9 * static_cast<double>(ns); };
   for (const Layer& l : layers_)
-    all.push_back({l.device_slots, l.host_slots, l.streamed_slots, l.skipped_slots,
-                   1e-9 * static_cast<double>(l.host_ns), l.moves, l.moved_bytes, l.streamed_bytes});
+    all.push_back({l.device_slots, l.host_slots, l.streamed_slots, l.skipped_slots, seconds(l.host_ns),
+                   seconds(l.device_ns), seconds(l.link_ns), l.moves, l.moved_bytes, l.streamed_bytes});
   return all;
 }
 
@@ -197,7 +198,9 @@ void ExpertStore::load(Arriving& arriving, char* place) {
   std::deque<Lora>& loras = loras_[{l, in}];
   loras.clear();
   Uploader uploader(place, &backend_);
+  backend_.begin_timing(Stream::kLoad);
   uploader.put(arriving.expert, loras, false);
+  backend_.end_timing(Stream::kLoad, layers_[l].link_ns);
   arriving.event = backend_.record(Stream::kLoad);
 }
 

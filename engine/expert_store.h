@@ -63,6 +63,10 @@ class ExpertStore {
   // any one thread, while nothing else but use() is called.
   void count(int64_t layer, const Tensor& ids, const std::vector<ExpertWeights>& on_host, int64_t host_ns);
   void count_streamed(int64_t layer, int64_t bytes) { at(layer).streamed_bytes += bytes; }
+  // Nanoseconds, for Backend::end_timing: of the layer's shared and routed experts on the device, and of
+  // routed ones on their way there.
+  std::atomic<int64_t>& device_ns(int64_t layer) { return at(layer).device_ns; }
+  std::atomic<int64_t>& link_ns(int64_t layer) { return at(layer).link_ns; }
   std::vector<LayerUse> use() const;  // [layer]; from any thread
   const ExpertMap& map() const { return map_; }
 
@@ -76,7 +80,7 @@ class ExpertStore {
     std::vector<ExpertWeights> host;
     int64_t on_host = 0;
     std::atomic<int64_t> device_slots{0}, host_slots{0}, streamed_slots{0}, skipped_slots{0}, host_ns{0},
-        moves{0}, moved_bytes{0}, streamed_bytes{0};
+        device_ns{0}, link_ns{0}, moves{0}, moved_bytes{0}, streamed_bytes{0};
   };
   struct Arriving {
     ExpertMove move;

@@ -13,10 +13,17 @@ struct LayerUse {
   int64_t device_slots = 0, host_slots = 0;  // slots of tokens that each side computed
   int64_t streamed_slots = 0;                // of the device's, those whose expert was brought for them
   int64_t skipped_slots = 0;                 // that nobody had to: zero experts, and below --skip-threshold
-  double host_s = 0;                         // that the host took
+  double host_s = 0, device_s = 0;           // that each took for them, the device with the shared experts
+  double link_s = 0;                         // that experts took on their way to the device
   int64_t moves = 0, moved_bytes = 0;        // experts brought to the device to stay
   int64_t streamed_bytes = 0;                // of experts brought there for one pass of a prompt
 
+  LayerUse& operator+=(const LayerUse& o) {
+    device_slots += o.device_slots, host_slots += o.host_slots, streamed_slots += o.streamed_slots;
+    skipped_slots += o.skipped_slots, host_s += o.host_s, device_s += o.device_s, link_s += o.link_s;
+    moves += o.moves, moved_bytes += o.moved_bytes, streamed_bytes += o.streamed_bytes;
+    return *this;
+  }
   // The share of the slots whose expert was on the device already; 0 before the first.
   double hit_rate() const {
     const int64_t slots = device_slots + host_slots;

@@ -70,6 +70,20 @@ struct Layer {
 // [n, d] as one head, [n, 1, d].
 Tensor one_head(const Tensor& t) { return t.split(1); }
 
+// MLA of a few tokens each of sequences that lie side by side: kv_b is read once for all of them.
+void absorbed_attention(const Layer& l, const Matrix& kv_b, std::span<const Segment> segments,
+                        const KvCache& cache, const Tensor& q, const Tensor& out) {
+  const ModelConfig& c = l.m.config;
+  Backend& be = l.m.backend;
+  const int64_t begin = segments[0].begin, count = segments.back().begin + segments.back().count - begin;
+  const Tensor absorbed = l.ws.q_absorbed.split(c.heads), latents = l.ws.o_latent.split(c.heads);
+  be.mla_absorb({q.rows(begin, count), kv_b, c.nope, c.v_dim, absorbed.rows(begin, count)});
+  for (const Segment& s : segments)
+    be.attention({absorbed.rows(s.begin, s.count), cache.view(*s.table, l.index), s.position, 1,
+                  c.kv_lora + c.rope, c.kv_lora, 0, 0, c.softmax_scale, latents.rows(s.begin, s.count)});
+  be.mla_value({latents.rows(begin, count), kv_b, c.nope, c.v_dim, out.rows(begin, count)});
+}
+
 // Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): the cache holds the normed latent and one
 // rotated key.
 void mla(const Layer& l, const Batch& batch, const KvCache& cache) {
@@ -92,21 +106,26 @@ void mla(const Layer& l, const Batch& batch, const KvCache& cache) {
 
   for (const Segment& s : batch.segments) {
     const CacheView view = cache.view(*s.table, l.index);
-    const Matrix& kv_b = l.merged(&LayerWeights::kv_b, l.adapter_at(s.begin));
-    const Tensor sq = q.rows(s.begin, s.count);
-    const Tensor out = ws.attention.split(c.heads).rows(s.begin, s.count);
     be.cache_write({ws.latent.rows(s.begin, s.count), view, 0, s.position});
     be.cache_write({key.rows(s.begin, s.count), view, c.kv_lora, s.position});
-    if (s.count > kAbsorbedTokens) {
-      be.mla_prefill({sq, kv_b, view, s.position, c.nope, c.rope, c.v_dim, c.softmax_scale, out});
-      continue;
+  }
+  const Tensor out = ws.attention.split(c.heads);
+  const auto kv_b_of = [&](const Segment& s) {
+    return &l.merged(&LayerWeights::kv_b, l.adapter_at(s.begin));
+  };
+  for (std::span<const Segment> rest = batch.segments; !rest.empty();) {
+    const Matrix* kv_b = kv_b_of(rest[0]);
+    const auto other = std::ranges::find_if(
+        rest, [&](const Segment& s) { return s.count > kAbsorbedTokens || kv_b_of(s) != kv_b; });
+    const size_t together = static_cast<size_t>(other - rest.begin());
+    if (together > 0) {
+      absorbed_attention(l, *kv_b, rest.first(together), cache, q, out);
+    } else {
+      const Segment& s = rest[0];
+      be.mla_prefill({q.rows(s.begin, s.count), *kv_b, cache.view(*s.table, l.index), s.position, c.nope,
+                      c.rope, c.v_dim, c.softmax_scale, out.rows(s.begin, s.count)});
     }
-    const Tensor absorbed = ws.q_absorbed.split(c.heads).rows(s.begin, s.count);
-    const Tensor latents = ws.o_latent.split(c.heads).rows(s.begin, s.count);
-    be.mla_absorb({sq, kv_b, c.nope, c.v_dim, absorbed});
-    be.attention(
-        {absorbed, view, s.position, 1, c.kv_lora + c.rope, c.kv_lora, 0, 0, c.softmax_scale, latents});
-    be.mla_value({latents, kv_b, c.nope, c.v_dim, out});
+    rest = rest.subspan(std::max<size_t>(together, 1));
   }
 }
 
@@ -255,6 +274,8 @@ void ffn_end(const Model& m, int64_t layer, const Workspace& ws) {
   const LayerWeights& w = m.weights.layers[static_cast<size_t>(layer)];
   std::optional<DiskTier::Chosen> chosen;
   if (m.disk && !w.experts.empty()) chosen = m.disk->chosen(layer, ws.expert_ids, w.experts);
+  const bool timed = m.cold && !w.experts.empty();
+  if (timed) m.backend.begin_timing(Stream::kCompute);
   shared_forward(m, layer, ws);
   if (w.experts.empty()) return;
   if (chosen) {
@@ -265,6 +286,7 @@ void ffn_end(const Model& m, int64_t layer, const Workspace& ws) {
     device_experts(
         {m, layer, ws}, ws.expert_ids, [](const auto& list) -> const auto& { return list; });
   }
+  if (timed) m.backend.end_timing(Stream::kCompute, m.cold->device_ns(layer));
   if (m.cold) m.cold->answer(layer, ws);
   m.backend.combine({ws.slots, ws.expert_ids, ws.expert_weights, ws.x});
 }

@@ -15,6 +15,9 @@ namespace {
 
 constexpr int64_t kMost = int64_t{1} << 60;  // sums of a few of these still fit
 constexpr int64_t kMostInTwo = 64;           // tokens for which two groups are looked at
+// For a longer pass: so many parts of what experts could have on the device, or what holds one in so many
+// experts, of which decoding would feel nothing.
+constexpr int64_t kPassPart = 8, kFewExperts = 100;
 constexpr Reserve kDriver{int64_t{512} << 20}, kSystem{int64_t{8} << 30};
 
 int64_t bounded(int64_t value) { return std::clamp<int64_t>(value, 0, kMost); }
@@ -30,10 +33,10 @@ int64_t whole_pages(int64_t tokens) { return bounded(tokens + kPageTokens - 1) /
 struct Needs {
   int64_t stack = 0;  // attention, dense layers, shared experts, routers of all layers; adapters
   int64_t head = 0, embedding = 0, cache = 0, workspace = 0;
-  int64_t least_pass = 0, most_pass = 0;  // tokens
-  int64_t state = 0;                      // bytes per token of a pass
-  int64_t mail = 0;                       // pinned, of the longest pass
-  int64_t slot = 0, routed = 0;           // bytes of the largest expert, of all
+  int64_t least_pass = 0, most_pass = 0, longest_pass = 0;  // tokens
+  int64_t state = 0;                                        // bytes per token of a pass
+  int64_t mail = 0;                                         // pinned, of the longest pass
+  int64_t slot = 0, routed = 0;                             // bytes of the largest expert, of all
 
   int64_t core() const { return stack + cache + workspace + least_pass * state; }  // without the head
 };
@@ -58,7 +61,8 @@ Needs needs_of(const ModelBytes& model, const Budgets& budgets) {
   n.least_pass = std::min(budgets.context, kSliceTokens);
   n.most_pass = std::min(budgets.context, kPassTokens);
   n.state = std::clamp<int64_t>(model.state_per_token, 0, int64_t{1} << 40);
-  n.mail = bounded_product(n.most_pass, model.mail_per_token);
+  n.longest_pass = std::min(budgets.context, kLongestPassTokens);
+  n.mail = bounded_product(n.longest_pass, model.mail_per_token);
   return n;
 }
 
@@ -74,7 +78,8 @@ Budgets sane(const Budgets& asked) {
 }
 
 // The device's memory is given out in this order, so that more of it never takes anything away: what every
-// token reads, two slots to stream through, the head, tokens that share a pass, more slots, experts.
+// token reads, two slots to stream through, the head, tokens that share a pass, more slots, experts and,
+// unless all fit, more tokens.
 class Planner {
  public:
   Planner(const ModelBytes& model, const MachineSpeeds& speeds, const Budgets& budgets,
@@ -127,9 +132,18 @@ class Planner {
     if (by_residents_[static_cast<size_t>(residents_)] <= host_s || budgets_.use_device) plan_.shape = shape;
   }
 
+  // Tokens above most_pass, of `room` bytes for experts.
+  int64_t longer_pass(int64_t room) const {
+    if (room <= 0 || needs_.routed <= room) return 0;
+    const int64_t more = needs_.longest_pass - needs_.most_pass;
+    const int64_t bytes = std::max(room / kPassPart, std::min(room, needs_.routed / kFewExperts));
+    return needs_.state > 0 ? std::min(more, bytes / needs_.state) : more;
+  }
+  int64_t room_for_experts() const { return usable_ - full() - slots() * needs_.slot; }
+
   // The number of residents up to what fits with which a token is fastest; more of them on a tie.
   int64_t best_residents() const {
-    const int64_t room = usable_ - full() - slots() * needs_.slot;
+    const int64_t room = room_for_experts() - longer_pass(room_for_experts()) * needs_.state;
     int64_t best = 0;
     double used = 0;
     for (int64_t n = 1; n <= plan_.experts; ++n) {
@@ -152,6 +166,7 @@ class Planner {
     if (plan_.shape == PlanShape::kHostHead) return;
     plan_.pass_tokens = needs_.state > 0 ? std::min(needs_.most_pass, needs_.least_pass + left / needs_.state)
                                          : needs_.most_pass;
+    if (cold) plan_.pass_tokens += longer_pass(room_for_experts());
     left -= (plan_.pass_tokens - needs_.least_pass) * needs_.state;
     if (plan_.ring_slots > 0 && needs_.slot > 0)
       plan_.ring_slots = std::min(slots(), plan_.ring_slots + left / needs_.slot);
@@ -245,7 +260,7 @@ class Planner {
     add_row("cache", needs_.cache, device);
     add_row("workspace", needs_.workspace + plan_.pass_tokens * needs_.state, device);
     if (device) plan_.rows.push_back({"slots to stream", plan_.ring_slots * needs_.slot, kStagingBytes, 0});
-    if (device) add_row("mail to the CPU", needs_.mail, false);
+    if (device) add_row("mail to the CPU", plan_.pass_tokens * model_.mail_per_token, false);
     add_row("adapter", budgets_.adapter_bytes, device);
     if (device) add_row("for the driver", reserve(), true);
     for (const PlaceRow& row : plan_.rows) plan_.device_used += row.device, plan_.ram_used += row.ram;

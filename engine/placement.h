@@ -52,8 +52,10 @@ struct ModelBytes {
 };
 
 inline constexpr int64_t kSliceTokens = 512;  // attended at a time in a prefill
-inline constexpr int64_t kPassTokens = 4096;  // that pass a layer together, if there is room for them
-inline constexpr int64_t kRingSlots = 8;      // experts on their way over the link, if there is room for them
+// Tokens that pass a layer together, if there is room for them, and with room to spare: an expert crosses the
+// link once for them all.
+inline constexpr int64_t kPassTokens = 4096, kLongestPassTokens = 32768;
+inline constexpr int64_t kRingSlots = 8;  // experts on their way over the link, if there is room for them
 inline constexpr int64_t kMaxPlannedExperts = int64_t{1} << 20;  // of all layers
 
 // Of a model of which only the configuration is known: the routed experts of a layer are like its first one.

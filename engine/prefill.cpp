@@ -193,6 +193,7 @@ void StreamedPrefill::bring_ahead(int64_t layer) {
   std::ranges::stable_sort(streamed, std::greater(), [&](size_t e) { return loads[e].tokens; });
   if (std::ssize(streamed) > ring_->group()) streamed.resize(static_cast<size_t>(ring_->group()));
   ahead_ = {layer, std::vector<ExpertWeights>(experts.size()), {}};
+  ring_->count_time(store_.link_ns(layer));
   int64_t bytes = 0;
   for (const size_t e : streamed) {
     ahead_.experts[e] = ring_->load(experts[e], ahead_.loras);
@@ -236,9 +237,19 @@ Status StreamedPrefill::run_experts() {
   } else {
     store_.count(p.layer, routed_, on_host, 0);
   }
-  for (int64_t i = 0; i < p.slices; ++i) shared_forward(p.model, p.layer, slice(i));
+  const auto timed = [&](const auto& work) {
+    device_.begin_timing(Stream::kCompute);
+    work();
+    device_.end_timing(Stream::kCompute, store_.device_ns(p.layer));
+  };
+  const auto compute = [&](const std::vector<ExpertWeights>& list) {
+    timed([&] { device_.expert_ffn({t.h, list.data(), std::ssize(list), t.expert_ids, t.slots}); });
+  };
+  timed([&] {
+    for (int64_t i = 0; i < p.slices; ++i) shared_forward(p.model, p.layer, slice(i));
+  });
   ring_->arrive();
-  device_.expert_ffn({t.h, on_device.data(), std::ssize(on_device), t.expert_ids, t.slots});
+  compute(on_device);
   ring_->used();
   // What the CPU computes is all that is elsewhere once the streamed experts have been here.
   const std::vector<ExpertWeights>* streamed = &experts;
@@ -248,9 +259,8 @@ Status StreamedPrefill::run_experts() {
     queued_.from_disk.push_back(std::move(*chosen));
   }
   std::vector<ExpertWeights>& been_here = queued_.lists.emplace_back(on_device);
-  ring_->stream(*streamed, plan.where, false, queued_, been_here, [&](const auto& group) {
-    device_.expert_ffn({t.h, group.data(), std::ssize(group), t.expert_ids, t.slots});
-  });
+  ring_->count_time(store_.link_ns(p.layer));
+  ring_->stream(*streamed, plan.where, false, queued_, been_here, compute);
   if (any_on_host) p.model.cold->answer(0, been_here, t.expert_ids, t.slots);
   device_.combine({t.slots, t.expert_ids, t.expert_weights, t.x});
   bring_ahead(p.layer + 1);

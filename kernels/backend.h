@@ -72,6 +72,10 @@ class Backend {
   // arrived.
   virtual Status sync_compute() { return Status(); }
   virtual void clear_error() {}
+  // Adds what the stream takes from one to the other, in nanoseconds, to a counter, when it is over and at
+  // the latest in the next sync(). One pair after the other. On the host nothing is added.
+  virtual void begin_timing(Stream) {}
+  virtual void end_timing(Stream, std::atomic<int64_t>&) {}
   // From now on what the streams do is told to the tracer, which outlives the backend; on the host nothing
   // is.
   virtual void trace(Tracer*) {}

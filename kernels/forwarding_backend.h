@@ -28,6 +28,8 @@ class ForwardingBackend : public Backend {
   Status sync() override { return to_->sync(); }
   Status sync_compute() override { return to_->sync_compute(); }
   void clear_error() override { to_->clear_error(); }
+  void begin_timing(Stream stream) override { to_->begin_timing(stream); }
+  void end_timing(Stream stream, std::atomic<int64_t>& ns) override { to_->end_timing(stream, ns); }
   void trace(Tracer* tracer) override { to_->trace(tracer); }
 #define X(name, Args) \
   void name(const Args& args) override { to_->name(args); }

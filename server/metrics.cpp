@@ -45,6 +45,8 @@ constexpr const char* kExpertSlotsHelp =
 std::vector<prometheus::MetricFamily> expert_families(const std::vector<LayerUse>& experts) {
   auto slots = family_of(kExpertSlots, kExpertSlotsHelp);
   auto host = family_of("moebius_expert_host_seconds_total", "Time the host took for experts.");
+  auto device = family_of("moebius_expert_device_seconds_total", "Time the device took for experts.");
+  auto link = family_of("moebius_expert_link_seconds_total", "Time experts took on their way to the device.");
   auto moves = family_of("moebius_expert_moves_total", "Experts brought to the device to stay.");
   auto bytes = family_of("moebius_expert_bytes_total", "Bytes of experts brought to the device.");
   for (size_t l = 0; l < experts.size(); ++l) {
@@ -55,12 +57,14 @@ std::vector<prometheus::MetricFamily> expert_families(const std::vector<LayerUse
     add_sample(slots, l, "host", static_cast<double>(use.host_slots));
     add_sample(slots, l, "skipped", static_cast<double>(use.skipped_slots));
     add_sample(host, l, nullptr, use.host_s);
+    add_sample(device, l, nullptr, use.device_s);
+    add_sample(link, l, nullptr, use.link_s);
     add_sample(moves, l, nullptr, static_cast<double>(use.moves));
     add_sample(bytes, l, "moved", static_cast<double>(use.moved_bytes));
     add_sample(bytes, l, "streamed", static_cast<double>(use.streamed_bytes));
   }
   if (slots.metric.empty()) return {};
-  return {slots, host, moves, bytes};
+  return {slots, host, device, link, moves, bytes};
 }
 
 // The same where nothing moves and one side computes all.

@@ -14,6 +14,7 @@
 #include "engine/engine.h"
 #include "engine/expert_store.h"
 #include "engine/self_check.h"
+#include "kernels/forwarding_backend.h"
 #include "kernels/gpu.h"
 #include "kernels/sim/arena.h"
 #include "tests/adapter_cases.h"
@@ -208,6 +209,41 @@ TEST_P(OnDevice, StreamsAPrompt) {
   EXPECT_EQ(streamed[2], 0);
 }
 
+// Prompts of one pass: what was brought ahead, before the router had spoken, is not brought again.
+TEST(OnDeviceAlone, AnExpertCrossesTheLinkOnceAPass) {
+  EngineOptions options = options_for("deepseek_v3_int4");
+  options.prefill_chunk = 4, options.device = DeviceKind::kSim, options.device_memory = budget(options, 0);
+  options.speeds = speeds(1000, 0.001);  // by which the CPU is of no use
+  const auto engine = open(options);
+  std::vector<int32_t> ids(60);
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i * 7 % 120);
+  const auto files = ModelFiles::open(options.model);
+  ASSERT_TRUE(files.ok());
+  const std::vector<LayerWeights>& layers = (*files)->weights().layers;
+  std::vector<LayerUse> before(layers.size());
+  for (int prompt = 0; prompt < 2; ++prompt) {  // the second goes by the heat of the first
+    auto session = engine->new_session();
+    ASSERT_TRUE((*session)->sync(ids).ok());
+    const std::vector<LayerUse> after = engine->expert_use();
+    for (const ExpertLayer& map : engine->expert_map()) {
+      const size_t l = static_cast<size_t>(map.layer);
+      int64_t used = 0;
+      for (size_t e = 0; e < map.chosen.size(); ++e)
+        used += map.chosen[e] > 0 ? expert_bytes(layers[l].experts[e]) : 0;
+      const int64_t streamed = after[l].streamed_bytes - before[l].streamed_bytes;
+      EXPECT_GE(streamed, used) << "layer " << l;
+      int64_t all = 0;
+      for (const ExpertWeights& e : layers[l].experts) all += expert_bytes(e);
+      EXPECT_LE(streamed, all) << "layer " << l;
+      EXPECT_EQ(after[l].streamed_slots, after[l].device_slots);
+      EXPECT_EQ(after[l].hit_rate(), 0) << "an expert that was brought is no hit";
+      EXPECT_GT(after[l].device_s, before[l].device_s);
+      EXPECT_GT(after[l].link_s, before[l].link_s);
+    }
+    before = after;
+  }
+}
+
 // The ring brings adapters along.
 TEST(OnDeviceAlone, StreamsExpertsWithAdapters) {
   EngineOptions options = options_for("deepseek_v3_tiny");
@@ -266,6 +302,45 @@ TEST(OnDeviceAlone, WhatAGpuTakesForItselfIsCounted) {
   const auto refused = Engine::open(options, make);
   ASSERT_FALSE(refused.ok());
   EXPECT_NE(refused.status().message().find(std::to_string(least)), std::string::npos);
+}
+
+class CountingBackend final : public ForwardingBackend {
+ public:
+  CountingBackend(std::unique_ptr<Backend> to, int64_t& allocations)
+      : ForwardingBackend(std::move(to)), allocations_(allocations) {}
+  Result<Buffer> alloc(size_t bytes) override {
+    ++allocations_;
+    return ForwardingBackend::alloc(bytes);
+  }
+  Result<Buffer> alloc_pinned(size_t bytes) override {
+    ++allocations_;
+    return ForwardingBackend::alloc_pinned(bytes);
+  }
+
+ private:
+  int64_t& allocations_;
+};
+
+TEST(OnDeviceAlone, NothingIsAllocatedOnceTheEngineIsOpen) {
+  EngineOptions options = options_for("deepseek_v3_int4");
+  options.device = DeviceKind::kSim, options.device_memory = budget(options, 0.5);
+  options.speeds = speeds(1000, 0.001), options.prefill_chunk = 8, options.sessions = 2;
+  int64_t allocations = 0;
+  const auto make = [&](int64_t bytes) -> Result<std::unique_ptr<Backend>> {
+    MOEBIUS_ASSIGN(std::unique_ptr<Backend> sim, make_sim_backend({bytes}));
+    return std::unique_ptr<Backend>(std::make_unique<CountingBackend>(std::move(sim), allocations));
+  };
+  auto engine = Engine::open(options, make);
+  ASSERT_TRUE(engine.ok()) << engine.status().message();
+  EXPECT_GT(allocations, 0);
+  allocations = 0;
+  EXPECT_FALSE(prompt_logits(**engine).empty());
+  EXPECT_GT(streamed_bytes(**engine), 0);
+  auto one = (*engine)->new_session(), two = (*engine)->new_session();
+  const std::vector<int32_t> ids(64, 3);  // the whole context
+  ASSERT_TRUE((*one)->sync(ids).ok() && (*two)->sync(std::span(ids).first(63)).ok());
+  ASSERT_TRUE((*two)->append(5).ok());
+  EXPECT_EQ(allocations, 0);
 }
 
 TEST(OnDeviceAlone, ACancelledPromptKeepsWhatWasComputed) {
@@ -403,6 +478,29 @@ TEST(OnDeviceAlone, ATraceShowsTheOverlap) {
   EXPECT_GT(overlaps, 0) << "the CPU's experts beside the device's work";
   options.trace = "/nowhere/trace.json";
   EXPECT_FALSE(Engine::open(options).ok());
+}
+
+// With a link that takes as long as attention does, and a slow device, so that chance has no part.
+TEST(OnDeviceAlone, TheLinkBringsExpertsDuringAttention) {
+  EngineOptions options = options_for("deepseek_v3_int4");
+  options.prefill_chunk = 16, options.device = DeviceKind::kSim, options.device_memory = budget(options, 0);
+  options.speeds = speeds(1000, 0.001);
+  options.device_GBs = 0.05, options.link_GBs = 0.02;
+  options.trace = testing::TempDir() + "ahead.json";
+  {
+    const auto engine = open(options);
+    auto session = engine->new_session();
+    std::vector<int32_t> ids(60);
+    for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i * 7 % 120);
+    ASSERT_TRUE((*session)->sync(ids).ok());
+  }
+  const std::vector<Span> spans = spans_of(options.trace);
+  int64_t beside = 0;
+  for (const Span& a : spans)
+    for (const Span& b : spans)
+      beside += a.row == 0 && a.name == "mla_prefill" && b.row == 1 && b.name == "copy" && a.begin < b.end &&
+                b.begin < a.end;
+  EXPECT_GT(beside, 0);
 }
 
 // A device that computes something else is found out before the first token.

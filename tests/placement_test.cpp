@@ -340,8 +340,8 @@ TEST(PlanModel, KimiOn24And768GiBNeedsNoDisk) {
 TEST(PlanModel, KimiOn24And512GiBReadsFromDisk) {
   const ModelBytes kimi = bytes_of("kimi-k2", Format::kInt4, true);
   const ModelPlan plan = plan_model(kimi, kWorkstation, {24 * kGiB, 512 * kGiB, 16384, 1, 0, 4096});
-  // 570.8 GB of experts, 504 GiB of RAM less the embedding's 2.3 GB, and 4096 tokens' vectors on their way.
-  const double room = 504.0 * kGiB - 163840.0 * 7168 * 2 - 4096.0 * 4 * (9 * 7168 + 8);
+  // 570.8 GB of experts, 504 GiB of RAM less the embedding's 2.3 GB, and 16384 tokens' vectors on their way.
+  const double room = 504.0 * kGiB - 163840.0 * 7168 * 2 - 16384.0 * 4 * (9 * 7168 + 8);
   const double cold = 60 * 384 * 24772608.0 - static_cast<double>(row_of(plan, "routed experts").device);
   EXPECT_NEAR(static_cast<double>(row_of(plan, "routed experts").disk), cold - room, 24772608);
   EXPECT_GT(plan.experts_on_disk, 1000);
@@ -350,6 +350,25 @@ TEST(PlanModel, KimiOn24And512GiBReadsFromDisk) {
   EXPECT_EQ(plan.experts_released, plan.experts_resident);
   const ModelPlan more = plan_model(kimi, kWorkstation, {24 * kGiB, 768 * kGiB, 16384, 1, 0, 4096});
   EXPECT_GT(more.decode.tokens_per_s, 1.2 * plan.decode.tokens_per_s);
+}
+
+// A longer pass takes what would hold so few experts that nobody feels it; else an eighth of what experts
+// could have, and none where they all fit.
+TEST(PlanModel, ALongPromptPassesTogether) {
+  const ModelBytes kimi = bytes_of("kimi-k2", Format::kInt4, true);
+  const ModelPlan plan = plan_model(kimi, kWorkstation, {24 * kGiB, 768 * kGiB, 16384, 1, 0, 16384});
+  const ModelPlan few = plan_model(kimi, kWorkstation, {24 * kGiB, 768 * kGiB, 4096, 1, 0, 4096});
+  EXPECT_EQ(few.pass_tokens, kPassTokens);
+  EXPECT_GT(plan.pass_tokens, kPassTokens);
+  EXPECT_EQ(plan.experts_resident, 0);  // 45 of 23040 there are in `few`
+  EXPECT_GT(plan.prefill.tokens_per_s, 1.5 * few.prefill.tokens_per_s);
+  EXPECT_GT(plan.decode.tokens_per_s, 0.98 * few.decode.tokens_per_s);
+  const ModelPlan large = plan_model(kimi, kWorkstation, {96 * kGiB, 768 * kGiB, 32768, 1, 0, 16384});
+  EXPECT_NEAR(static_cast<double>((large.pass_tokens - kPassTokens) * kimi.state_per_token),
+              static_cast<double>(row_of(large, "routed experts").device) / 7, 30e6);
+  const ModelBytes moonlight = bytes_of("moonlight-16b-a3b", Format::kInt4, false);
+  const ModelPlan whole = plan_model(moonlight, kDesktop, {24 * kGiB, 32 * kGiB, 8192, 1, 0, 8192});
+  EXPECT_EQ(whole.pass_tokens, kPassTokens);
 }
 
 TEST(PlanModel, MoonlightOn12GiB) {

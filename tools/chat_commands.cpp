@@ -93,18 +93,19 @@ CommandResult experts_command(const Conversation& conversation) {
       text += fmt::format("{:.1f} % of their slots were skipped\n", 100 * slots.skip_rate());
     return {CommandEffect::kDone, text, {}};
   }
-  std::string text = "  layer  on device  host ms  moved  skipped\n";
+  std::string text = "  layer  on device  host ms  device ms  link ms  MiB brought  skipped\n";
   LayerUse sum;
   const auto row = [&](const std::string& name, const LayerUse& use) {
-    text += fmt::format("  {:>5}  {:>7.1f} %  {:>7.1f}  {:>5}  {:>5.1f} %\n", name, 100 * use.hit_rate(),
-                        1e3 * use.host_s, use.moves, 100 * use.skip_rate());
+    const double MiB = static_cast<double>(use.moved_bytes + use.streamed_bytes) / (1 << 20);
+    text += fmt::format("  {:>5}  {:>7.1f} %  {:>7.1f}  {:>9.1f}  {:>7.1f}  {:>11.1f}  {:>5.1f} %\n", name,
+                        100 * use.hit_rate(), 1e3 * use.host_s, 1e3 * use.device_s, 1e3 * use.link_s, MiB,
+                        100 * use.skip_rate());
   };
   for (size_t l = 0; l < layers.size(); ++l) {
     const LayerUse& use = layers[l];
     if (use.device_slots + use.host_slots == 0) continue;
     row(fmt::format_int(l).str(), use);
-    sum.device_slots += use.device_slots, sum.host_slots += use.host_slots, sum.host_s += use.host_s;
-    sum.moves += use.moves, sum.skipped_slots += use.skipped_slots;
+    sum += use;
   }
   row("all", sum);
   return {CommandEffect::kDone, text, {}};

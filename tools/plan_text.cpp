@@ -31,6 +31,8 @@ ordered_json decode_json(const DecodePrediction& d) {
           {"experts_s", d.experts_s}, {"head_s", d.head_s},           {"hits", d.hits}};
 }
 
+double vectors_s(const PrefillPrediction& p) { return p.layers.ask_s + p.layers.answer_s; }
+
 ordered_json prefill_json(const PrefillPrediction& p) {
   return {{"prompt", p.prompt},
           {"pass", p.pass},
@@ -43,6 +45,7 @@ ordered_json prefill_json(const PrefillPrediction& p) {
             {"device_s", p.layers.device_s},
             {"cpu_s", p.layers.cpu_s},
             {"disk_s", p.layers.disk_s},
+            {"vectors_s", vectors_s(p)},
             {"experts_resident", p.layers.resident},
             {"experts_streamed", p.layers.streamed},
             {"experts_cpu", p.layers.cpu}}},
@@ -129,7 +132,7 @@ std::string decode_text(const PlanReport& r) {
   text += hybrid ? fmt::format("experts {} (device {}; CPU {}", ms_text(d.experts_s), ms_text(d.device_s),
                                ms_text(d.handoff_s + d.cold_s))
                  : fmt::format("experts {} (CPU {}", ms_text(d.experts_s), ms_text(d.cold_s));
-  if (d.disk_s > 0) text += fmt::format(" + disk {}", ms_text(d.disk_s));
+  if (d.disk_s > 0) text += fmt::format(", disk {}", ms_text(d.disk_s));
   text += fmt::format("), head {}\n", ms_text(d.head_s));
   if (all.tokens > 1)
     text += fmt::format("        {:>9.2f} tok/s  of {} sequences together{}\n", all.tokens_per_s, all.tokens,
@@ -146,6 +149,7 @@ std::string prefill_text(const PlanReport& r) {
     text += fmt::format("link {}, device {}, ", ms_text(p.layers.link_s), ms_text(p.layers.device_s));
   text += fmt::format("CPU {}", ms_text(p.layers.cpu_s));
   if (p.layers.disk_s > 0) text += fmt::format(", disk {}", ms_text(p.layers.disk_s));
+  if (vectors_s(p) > 0) text += fmt::format(", tokens to the CPU and back {}", ms_text(vectors_s(p)));
   return text + "\n";
 }
 

@@ -6,13 +6,14 @@
 namespace moebius {
 namespace {
 
+// Head by head: its rows stay in a cache from one token to the next.
 void mla_absorb_rows(const MlaAbsorbArgs& args, HostContext& context) {
   const Matrix& w = args.kv_b;
-  const int64_t heads = args.q.shape[1];
+  const int64_t n = args.q.shape[0], heads = args.q.shape[1];
   const FormatKernels& kernels = context.kernels(w.format);
-  parallel_for(context.pool, args.q.shape[0] * heads, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(context.pool, n * heads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t t = i / heads, h = i % heads, first = h * (args.nope + args.v_dim);
+      const int64_t t = i % n, h = i / n, first = h * (args.nope + args.v_dim);
       float* y = args.y.f32() + t * args.y.stride[0] + h * args.y.stride[1];
       std::fill(y, y + w.cols, 0.0f);
       const float* q = args.q.f32() + t * args.q.stride[0] + h * args.q.stride[1];

@@ -168,7 +168,10 @@ void linear(Context& context, const LinearArgs& args) {
   in_pieces(context, args.x.shape[0], scratch_slack(2), token_bytes, [&](int64_t first, int64_t count) {
     LinearArgs piece = args;
     piece.x = args.x.rows(first, count), piece.y = args.y.rows(first, count);
-    count > kFew&& goes_by_gemm(w) ? linear_gemm(context, piece) : linear_tiles(context, piece);
+    if (count > kFew && goes_by_gemm(w))
+      linear_gemm(context, piece);
+    else
+      linear_tiles(context, piece);
   });
 }
 

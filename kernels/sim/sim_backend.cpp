@@ -188,6 +188,14 @@ class SimBackend final : public Backend, private Staging::Streams {
     compute.wait_for(compute.pushed());
     return status();
   }
+  void begin_timing(Stream stream) override {
+    on(stream).push([this, stream] { timed_[static_cast<size_t>(stream)] = Clock::now(); });
+  }
+  void end_timing(Stream stream, std::atomic<int64_t>& ns) override {
+    on(stream).push([this, stream, &ns] {
+      ns += std::chrono::nanoseconds(Clock::now() - timed_[static_cast<size_t>(stream)]).count();
+    });
+  }
   void trace(Tracer* tracer) override {
     drain();
     tracer_ = tracer;
@@ -306,6 +314,7 @@ class SimBackend final : public Backend, private Staging::Streams {
   Ranges pinned_;
   std::unique_ptr<Staging> staging_;
   std::array<Clock::time_point, kStreams> ended_{};  // of the last piece of work; each stream has its own
+  std::array<Clock::time_point, kStreams> timed_{};  // since when
   std::deque<SimStream> streams_;                    // the last to be made, the first to end
 };
 

@@ -42,6 +42,8 @@ Json experts_json(const Service& service) {
                       {"skipped_slots", use.skipped_slots},
                       {"skip_rate", use.skip_rate()},
                       {"host_ms", 1e3 * use.host_s},
+                      {"device_ms", 1e3 * use.device_s},
+                      {"link_ms", 1e3 * use.link_s},
                       {"moves", use.moves},
                       {"moved_bytes", use.moved_bytes},
                       {"streamed_bytes", use.streamed_bytes}});

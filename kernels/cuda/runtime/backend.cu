@@ -214,10 +214,17 @@ class CudaBackend final : public CudaOperations, private Staging::Streams {
   Status sync_compute() override {
     if (!use() || !failure_.first().ok()) return sync();
     failure_.ok(cudaStreamSynchronize(streams_[0]), "a kernel");
+    trace_.add_times(Stream::kCompute);
     return failure_.first().ok() ? Status() : sync();
   }
   // After a fault of a kernel the device gives the same error again at the next call.
   void clear_error() override { failure_.clear(); }
+  void begin_timing(Stream stream) override {
+    if (ready()) trace_.begin_timing(stream);
+  }
+  void end_timing(Stream stream, std::atomic<int64_t>& ns) override {
+    if (ready()) trace_.end_timing(stream, ns);
+  }
   void trace(Tracer* tracer) override {
     static_cast<void>(sync());  // an error stays for the next
     trace_.start(tracer);

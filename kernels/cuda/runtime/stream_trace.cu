@@ -6,7 +6,9 @@ namespace moebius::cuda {
 
 StreamTrace::~StreamTrace() {
   for (const Work& work : ended_) free_.push_back(work.begin), free_.push_back(work.end);
-  for (cudaEvent_t event : begun_) free_.push_back(event);
+  for (const auto* open : {&begun_, &timing_}) free_.insert(free_.end(), open->begin(), open->end());
+  for (const std::vector<Timed>& parts : timed_)
+    for (const Timed& part : parts) free_.push_back(part.begin), free_.push_back(part.end);
   free_.push_back(reference_);
   for (cudaEvent_t event : free_)
     if (event) cudaEventDestroy(event);
@@ -49,7 +51,28 @@ void StreamTrace::end(Stream stream, const char* name) {
   begun = nullptr;
 }
 
+void StreamTrace::begin_timing(Stream stream) { timing_[static_cast<size_t>(stream)] = record(stream); }
+
+void StreamTrace::end_timing(Stream stream, std::atomic<int64_t>& ns) {
+  cudaEvent_t& begun = timing_[static_cast<size_t>(stream)];
+  if (!begun) return;
+  if (cudaEvent_t ended = record(stream)) timed_[static_cast<size_t>(stream)].push_back({begun, ended, &ns});
+  begun = nullptr;
+}
+
+void StreamTrace::add_times(Stream stream) {
+  std::vector<Timed>& parts = timed_[static_cast<size_t>(stream)];
+  for (const Timed& part : parts) {
+    float ms = 0;
+    if (failure_.first().ok()) failure_.ok(cudaEventElapsedTime(&ms, part.begin, part.end), "an event");
+    *part.ns += static_cast<int64_t>(1e6 * static_cast<double>(ms));
+    free_.push_back(part.begin), free_.push_back(part.end);
+  }
+  parts.clear();
+}
+
 void StreamTrace::tell() {
+  for (const Stream stream : {Stream::kCompute, Stream::kLoad}) add_times(stream);
   if (!tracer_) return;
   const auto time = [&](cudaEvent_t event) {
     float ms = 0;

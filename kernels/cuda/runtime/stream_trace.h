@@ -1,9 +1,10 @@
-// Spans of what the streams of a CUDA device do, for a Tracer: an event before and after each piece of work,
-// whose times are asked for once the streams are idle. Events take time of their own on a stream, so that
-// there are none without a tracer. It has not run on a GPU yet.
+// How long the streams of a CUDA device take, by events whose times are asked for once a stream is idle:
+// spans for a Tracer, with an event before and after each piece of work, which take time of their own, so
+// that there are none without a tracer; and sums of a few longer parts. It has not run on a GPU yet.
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -24,6 +25,10 @@ class StreamTrace {
   void begin(Stream stream);
   void end(Stream stream, const char* name);
   void tell();  // while the streams are idle: all that has ended
+  // As Backend's.
+  void begin_timing(Stream stream);
+  void end_timing(Stream stream, std::atomic<int64_t>& ns);
+  void add_times(Stream stream);  // while it is idle
 
   class Piece {
    public:
@@ -46,6 +51,10 @@ class StreamTrace {
     const char* name;
     cudaEvent_t begin, end;
   };
+  struct Timed {
+    cudaEvent_t begin, end;
+    std::atomic<int64_t>* ns;
+  };
   cudaEvent_t record(Stream stream);  // null after a failure
   void set_reference();
 
@@ -56,6 +65,8 @@ class StreamTrace {
   Tracer::Clock::time_point reference_time_;
   std::array<cudaEvent_t, kStreams> begun_{};
   std::vector<Work> ended_;
+  std::array<cudaEvent_t, kStreams> timing_{};
+  std::array<std::vector<Timed>, kStreams> timed_;
   std::vector<cudaEvent_t> free_;
 };
 
