@@ -36,8 +36,8 @@ void add_model_options(CLI::App& command, PlanOptions& o) {
   command
       .add_option_function<std::string>(
           "--quant", [&o](const std::string& word) { o.format = synth_formats().at(word); },
-          "format of the linear weights, with --config or --geometry (default: what the file says, else "
-          "bf16)")
+          "format of the linear weights (fp8: but the head), with --config or --geometry (default: what the "
+          "file says, else bf16)")
       ->check(CLI::IsMember({"bf16", "fp8", "int8", "int4"}))
       ->type_name("WORD")
       ->excludes(model);

@@ -25,10 +25,19 @@ const char* shape_name(PlanShape shape) {
 }
 
 ordered_json decode_json(const DecodePrediction& d) {
-  return {{"sequences", d.tokens},    {"groups", d.groups},           {"tokens_per_s", d.tokens_per_s},
-          {"seconds", d.seconds},     {"attention_s", d.attention_s}, {"device_s", d.device_s},
-          {"handoff_s", d.handoff_s}, {"cold_s", d.cold_s},           {"disk_s", d.disk_s},
-          {"experts_s", d.experts_s}, {"head_s", d.head_s},           {"hits", d.hits}};
+  return {{"sequences", d.tokens},
+          {"groups", d.groups},
+          {"tokens_per_s", d.tokens_per_s},
+          {"seconds", d.seconds},
+          {"attention_s", d.attention_s},
+          {"device_s", d.device_s},
+          {"handoff_s", d.handoff_s},
+          {"cold_s", d.cold_s},
+          {"cpu_s", d.handoff_s + d.cold_s},
+          {"disk_s", d.disk_s},
+          {"experts_s", d.experts_s},
+          {"head_s", d.head_s},
+          {"hits", d.hits}};
 }
 
 double vectors_s(const PrefillPrediction& p) { return p.layers.ask_s + p.layers.answer_s; }
