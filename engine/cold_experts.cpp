@@ -5,6 +5,8 @@
 #include <new>
 #include <span>
 
+#include "engine/mailbox.h"
+
 namespace moebius {
 namespace {
 
@@ -19,12 +21,17 @@ Result<std::unique_ptr<ColdExperts>> ColdExperts::create(const ModelConfig& conf
                                                          ExpertStore& store, Backend& host, Backend& device) {
   std::unique_ptr<ColdExperts> cold(new ColdExperts(config, options, store, host, device));
   for (size_t m = 0; m < kMailboxes; ++m) {
-    const int64_t slots = options.tokens[m] * config.moe.top_k;
-    const int64_t numbers = options.tokens[m] * config.hidden + slots + slots * config.hidden + 3 * 64;
-    MOEBIUS_ASSIGN(cold->memory_[m], device.alloc_pinned(static_cast<size_t>(numbers) * sizeof(float)));
+    MOEBIUS_ASSIGN(cold->memory_[m],
+                   device.alloc_pinned(static_cast<size_t>(mailbox_bytes(config, options.tokens[m]))));
   }
   MOEBIUS_ASSIGN(cold->worker_, HostWorker::create(device, options.overlap));
   return cold;
+}
+
+int64_t ColdExperts::pinned_bytes() const {
+  int64_t bytes = 0;
+  for (const Buffer& mailbox : memory_) bytes += static_cast<int64_t>(mailbox.bytes());
+  return bytes;
 }
 
 ColdExperts::Mailbox ColdExperts::lay_out(int mailbox, int64_t n) const {

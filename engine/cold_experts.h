@@ -54,6 +54,7 @@ class ColdExperts {
   // Tells the tracer, which outlives this, what the host computes. Between steps.
   void trace(Tracer* tracer) { tracer_ = tracer; }
   const ExpertStore& experts() const { return store_; }
+  int64_t pinned_bytes() const;  // of the mailboxes
   // Hands ws.h and ws.expert_ids over, when the layer has experts on the host.
   void ask(int64_t layer, const Workspace& ws, std::vector<ExpertRows> on_host) {
     if (store_.any_on_host(layer)) ask(layer, ws.mailbox, ws.h, ws.expert_ids, std::move(on_host));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engine/mailbox.h"
 #include "engine/measure_speeds.h"
 #include "engine/self_check.h"
 
@@ -27,6 +28,16 @@ Residency fitting(const Residency& wanted, const Weights& host, ExpertHeat heat,
   for (size_t l = 0; l < wanted.size(); ++l)
     for (size_t e = 0; e < wanted[l].size(); ++e) fits[l][e] = fits[l][e] && wanted[l][e];
   return fits;
+}
+
+// At most, of the host's memory: workspaces' other side, and mailboxes for all that may pass together.
+int64_t pinned_bytes(const ModelConfig& config, const DeviceModel::Needs& needs) {
+  const int64_t pass = std::max(needs.most_tokens, std::min(needs.context, kPassTokens));
+  int64_t bytes = WorkspaceMemory::pinned_bytes(config, needs.most_tokens) + mailbox_bytes(config, pass);
+  if (needs.second_tokens > 0)
+    bytes += WorkspaceMemory::pinned_bytes(config, needs.second_tokens) +
+             mailbox_bytes(config, needs.second_tokens);
+  return bytes;
 }
 
 // Of the experts that the host holds for itself.
@@ -75,7 +86,8 @@ Status DeviceModel::plan(const EngineOptions& options, DType cache_type, const N
   bytes.workspace = needs.workspace;
   Budgets budgets;
   budgets.device_bytes = options.device_memory, budgets.device_reserve = kSlack + needs.adapters;
-  budgets.ram_bytes = options.ram;
+  const int64_t pinned = pinned_bytes(config_, needs);
+  budgets.ram_bytes = std::max<int64_t>(0, options.ram - pinned);
   budgets.context = needs.context, budgets.sequences = options.sessions;
   if (options.cache_tokens != needs.context * options.sessions) budgets.cache_tokens = options.cache_tokens;
   budgets.prompt = std::min(kUsualPrompt, needs.context);
@@ -84,6 +96,7 @@ Status DeviceModel::plan(const EngineOptions& options, DType cache_type, const N
     return std::ranges::any_of(layer, [](double uses) { return uses > 0; });
   });
   plan_ = plan_model(bytes, speeds_, budgets, known ? heat : ExpertHeat());
+  plan_->ram_for_all += pinned;
   return Status();
 }
 

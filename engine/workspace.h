@@ -86,8 +86,9 @@ class WorkspaceMemory {
   // at the same time need a mailbox each.
   static Result<WorkspaceMemory> create(const ModelConfig& config, int64_t max_tokens, Backend& backend,
                                         int mailbox = 0);
-  static int64_t bytes(const ModelConfig& config, int64_t max_tokens);  // of the backend's own memory
-  Workspace view(int64_t n) const;                                      // n <= max_tokens
+  static int64_t bytes(const ModelConfig& config, int64_t max_tokens);         // of the backend's own memory
+  static int64_t pinned_bytes(const ModelConfig& config, int64_t max_tokens);  // beside a device's
+  Workspace view(int64_t n) const;                                             // n <= max_tokens
   int64_t max_tokens() const { return max_tokens_; }
 
  private:

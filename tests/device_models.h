@@ -43,6 +43,17 @@ inline int64_t least_budget(EngineOptions options) {
   return std::stoll(text.substr(text.find(mark) + mark.size()));
 }
 
+// The least memory of the host that an engine opens with, read from the refusal of less.
+inline int64_t least_ram(EngineOptions options) {
+  options.ram = 1;
+  const auto refused = Engine::open(options);
+  MOEBIUS_CHECK(!refused.ok() && refused.status().code() == Code::kNoMemory);
+  const std::string text = refused.status().message(), mark = " take ";
+  int64_t ram = std::stoll(text.substr(text.find(mark) + mark.size()));
+  for (const int64_t taken = ram; usable_ram(ram) < taken;) ++ram;
+  return ram;
+}
+
 inline int64_t all_expert_bytes(const std::string& dir) {
   const auto files = ModelFiles::open(dir);
   MOEBIUS_CHECK(files.ok());
