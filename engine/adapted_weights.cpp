@@ -83,6 +83,13 @@ Result<std::unique_ptr<AdaptedWeights>> AdaptedWeights::create(const ModelConfig
   return adapted;
 }
 
+int64_t AdaptedWeights::bytes() const {
+  size_t numbers = 0;
+  for (const AdaptedMatrix& m : matrices_)
+    numbers += m.factors.a.size() + m.factors.b.size() + m.da.size() + m.db.size() + m.merged.size();
+  return static_cast<int64_t>(numbers * sizeof(float));
+}
+
 void AdaptedWeights::merge_again(ThreadPool* pool) {
   constexpr int64_t kRows = 64;  // that a thread merges at a time
   for (AdaptedMatrix& m : matrices_) {

@@ -38,6 +38,7 @@ class AdaptedWeights {
   const Weights& weights() const { return weights_; }
   std::deque<AdaptedMatrix>& matrices() { return matrices_; }
   const std::deque<AdaptedMatrix>& matrices() const { return matrices_; }
+  int64_t bytes() const;                         // of factors, gradients and merged copies
   void merge_again(ThreadPool* pool = nullptr);  // after factors changed
 
  private:

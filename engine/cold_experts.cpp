@@ -5,6 +5,8 @@
 #include <new>
 #include <span>
 
+#include "engine/mailbox.h"
+
 namespace moebius {
 namespace {
 
@@ -19,9 +21,8 @@ Result<std::unique_ptr<ColdExperts>> ColdExperts::create(const ModelConfig& conf
                                                          ExpertStore& store, Backend& host, Backend& device) {
   std::unique_ptr<ColdExperts> cold(new ColdExperts(config, options, store, host, device));
   for (size_t m = 0; m < kMailboxes; ++m) {
-    const int64_t slots = cold->most_tokens(m) * config.moe.top_k;
-    const int64_t numbers = cold->most_tokens(m) * config.hidden + slots + slots * config.hidden + 3 * 64;
-    MOEBIUS_ASSIGN(cold->memory_[m], device.alloc_pinned(static_cast<size_t>(numbers) * sizeof(float)));
+    const size_t bytes = static_cast<size_t>(mailbox_bytes(config, cold->most_tokens(m)));
+    MOEBIUS_ASSIGN(cold->memory_[m], device.alloc_pinned(bytes));
   }
   const int64_t ids = config.layers * (options.tokens[0] + options.tokens[1]) * config.moe.top_k;
   MOEBIUS_ASSIGN(cold->ids_memory_, device.alloc_pinned(static_cast<size_t>(ids) * sizeof(int32_t)));
@@ -40,6 +41,12 @@ void ColdExperts::note_resident(int64_t layer, const Workspace& ws) {
 void ColdExperts::count_resident() {
   for (const ResidentLayer& r : resident_) store_.count(r.layer, on_host(r.ids), store_.on_host(r.layer), 0);
   resident_.clear();
+}
+
+int64_t ColdExperts::pinned_bytes() const {
+  int64_t bytes = static_cast<int64_t>(ids_memory_.bytes());
+  for (const Buffer& mailbox : memory_) bytes += static_cast<int64_t>(mailbox.bytes());
+  return bytes;
 }
 
 ColdExperts::Mailbox ColdExperts::lay_out(int mailbox, int64_t n) const {

@@ -38,6 +38,12 @@ int64_t bytes_in_ram(const ModelPlan& plan, const Weights& host) {
   return bytes;
 }
 
+// Of the host's memory, workspaces' other side.
+int64_t pinned_bytes(const ModelConfig& config, const DeviceModel::Needs& needs) {
+  return WorkspaceMemory::pinned_bytes(config, needs.most_tokens) +
+         (needs.second_tokens > 0 ? WorkspaceMemory::pinned_bytes(config, needs.second_tokens) : 0);
+}
+
 }  // namespace
 
 int64_t DeviceModel::least_bytes(const ModelConfig& config, const Weights& host, const Needs& needs) {
@@ -59,8 +65,10 @@ Result<std::unique_ptr<DeviceModel>> DeviceModel::create(const ModelConfig& conf
                                                          Backend& device) {
   std::unique_ptr<DeviceModel> model(new DeviceModel(config, host_weights));
   if (has_experts(host_weights)) MOEBIUS_TRY(model->plan(options, cache_type, needs, heat, host, device));
-  MOEBIUS_TRY(model->place(options, needs, std::move(heat), host, device));
+  MOEBIUS_TRY(model->place(options, needs, std::move(heat), device));
+  // While what experts are to be streamed through is free, for the check of one.
   MOEBIUS_TRY(self_check(config, host_weights, model->placed_, device));
+  MOEBIUS_TRY(model->connect(options, needs, host, device));
   return model;
 }
 
@@ -74,7 +82,8 @@ Status DeviceModel::plan(const EngineOptions& options, DType cache_type, const N
   bytes.workspace = needs.workspace;
   Budgets budgets;
   budgets.device_bytes = options.device_memory, budgets.device_reserve = kSlack + needs.adapters + needs.own;
-  budgets.ram_bytes = options.ram;
+  const int64_t pinned = pinned_bytes(config_, needs);
+  budgets.ram_bytes = std::max<int64_t>(0, options.ram - pinned);
   budgets.context = needs.context, budgets.sequences = options.sessions;
   if (options.cache_tokens != needs.context * options.sessions) budgets.cache_tokens = options.cache_tokens;
   budgets.prompt = std::min(kUsualPrompt, needs.context);
@@ -83,12 +92,13 @@ Status DeviceModel::plan(const EngineOptions& options, DType cache_type, const N
     return std::ranges::any_of(layer, [](double uses) { return uses > 0; });
   });
   plan_ = plan_model(bytes, speeds_, budgets, known ? heat : ExpertHeat());
+  plan_->ram_for_all += pinned;
   return Status();
 }
 
 // What a plan counts is a little less than what memory really takes (alignment), and memory has the last
 // word.
-Status DeviceModel::place(const EngineOptions& options, const Needs& needs, ExpertHeat heat, Backend& host,
+Status DeviceModel::place(const EngineOptions& options, const Needs& needs, ExpertHeat heat,
                           Backend& device) {
   int64_t room = options.device_memory - least_bytes(config_, host_, needs);
   const int64_t head = DeviceWeights::bytes(config_, host_, read_by_every_step_and_head) -
@@ -100,30 +110,34 @@ Status DeviceModel::place(const EngineOptions& options, const Needs& needs, Expe
                      config_, host_, head_there ? read_by_every_step_and_head : read_by_every_step, device));
   placed_ = read_by_all_->weights();
   if (!plan_) return Status();
-  PrefillSizes sizes;
   // Memory may hold a little less than the plan's pass, and that is still a pass.
   const int64_t least_pass = std::min({kSliceTokens, options.prefill_chunk, needs.context}) / 2;
   if (plan_->experts_resident < plan_->experts || expert_bytes(host_) > room) {
-    sizes =
+    prefill_sizes_ =
         StreamedPrefill::fitting(config_, host_, {plan_->pass_tokens, plan_->ring_slots}, room, least_pass);
-    room -= StreamedPrefill::bytes(config_, host_, sizes);
+    room -= StreamedPrefill::bytes(config_, host_, prefill_sizes_);
   }
   const Residency residents = fitting(plan_->resident, host_, heat, room);
   MOEBIUS_ASSIGN(experts_, ExpertStore::create(host_, residents, std::move(heat), plan_->experts_released > 0,
                                                placed_, device));
-  if (experts_->resident() == experts_->total()) return Status();
+  return Status();
+}
+
+Status DeviceModel::connect(const EngineOptions& options, const Needs& needs, Backend& host,
+                            Backend& device) {
+  if (!experts_ || experts_->resident() == experts_->total()) return Status();
   if (plan_->experts_on_disk > 0)
     disk_.emplace(host_, needs.files,
                   ExpertCache::Options{bytes_in_ram(*plan_, host_), spared_ram(options.ram)});
   const ColdExperts::Options cold{{needs.most_tokens, needs.second_tokens},
-                                  sizes.pass_tokens,
+                                  prefill_sizes_.pass_tokens,
                                   options.overlap,
                                   options.host_fail,
                                   disk_ ? &*disk_ : nullptr};
   MOEBIUS_ASSIGN(cold_, ColdExperts::create(config_, cold, *experts_, host, device));
-  if (sizes.pass_tokens == 0) return Status();
-  MOEBIUS_ASSIGN(prefill_, StreamedPrefill::create(config_, host_, sizes, speeds_, disk_ ? &*disk_ : nullptr,
-                                                   *experts_, device));
+  if (prefill_sizes_.pass_tokens == 0) return Status();
+  MOEBIUS_ASSIGN(prefill_, StreamedPrefill::create(config_, host_, prefill_sizes_, speeds_,
+                                                   disk_ ? &*disk_ : nullptr, *experts_, device));
   return Status();
 }
 

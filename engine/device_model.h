@@ -52,14 +52,16 @@ class DeviceModel {
       : config_(config), host_(host_weights) {}
   Status plan(const EngineOptions& options, DType cache_type, const Needs& needs, const ExpertHeat& heat,
               Backend& host, Backend& device);
-  Status place(const EngineOptions& options, const Needs& needs, ExpertHeat heat, Backend& host,
-               Backend& device);
+  Status place(const EngineOptions& options, const Needs& needs, ExpertHeat heat, Backend& device);
+  // What goes on between host and device, when some experts are not there.
+  Status connect(const EngineOptions& options, const Needs& needs, Backend& host, Backend& device);
 
   const ModelConfig& config_;
   const Weights& host_;
   std::optional<DiskTier> disk_;  // where the plan leaves experts on disk
   MachineSpeeds speeds_;
   std::optional<ModelPlan> plan_;
+  PrefillSizes prefill_sizes_;
   std::unique_ptr<DeviceWeights> read_by_all_;
   Weights placed_;
   std::unique_ptr<ExpertStore> experts_;

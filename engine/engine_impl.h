@@ -9,6 +9,7 @@
 #include "engine/device_model.h"
 #include "engine/engine.h"
 #include "engine/fingerprint.h"
+#include "engine/host_memory.h"
 #include "engine/prompt.h"
 #include "engine/prune/saliency.h"
 #include "engine/session.h"
@@ -42,7 +43,8 @@ struct Engine::Impl {
   std::optional<SessionParts> parts;
   std::string fingerprint;
   std::vector<std::string> notes;
-  std::jthread loader;  // kAuto: moves the weights of `files` to large pages
+  int64_t kept_bytes = 0;  // of the host's memory, for what no file gives back
+  std::jthread loader;     // kAuto: moves the weights of `files` to large pages
 
   const ModelConfig& model_config() const { return lent_config ? *lent_config : files->config(); }
   const Weights& base_weights() const { return lent_weights ? *lent_weights : files->weights(); }
@@ -60,6 +62,8 @@ struct Engine::Impl {
   Status open_device(const MakeDevice& make_device, const DeviceModel::Needs& needs);
   // What sessions share: caches, activations, the model's parts.
   Status open_sessions(const DeviceModel::Needs& needs);
+  // What is open takes of the host's memory, and the caches and workspaces that are to come.
+  HostMemory host_memory(const DeviceModel::Needs& needs) const;
   Status open_trace();
   Status open_saliency();
   std::string heat_file() const {

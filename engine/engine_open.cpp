@@ -8,6 +8,7 @@
 
 #include "engine/engine_impl.h"
 #include "engine/heat_file.h"
+#include "kernels/staging.h"
 
 namespace moebius {
 namespace {
@@ -72,10 +73,11 @@ Status Engine::Impl::read_weights() {
 // What cannot be read any more would stop the program where it is used; this thread only leaves it alone.
 void Engine::Impl::move_to_large_pages() {
   const Checkpoint& checkpoint = files->checkpoint();
-  // Looked at again and again: another model may be on its way, too.
-  const auto fit = [](int64_t bytes) {
+  // Looked at again and again: another model may be on its way, too. What is kept for the cache counts as
+  // available until it is used.
+  const auto fit = [kept = kept_bytes](int64_t bytes) {
     constexpr int64_t kSpared = int64_t{1} << 30;  // for other programs
-    return bytes <= available_memory() - kSpared;
+    return bytes <= available_memory() - kept - kSpared;
   };
   if (device || disk || !fit(checkpoint.total_bytes())) return;
   loader = std::jthread([&checkpoint, fit](const std::stop_token& stop) {
@@ -138,9 +140,30 @@ Status Engine::Impl::open_backend(const MakeDevice& make_device) {
   MOEBIUS_ASSIGN(needs.cache, KvCache::bytes(config, config.layers, cache_type, options.cache_tokens));
   MOEBIUS_CHECK(!make_device || !options.routing);
   if (make_device) MOEBIUS_TRY(open_device(make_device, needs));
+  const HostMemory memory = host_memory(needs);
+  MOEBIUS_TRY(check_host_memory(memory, options.ram));
+  kept_bytes = memory.all();
   MOEBIUS_TRY(open_saliency());
   MOEBIUS_TRY(open_sessions(needs));
   return open_trace();
+}
+
+// A simulated device's memory stands for a card's, and is not counted.
+HostMemory Engine::Impl::host_memory(const DeviceModel::Needs& needs) const {
+  HostMemory memory;
+  memory.cache_tokens = options.cache_tokens;
+  memory.context = options.context, memory.sessions = options.sessions;
+  if (options.load == Load::kEager) memory.weights = files->checkpoint().total_bytes();
+  if (adapted) memory.others += adapted->bytes();
+  if (!device) {
+    memory.cache = needs.cache, memory.others += needs.workspace;
+    return memory;
+  }
+  memory.others += kStagingBytes + WorkspaceMemory::pinned_bytes(model_config(), needs.most_tokens);
+  if (needs.second_tokens > 0)
+    memory.others += WorkspaceMemory::pinned_bytes(model_config(), needs.second_tokens);
+  if (on_device->cold()) memory.others += on_device->cold()->pinned_bytes();
+  return memory;
 }
 
 Status Engine::Impl::open_device(const MakeDevice& make_device, const DeviceModel::Needs& needs) {

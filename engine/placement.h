@@ -7,7 +7,8 @@
 // the link once a pass, and link, device and CPU work at the same time (engine/plan_layer.h).
 //
 // With experts of one size and a device that is at least as fast as the CPU, more memory on the device or in
-// RAM never predicts a slower decode of a sequence; nor, where no heat is given, a slower prefill.
+// RAM never predicts a slower decode of a sequence; nor, where no heat is given and the device takes part in
+// both plans or in none, a slower prefill.
 #pragma once
 
 #include <cstdint>

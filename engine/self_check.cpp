@@ -2,10 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
+#include <optional>
 #include <random>
 
 #include <fmt/format.h>
 
+#include "engine/expert_store.h"
+#include "engine/uploader.h"
 #include "engine/workspace.h"
 
 namespace moebius {
@@ -79,6 +83,42 @@ class Check {
   Buffer there_, back_, here_;
 };
 
+// An expert of the host's weights on the device, for a while.
+struct Guest {
+  size_t layer = 0;
+  std::vector<ExpertWeights> experts;  // of the layer; all others are elsewhere
+  std::deque<Lora> loras;
+  Buffer memory;
+};
+
+// The first expert of the first layer that has some; nullopt: there is none, or no room.
+Result<std::optional<Guest>> bring_one(const Weights& host, Backend& device) {
+  const auto moe = std::ranges::find_if(host.layers, [](const auto& l) { return !l.experts.empty(); });
+  if (moe == host.layers.end()) return std::optional<Guest>();
+  const ExpertWeights& expert = moe->experts.front();
+  Result<Buffer> memory = device.alloc(static_cast<size_t>(expert_bytes(expert)));
+  if (!memory.ok() && memory.status().code() != Code::kNoMemory) return memory.status();
+  if (!memory.ok()) return std::optional<Guest>();
+  Guest guest{static_cast<size_t>(moe - host.layers.begin()), {}, {}, std::move(*memory)};
+  guest.experts.resize(moe->experts.size());
+  guest.experts.front() = expert;
+  Uploader(guest.memory.as<char>(), &device).put(guest.experts.front(), guest.loras);
+  MOEBIUS_TRY(device.sync());
+  return std::optional(std::move(guest));
+}
+
+Status check_expert(Check& check, const ModelConfig& config, const Weights& host, size_t l,
+                    const std::vector<ExpertWeights>& there) {
+  const auto first = std::ranges::find_if(there, [](const ExpertWeights& e) { return !e.elsewhere(); });
+  const int32_t id = static_cast<int32_t>(first - there.begin());
+  return check.compare(
+      fmt::format("expert_ffn, expert {} of layer {}", id, l), config.hidden, config.hidden, id,
+      [&](Backend& be, bool on_host, const Tensor& x, const Tensor& ids, const Tensor& y) {
+        const auto& experts = on_host ? host.layers[l].experts : there;
+        be.expert_ffn({x, experts.data(), std::ssize(experts), ids, y.reshape({1, 1, config.hidden})});
+      });
+}
+
 }  // namespace
 
 Status self_check(const ModelConfig& config, const Weights& host, const Weights& placed, Backend& device) {
@@ -92,17 +132,11 @@ Status self_check(const ModelConfig& config, const Weights& host, const Weights&
                             [&](Backend& be, bool on_host, const Tensor& x, const Tensor&, const Tensor& y) {
                               be.linear({query(on_host ? host : placed), x, Tensor(), y});
                             }));
-  for (const size_t l : layers_with_experts(placed)) {
-    const std::vector<ExpertWeights>& there = placed.layers[l].experts;
-    const auto first = std::ranges::find_if(there, [](const ExpertWeights& e) { return !e.elsewhere(); });
-    const int32_t id = static_cast<int32_t>(first - there.begin());
-    MOEBIUS_TRY(check.compare(
-        fmt::format("expert_ffn, expert {} of layer {}", id, l), config.hidden, config.hidden, id,
-        [&](Backend& be, bool on_host, const Tensor& x, const Tensor& ids, const Tensor& y) {
-          const auto& experts = on_host ? host.layers[l].experts : there;
-          be.expert_ffn({x, experts.data(), std::ssize(experts), ids, y.reshape({1, 1, config.hidden})});
-        }));
-  }
+  const std::vector<size_t> layers = layers_with_experts(placed);
+  for (const size_t l : layers) MOEBIUS_TRY(check_expert(check, config, host, l, placed.layers[l].experts));
+  if (!layers.empty()) return Status();
+  MOEBIUS_ASSIGN(const std::optional<Guest> guest, bring_one(host, device));
+  if (guest) return check_expert(check, config, host, guest->layer, guest->experts);
   return Status();
 }
 

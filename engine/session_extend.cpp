@@ -110,8 +110,8 @@ void Group::keep_routing(RoutingLog& log) const {
   }
 }
 
-// Half of the single tokens is the second group, where the plan says that two pay. Those that use the same
-// adapter lie side by side.
+// Half of the single tokens is the second group, where the plan says that two pay, be they of answers or the
+// last of a prompt. Those that use the same adapter lie side by side.
 void divide(const SessionParts& parts, std::vector<Extension> all, Group& one, Group& two) {
   std::ranges::stable_sort(all, {}, [](const Extension& e) { return e.session->adapter.get(); });
   const int64_t single = std::ranges::count_if(all, [](const Extension& e) { return e.ids.size() == 1; });
@@ -139,6 +139,7 @@ Status step(Extensions all) {
   forward_in_two(parts.model, one.batch(), ws, two.batch(), second, parts.cache);
   MOEBIUS_TRY(one.add_hidden(parts.model, ws));
   MOEBIUS_TRY(one.keep_logits(parts.model, ws));
+  MOEBIUS_TRY(two.add_hidden(parts.model, second));
   return two.keep_logits(parts.model, second);
 }
 

@@ -76,6 +76,13 @@ int64_t WorkspaceMemory::bytes(const ModelConfig& config, int64_t prefill_chunk,
   return bytes(config, prefill_chunk + sequences - 1) + (second > 0 ? bytes(config, second) : 0);
 }
 
+int64_t WorkspaceMemory::pinned_bytes(const ModelConfig& config, int64_t max_tokens) {
+  Arena measured(nullptr), pinned(nullptr);
+  Workspace ws = lay_out(config, max_tokens, measured);
+  lay_out_host(config, ws, pinned);
+  return pinned.used();
+}
+
 Result<WorkspaceMemory> WorkspaceMemory::create(const ModelConfig& config, int64_t max_tokens,
                                                 Backend& backend, int mailbox) {
   WorkspaceMemory memory;
@@ -84,10 +91,7 @@ Result<WorkspaceMemory> WorkspaceMemory::create(const ModelConfig& config, int64
   memory.max_tokens_ = max_tokens;
   MOEBIUS_ASSIGN(memory.memory_, backend.alloc(static_cast<size_t>(bytes(config, max_tokens))));
   if (backend.space() == Space::kHost) return memory;
-  Arena measured(nullptr), pinned(nullptr);
-  Workspace ws = lay_out(config, max_tokens, measured);
-  lay_out_host(config, ws, pinned);
-  MOEBIUS_ASSIGN(memory.pinned_, backend.alloc_pinned(static_cast<size_t>(pinned.used())));
+  MOEBIUS_ASSIGN(memory.pinned_, backend.alloc_pinned(static_cast<size_t>(pinned_bytes(config, max_tokens))));
   return memory;
 }
 

@@ -90,7 +90,8 @@ class WorkspaceMemory {
   // Of an engine: for a part of a prompt with a token of every other sequence, and on a device for the second
   // of two groups.
   static int64_t bytes(const ModelConfig& config, int64_t prefill_chunk, int64_t sequences, bool device);
-  Workspace view(int64_t n) const;  // n <= max_tokens
+  static int64_t pinned_bytes(const ModelConfig& config, int64_t max_tokens);  // beside a device's
+  Workspace view(int64_t n) const;                                             // n <= max_tokens
   int64_t max_tokens() const { return max_tokens_; }
 
  private:

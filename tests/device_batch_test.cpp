@@ -9,17 +9,6 @@
 namespace moebius {
 namespace {
 
-// Speeds by which splitting a batch costs nothing, for products govern, and hides one side behind the other,
-// for both have about as much to do: how fast the CPU must be for that depends on the model.
-MachineSpeeds speeds_for_two_groups(EngineOptions options) {
-  for (const double cpu_GFLOPs : {0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4}) {
-    options.speeds = {1e6, 1, 1, 1e6, cpu_GFLOPs, 1, 0};
-    if (open(options)->plan()->two_groups_from == 2) return options.speeds;
-  }
-  MOEBIUS_CHECK(false, "no speeds make two groups pay");
-  return {};
-}
-
 EngineOptions batch_options(const std::string& model, int64_t sequences) {
   EngineOptions options = options_for(model);
   options.sessions = sequences;

@@ -43,6 +43,17 @@ inline int64_t least_budget(EngineOptions options) {
   return std::stoll(text.substr(text.find(mark) + mark.size()));
 }
 
+// The least memory of the host that an engine opens with, read from the refusal of less.
+inline int64_t least_ram(EngineOptions options) {
+  options.ram = 1;
+  const auto refused = Engine::open(options);
+  MOEBIUS_CHECK(!refused.ok() && refused.status().code() == Code::kNoMemory);
+  const std::string text = refused.status().message(), mark = " take ";
+  int64_t ram = std::stoll(text.substr(text.find(mark) + mark.size()));
+  for (const int64_t taken = ram; usable_ram(ram) < taken;) ++ram;
+  return ram;
+}
+
 inline int64_t all_expert_bytes(const std::string& dir) {
   const auto files = ModelFiles::open(dir);
   MOEBIUS_CHECK(files.ok());
@@ -58,6 +69,17 @@ inline int64_t budget(EngineOptions options, double experts) {
 
 inline MachineSpeeds speeds(double link_GBs, double cpu_GFLOPs) {
   return {100, 1000, link_GBs, 10, cpu_GFLOPs, 1, 0};
+}
+
+// Speeds by which splitting a batch costs nothing, for products govern, and hides one side behind the other,
+// for both have about as much to do: how fast the CPU must be for that depends on the model.
+inline MachineSpeeds speeds_for_two_groups(EngineOptions options) {
+  for (const double cpu_GFLOPs : {0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4}) {
+    options.speeds = {1e6, 1, 1, 1e6, cpu_GFLOPs, 1, 0};
+    if (open(options)->plan()->two_groups_from == 2) return options.speeds;
+  }
+  MOEBIUS_CHECK(false, "no speeds make two groups pay");
+  return {};
 }
 
 // The logits after a prompt of 60 tokens, taken in two parts, and after each of some decoded ones.

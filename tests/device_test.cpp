@@ -527,6 +527,56 @@ TEST(SelfCheck, NamesTheOperationThatDiffers) {
   EXPECT_NE(expert.message().find("differs by"), std::string::npos) << expert.message();
 }
 
+// A device that takes the gate's matrix for up's, and up's for the gate's.
+class SwappedGates final : public ForwardingBackend {
+ public:
+  using ForwardingBackend::ForwardingBackend;
+  void expert_ffn(const ExpertFfnArgs& args) override {
+    std::vector<ExpertWeights> experts(args.experts, args.experts + args.n_experts);
+    for (ExpertWeights& e : experts) std::swap(e.gate, e.up);
+    ExpertFfnArgs wrong = args;
+    wrong.experts = experts.data();
+    ForwardingBackend::expert_ffn(wrong);  // which copies the list
+  }
+};
+
+// Nor does it matter that no expert is on the device to stay: they are computed there when they are streamed.
+TEST(SelfCheck, TriesAnExpertWhereNoneIsResident) {
+  EngineOptions options = options_for("deepseek_v3_tiny");
+  options.speeds = speeds(100, 1);
+  options.device_memory = budget(options, 0);
+  options.device = DeviceKind::kSim;
+  const ModelPlan plan = *open(options)->plan();
+  ASSERT_EQ(plan.experts_resident, 0);
+  ASSERT_GT(plan.ring_slots, 0);
+  const auto swapped = [](int64_t bytes) -> Result<std::unique_ptr<Backend>> {
+    return std::unique_ptr<Backend>(std::make_unique<SwappedGates>(sim(bytes)));
+  };
+  const auto refused = Engine::open(options, swapped);
+  EXPECT_EQ(refused.status().code(), Code::kIo);
+  EXPECT_NE(refused.status().message().find("expert_ffn, expert 0 of layer"), std::string::npos)
+      << refused.status().message();
+}
+
+// With memory for nothing but what is checked anyway, that is checked.
+TEST(SelfCheck, MakesDoWithoutRoomForAnExpert) {
+  const auto files = ModelFiles::open("tests/golden/models/deepseek_v3_tiny");
+  ASSERT_TRUE(files.ok());
+  const ModelConfig& config = (*files)->config();
+  const Weights& host = (*files)->weights();
+  const auto all = [](Role role) { return role != Role::kExpert; };
+  const auto device = sim(DeviceWeights::bytes(config, host, all) + (8 << 10));
+  const auto there = DeviceWeights::create(config, host, all, *device);
+  ASSERT_TRUE(there.ok());
+  Weights placed = (*there)->weights();
+  for (LayerWeights& layer : placed.layers)
+    for (ExpertWeights& e : layer.experts) e = ExpertWeights();
+  ASSERT_GT(expert_bytes(host.layers.back().experts.front()), 8 << 10);
+  EXPECT_TRUE(self_check(config, host, placed, *device).ok());
+  placed.layers[0].q = placed.layers[1].q;
+  EXPECT_EQ(self_check(config, host, placed, *device).code(), Code::kIo);
+}
+
 // Some experts of every layer have an adapter: wherever they are, and while they change places.
 TEST(OnDeviceAlone, ExpertsComeWithTheirAdapters) {
   EngineOptions options = options_for("qwen3_moe_int4");

@@ -84,6 +84,31 @@ TEST_P(Embedding, IsWhatTransformersHas) {
   }
 }
 
+// Decoded in two groups, a single token of a prompt goes with the second: a whole prompt, or what is left of
+// one.
+TEST(Embeddings, AreTheSameInTheSecondOfTwoGroups) {
+  EngineOptions options = options_for("");
+  options.model = with_tokenizer("qwen3_moe_int4"), options.sessions = 2;
+  const std::vector<std::vector<int32_t>> prompts = {{5}, std::vector<int32_t>(18, 7)};
+  const auto embeddings = [&](bool expect_two_groups) {
+    const auto engine = open(options);
+    EXPECT_EQ(engine->plan() && engine->plan()->two_groups_from == 2, expect_two_groups);
+    Scheduler scheduler(*engine, {.busy_chunk = 17});
+    Listener answer = ask(scheduler, greedy({1, 2, 3}, 30));
+    while (answer.answer().ids.empty()) scheduler.step(), answer.hear();
+    const auto ticket = scheduler.submit(embed(prompts));
+    MOEBIUS_CHECK(ticket.ok() && *ticket);
+    run_all(scheduler, {&answer});
+    return embeddings_of(**ticket);
+  };
+  const auto want = embeddings(false);
+  options.device = DeviceKind::kSim, options.device_memory = least_budget(options);
+  options.speeds = speeds_for_two_groups(options);
+  const auto got = embeddings(true);
+  ASSERT_EQ(got.size(), prompts.size());
+  for (size_t i = 0; i < got.size(); ++i) EXPECT_EQ(got[i], want[i]) << prompts[i].size() << " tokens";
+}
+
 TEST(Embeddings, FillTheContextAndGiveTheirPagesBack) {
   EngineOptions options = options_for("");
   options.model = with_tokenizer("deepseek_v3_int4");

@@ -1,7 +1,7 @@
 // Cases drawn at random: a model, a budget between nothing and everything, a number of sequences, a link,
 // delays, overlap, and a conversation; the simulated device must give what the host alone gives. Case i is
 // drawn from seed i, so a failure is repeated by its name: --gtest_filter='*/HybridSoak.*/17'. `make test`
-// runs the first 20, also under the thread sanitizer; `make soak` runs all.
+// runs all, and the first 20 under the thread sanitizer, too; `make soak` runs all under it.
 #include <gtest/gtest.h>
 
 #include <cmath>

@@ -187,6 +187,44 @@ TEST(Scheduler, DecodesInEveryStepOfALongPrompt) {
   run_all(scheduler, {&again});
 }
 
+// The same while a prompt is streamed to a device: a token for every answer between two slices of it.
+TEST(Scheduler, DecodesBetweenTheSlicesOfAStreamedPrompt) {
+  EngineOptions options = tiny_options();
+  options.model = with_tokenizer("deepseek_v3_int4");
+  const auto host = open(options);
+  options.device = DeviceKind::kSim, options.speeds = speeds(100, 1);
+  options.device_memory = budget(options, 0.4);
+  const auto engine = open(options);
+  Scheduler scheduler(*engine, {});
+  const auto ids = [](int64_t n, int32_t of) {  // of a small vocabulary
+    std::vector<int32_t> all = counted(n, of);
+    for (int32_t& id : all) id %= 100;
+    return all;
+  };
+  Listener first = ask(scheduler, greedy(ids(10, 0), 100)), second = ask(scheduler, greedy(ids(12, 3), 100));
+  while (first.answer().ids.size() < 3 || second.answer().ids.size() < 3) {
+    scheduler.step();
+    first.hear(), second.hear();
+  }
+  const Generation asked = greedy(ids(200, 5), 4);
+  Listener longer = ask(scheduler, asked);
+  int64_t slices = 0;
+  while (longer.answer().ids.empty()) {
+    const size_t before[] = {first.answer().ids.size(), second.answer().ids.size()};
+    const SchedulerStep report = scheduler.step();
+    first.hear(), second.hear(), longer.hear();
+    ASSERT_TRUE(report.sliced);
+    ASSERT_EQ(report.prompt_tokens, 0);
+    ASSERT_EQ(report.answers, 2);
+    ASSERT_EQ(first.answer().ids.size(), before[0] + 1);
+    ASSERT_EQ(second.answer().ids.size(), before[1] + 1);
+    ++slices;
+  }
+  EXPECT_GT(slices, engine->config().layers);
+  run_all(scheduler, {&first, &second, &longer});
+  EXPECT_EQ(longer.answer().ids, alone(*host, asked).ids);
+}
+
 TEST(Scheduler, AShortPromptDoesNotWaitForALongOne) {
   const auto engine = open(tiny_options());
   Scheduler scheduler(*engine, small_chunks());
