@@ -132,18 +132,17 @@ class Planner {
     if (by_residents_[static_cast<size_t>(residents_)] <= host_s || budgets_.use_device) plan_.shape = shape;
   }
 
-  // Tokens above most_pass, of `room` bytes for experts.
+  // Bytes for tokens above most_pass, of `room` bytes for experts.
   int64_t longer_pass(int64_t room) const {
     if (room <= 0 || needs_.routed <= room) return 0;
-    const int64_t more = needs_.longest_pass - needs_.most_pass;
-    const int64_t bytes = std::max(room / kPassPart, std::min(room, needs_.routed / kFewExperts));
-    return needs_.state > 0 ? std::min(more, bytes / needs_.state) : more;
+    const int64_t most = bounded_product(needs_.longest_pass - needs_.most_pass, needs_.state);
+    return std::min(most, std::max(room / kPassPart, std::min(room, needs_.routed / kFewExperts)));
   }
   int64_t room_for_experts() const { return usable_ - full() - slots() * needs_.slot; }
 
   // The number of residents up to what fits with which a token is fastest; more of them on a tie.
   int64_t best_residents() const {
-    const int64_t room = room_for_experts() - longer_pass(room_for_experts()) * needs_.state;
+    const int64_t room = room_for_experts() - longer_pass(room_for_experts());
     int64_t best = 0;
     double used = 0;
     for (int64_t n = 1; n <= plan_.experts; ++n) {
@@ -166,7 +165,7 @@ class Planner {
     if (plan_.shape == PlanShape::kHostHead) return;
     plan_.pass_tokens = needs_.state > 0 ? std::min(needs_.most_pass, needs_.least_pass + left / needs_.state)
                                          : needs_.most_pass;
-    if (cold) plan_.pass_tokens += longer_pass(room_for_experts());
+    if (cold && needs_.state > 0) plan_.pass_tokens += longer_pass(room_for_experts()) / needs_.state;
     left -= (plan_.pass_tokens - needs_.least_pass) * needs_.state;
     if (plan_.ring_slots > 0 && needs_.slot > 0)
       plan_.ring_slots = std::min(slots(), plan_.ring_slots + left / needs_.slot);

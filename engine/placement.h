@@ -8,7 +8,8 @@
 //
 // With experts of one size and a device that is at least as fast as the CPU, more memory on the device or in
 // RAM never predicts a slower decode of a sequence; nor, where no heat is given and the device takes part in
-// both plans or in none, a slower prefill.
+// both plans or in none, a slower prefill (but that of a long prompt may pass in smaller parts once all
+// experts fit).
 #pragma once
 
 #include <cstdint>

@@ -206,7 +206,7 @@ TEST_P(OnDevice, StreamsAPrompt) {
   }
   EXPECT_GT(streamed[0], 0);
   EXPECT_GE(streamed[0], streamed[1]);
-  EXPECT_EQ(streamed[2], 0);
+  EXPECT_LT(streamed[2], streamed[0]);  // a few, of which what the CPU sends back would be more than they are
 }
 
 // Prompts of one pass: what was brought ahead, before the router had spoken, is not brought again.
@@ -293,7 +293,9 @@ TEST(OnDeviceAlone, WhatAGpuTakesForItselfIsCounted) {
   int64_t given = 0;
   const auto make = [&](int64_t bytes) {
     given = bytes;
-    return make_sim_backend({bytes - kCudaWorkBytes});
+    SimOptions sim;
+    sim.memory_bytes = bytes - kCudaWorkBytes;
+    return make_sim_backend(sim);
   };
   options.device = DeviceKind::kCuda, options.device_memory = least;
   EXPECT_TRUE(Engine::open(options, make).ok());
@@ -323,11 +325,14 @@ class CountingBackend final : public ForwardingBackend {
 
 TEST(OnDeviceAlone, NothingIsAllocatedOnceTheEngineIsOpen) {
   EngineOptions options = options_for("deepseek_v3_int4");
+  options.prefill_chunk = 8, options.sessions = 2;
   options.device = DeviceKind::kSim, options.device_memory = budget(options, 0.5);
-  options.speeds = speeds(1000, 0.001), options.prefill_chunk = 8, options.sessions = 2;
+  options.speeds = speeds(1000, 0.001);
   int64_t allocations = 0;
   const auto make = [&](int64_t bytes) -> Result<std::unique_ptr<Backend>> {
-    MOEBIUS_ASSIGN(std::unique_ptr<Backend> sim, make_sim_backend({bytes}));
+    SimOptions memory;
+    memory.memory_bytes = bytes;
+    MOEBIUS_ASSIGN(std::unique_ptr<Backend> sim, make_sim_backend(memory));
     return std::unique_ptr<Backend>(std::make_unique<CountingBackend>(std::move(sim), allocations));
   };
   auto engine = Engine::open(options, make);
@@ -498,8 +503,8 @@ TEST(OnDeviceAlone, TheLinkBringsExpertsDuringAttention) {
   int64_t beside = 0;
   for (const Span& a : spans)
     for (const Span& b : spans)
-      beside += a.row == 0 && a.name == "mla_prefill" && b.row == 1 && b.name == "copy" && a.begin < b.end &&
-                b.begin < a.end;
+      beside += a.row == 0 && (a.name == "mla_prefill" || a.name == "attention") && b.row == 1 &&
+                b.name == "copy" && a.begin < b.end && b.begin < a.end;
   EXPECT_GT(beside, 0);
 }
 

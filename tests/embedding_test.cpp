@@ -18,8 +18,7 @@ std::vector<Known> golden_of(const std::string& model) {
   MOEBIUS_CHECK(text.ok(), text.status().message());
   const auto json = nlohmann::json::parse(*text);
   std::vector<Known> all;
-  for (const auto& one : json[model])
-    all.push_back({one["tokens"], one["embedding"]});
+  for (const auto& one : json[model]) all.push_back({one["tokens"], one["embedding"]});
   return all;
 }
 

@@ -363,7 +363,7 @@ TEST(PlanModel, ALongPromptPassesTogether) {
   EXPECT_EQ(plan.experts_resident, 0);  // 45 of 23040 there are in `few`
   EXPECT_GT(plan.prefill.tokens_per_s, 1.5 * few.prefill.tokens_per_s);
   EXPECT_GT(plan.decode.tokens_per_s, 0.98 * few.decode.tokens_per_s);
-  const ModelPlan large = plan_model(kimi, kWorkstation, {96 * kGiB, 768 * kGiB, 32768, 1, 0, 16384});
+  const ModelPlan large = plan_model(kimi, kWorkstation, {80 * kGiB, 768 * kGiB, 32768, 1, 0, 16384});
   EXPECT_NEAR(static_cast<double>((large.pass_tokens - kPassTokens) * kimi.state_per_token),
               static_cast<double>(row_of(large, "routed experts").device) / 7, 30e6);
   const ModelBytes moonlight = bytes_of("moonlight-16b-a3b", Format::kInt4, false);
