@@ -257,7 +257,9 @@ TEST(OnDeviceAlone, WhatAGpuTakesForItselfIsCounted) {
   int64_t given = 0;
   const auto make = [&](int64_t bytes) {
     given = bytes;
-    return make_sim_backend({bytes - kCudaWorkBytes});
+    SimOptions sim;
+    sim.memory_bytes = bytes - kCudaWorkBytes;
+    return make_sim_backend(sim);
   };
   options.device = DeviceKind::kCuda, options.device_memory = least;
   EXPECT_TRUE(Engine::open(options, make).ok());
