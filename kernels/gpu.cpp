@@ -40,6 +40,14 @@ Result<std::vector<GpuInfo>> gpu_devices() {
   return devices;
 }
 
+Result<CudaVersions> cuda_versions() {
+  MOEBIUS_ASSIGN(void* const library, open_library());
+  MOEBIUS_ASSIGN(void* const function, function_of(library, "moebius_cuda_versions"));
+  CudaVersions versions;
+  reinterpret_cast<decltype(&moebius_cuda_versions)>(function)(&versions.driver, &versions.library);
+  return versions;
+}
+
 Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaOptions& options) {
   MOEBIUS_ASSIGN(const std::vector<GpuInfo> devices, gpu_devices());
   if (options.device < 0 || options.device >= std::ssize(devices))

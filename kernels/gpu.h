@@ -22,6 +22,13 @@ struct GpuInfo {
 // without devices.
 Result<std::vector<GpuInfo>> gpu_devices();
 
+// Versions of CUDA, 12040 for 12.4: the latest that the driver knows, 0 without a driver, and that which
+// libmoebius_cuda.so was built with. kUnsupported as gpu_devices().
+struct CudaVersions {
+  int driver = 0, library = 0;
+};
+Result<CudaVersions> cuda_versions();
+
 struct CudaOptions {
   int device = 0;            // as gpu_devices() lists them
   int64_t memory_bytes = 0;  // that alloc() may hand out; 0: all that is free when asked

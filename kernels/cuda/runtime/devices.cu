@@ -21,3 +21,8 @@ int moebius_cuda_devices(MoebiusCudaDevice* devices, int limit, char* error) {
   std::snprintf(error, kMoebiusCudaErrorBytes, "%s", cudaGetErrorString(status));
   return -1;
 }
+
+void moebius_cuda_versions(int* driver, int* library) {
+  if (cudaDriverGetVersion(driver) != cudaSuccess) *driver = 0;
+  if (cudaRuntimeGetVersion(library) != cudaSuccess) *library = CUDART_VERSION;
+}
