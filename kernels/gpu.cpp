@@ -49,6 +49,14 @@ Result<int64_t> gpu_free_bytes(int device) {
   return bytes;
 }
 
+Result<CudaVersions> cuda_versions() {
+  MOEBIUS_ASSIGN(void* const library, open_library());
+  MOEBIUS_ASSIGN(void* const function, function_of(library, "moebius_cuda_versions"));
+  CudaVersions versions;
+  reinterpret_cast<decltype(&moebius_cuda_versions)>(function)(&versions.driver, &versions.library);
+  return versions;
+}
+
 Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaOptions& options) {
   MOEBIUS_ASSIGN(const std::vector<GpuInfo> devices, gpu_devices());
   if (options.device < 0 || options.device >= std::ssize(devices))

@@ -31,6 +31,13 @@ Result<int64_t> gpu_free_bytes(int device);
 // gradients of thousands of tokens with as many heads, larger matrices) is allocated later, beyond this.
 inline constexpr int64_t kCudaWorkBytes = int64_t{288} << 20;
 
+// Versions of CUDA, 12040 for 12.4: the latest that the driver knows, 0 without a driver, and that which
+// libmoebius_cuda.so was built with. kUnsupported as gpu_devices().
+struct CudaVersions {
+  int driver = 0, library = 0;
+};
+Result<CudaVersions> cuda_versions();
+
 struct CudaOptions {
   int device = 0;            // as gpu_devices() lists them
   int64_t memory_bytes = 0;  // that it may take, kCudaWorkBytes among them; 0: all that is free when asked

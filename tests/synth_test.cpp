@@ -423,6 +423,17 @@ TEST_F(Synth, BenchAndDoctorReportEveryFigure) {
   EXPECT_GT(machine["float32_GFLOPs"], 0.0);
   EXPECT_GE(machine["self_check"].size(), 8u);
   for (const json& check : machine["self_check"]) EXPECT_TRUE(check["ok"]) << check;
+  const json& cuda = machine["cuda"];
+  EXPECT_EQ(cuda["devices"].empty(), cuda["note"] != "") << "what is missing, or what is there: " << cuda;
+  for (const json& gpu : cuda["devices"]) {
+    EXPECT_NE(gpu["name"], "");
+    for (const char* fact : {"memory_bytes", "to_device_GBs", "to_host_GBs", "memory_GBs"})
+      EXPECT_GT(gpu[fact], 0) << fact << " of " << gpu;
+  }
+  const std::string text = process::run({"doctor"}).out;
+  EXPECT_NE(text.find("\nCUDA            "), std::string::npos) << text;
+  EXPECT_EQ(text.find("\nGPU 0 ") == std::string::npos, cuda["devices"].empty()) << text;
+  EXPECT_EQ(text.find("on the CPU only"), std::string::npos) << text;
 }
 
 }  // namespace

@@ -11,11 +11,11 @@
 #include <fmt/format.h>
 
 #include "kernels/backend.h"
-#include "kernels/gpu.h"
 #include "kernels/half.h"
 #include "kernels/probe.h"
 #include "models/file_io.h"
 #include "tools/command.h"
+#include "tools/doctor_gpu.h"
 #include "tools/text_io.h"
 
 namespace moebius {
@@ -114,28 +114,6 @@ ordered_json self_check(int threads) {
   return checks;
 }
 
-// This version computes on the CPU; what it finds is told, so that the CUDA library and driver can be tested.
-ordered_json cuda_facts() {
-  const Result<std::vector<GpuInfo>> gpus = gpu_devices();
-  if (!gpus.ok()) return {{"devices", ordered_json::array()}, {"note", gpus.status().message()}};
-  ordered_json devices = ordered_json::array();
-  for (const GpuInfo& gpu : *gpus) {
-    devices.push_back({{"name", gpu.name},
-                       {"memory_bytes", gpu.memory_bytes},
-                       {"compute_capability", fmt::format("{}.{}", gpu.major, gpu.minor)}});
-  }
-  return {{"devices", devices}, {"note", "this version computes on the CPU only"}};
-}
-
-std::string cuda_line(const ordered_json& cuda) {
-  std::string text;
-  for (const ordered_json& d : cuda["devices"]) {
-    text += fmt::format("{} ({:.1f} GB); ", printable(d["name"].get<std::string>()),
-                        static_cast<double>(d["memory_bytes"].get<int64_t>()) * 1e-9);
-  }
-  return text + cuda["note"].get<std::string>();
-}
-
 std::string default_model() {
   const Result<std::string> dir = default_model_dir();
   return dir.ok() ? *dir : "";
@@ -188,8 +166,7 @@ std::string table(const ordered_json& f) {
   text += fmt::format("memory read     {}\nfloat32         {}\nint8            {}\n",
                       rate(f["memory_read_GBs"], "GB/s"), rate(f["float32_GFLOPs"], "GFLOP/s"),
                       rate(f["int8_GOPs"], "GOP/s"));
-  text += fmt::format("oneDNN          {}\nCUDA            {}\n", or_none(text_of("onednn")),
-                      cuda_line(f["cuda"]));
+  text += fmt::format("oneDNN          {}\n{}", or_none(text_of("onednn")), cuda_text(f["cuda"]));
   text += fmt::format("model cache     {}\ndefault model   {}\n\nself-check, host against reference\n",
                       or_none(text_of("hub_cache")), or_none(text_of("default_model")));
   for (const ordered_json& check : f["self_check"]) {
@@ -213,8 +190,8 @@ int doctor(const Options& options) {
 
 void add_doctor(CLI::App& app, Run& run) {
   auto options = std::make_shared<Options>();
-  CLI::App* command =
-      app.add_subcommand("doctor", "examine the machine: processor, memory, measured limits, a self-check");
+  CLI::App* command = app.add_subcommand(
+      "doctor", "examine the machine: processor, memory, GPUs, measured limits, a self-check");
   command->add_option("-t,--threads", options->threads, "CPU threads (default: one per physical core)")
       ->check(CLI::Range(1, 4096));
   command->add_flag("--json", options->json, "print JSON");

@@ -35,6 +35,8 @@ __attribute__((visibility("default"))) int moebius_cuda_devices(MoebiusCudaDevic
                                                                 char* error);
 // The bytes of a device that no program has taken, or -1 with a text in error.
 __attribute__((visibility("default"))) int64_t moebius_cuda_free_bytes(int device, char* error);
+// Versions of CUDA, 12040 for 12.4: the latest that the driver knows, 0 without one, and that of the library.
+__attribute__((visibility("default"))) void moebius_cuda_versions(int* driver, int* library);
 // A moebius::Backend* of a device that moebius_cuda_devices listed, the caller's to delete, or null with a
 // text in error. memory_bytes: that it may take, 0 for all that is free.
 __attribute__((visibility("default"))) void* moebius_cuda_backend(uint64_t layout_checksum, int device,

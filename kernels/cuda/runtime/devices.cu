@@ -30,3 +30,8 @@ int64_t moebius_cuda_free_bytes(int device, char* error) {
   std::snprintf(error, kMoebiusCudaErrorBytes, "%s", cudaGetErrorString(status));
   return -1;
 }
+
+void moebius_cuda_versions(int* driver, int* library) {
+  if (cudaDriverGetVersion(driver) != cudaSuccess) *driver = 0;
+  if (cudaRuntimeGetVersion(library) != cudaSuccess) *library = CUDART_VERSION;
+}
