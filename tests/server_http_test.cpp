@@ -97,6 +97,35 @@ TEST(EndToEnd, SaysWhoComputedTheExperts) {
   EXPECT_EQ(layers(host), Json::array());
 }
 
+// Experts are of one size, and a whole number of them moves or is streamed.
+TEST(EndToEnd, SaysHowMuchOfTheExpertsCrossedTheLink) {
+  EngineOptions options;
+  options.device = DeviceKind::kSim;
+  options.model = kModel, options.context = kContext, options.sessions = 2;
+  options.device_memory = budget(options, 0.5);
+  options.speeds = speeds(100, 1);
+  TestServer server({}, options);
+  const auto start = std::chrono::steady_clock::now();
+  server.ask("/v1/completions",
+             {{"prompt", std::vector<int>(40, 7)}, {"max_tokens", 24}, {"ignore_eos", true}});
+  const double ms =
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  const Json body = Json::parse(server.client().Get("/v1/experts")->body);
+  int64_t experts = 0;
+  for (const Json& layer : body["map"]) experts += std::ssize(layer["places"].get<std::string>());
+  const int64_t bytes = all_expert_bytes(kModel) / experts;
+  ASSERT_EQ(body["layers"].size(), 2u) << body;
+  double host_ms = 0;
+  for (const Json& layer : body["layers"]) {
+    EXPECT_EQ(layer["moved_bytes"], layer["moves"].get<int64_t>() * bytes) << layer;
+    EXPECT_GT(layer["streamed_bytes"], 0) << layer;
+    EXPECT_EQ(layer["streamed_bytes"].get<int64_t>() % bytes, 0) << layer;
+    EXPECT_GT(layer["host_ms"], 0) << layer;
+    host_ms += layer["host_ms"].get<double>();
+  }
+  EXPECT_LT(host_ms, ms);
+}
+
 // The same slots are skipped on the host, with half of the experts on a device and with all of them there,
 // and every place that tells of it says the same.
 TEST(EndToEnd, SaysHowManyExpertSlotsWereSkipped) {

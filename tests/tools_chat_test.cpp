@@ -1,6 +1,7 @@
 // `moebius chat` through pipes and in a terminal, on a tiny random model: what it says is noise, how it says
 // it is not.
 #include <algorithm>
+#include <map>
 
 #include <sys/stat.h>
 #include <nlohmann/json.hpp>
@@ -141,6 +142,72 @@ TEST(Chat, ExpertsShowsWhoComputed) {
     EXPECT_NE(shared.err.find(expected), std::string::npos) << expected << "\n" << shared.err;
   EXPECT_EQ(shared.err.find("\n      0 "), std::string::npos) << "layer 0 has no experts: " << shared.err;
   EXPECT_NE(run(chat({}), "Hello\n/experts\n").err.find("all experts are in one place"), std::string::npos);
+}
+
+// With room for some of the experts on the device; how many are there follows from measured speeds.
+Args on_both_sides(const Args& more) {
+  Args args = chat({"--device", "sim", "--gpu-memory", "8400KiB", "-c", "2048", "-n", "100"});
+  args.insert(args.end(), more.begin(), more.end());
+  return args;
+}
+
+TEST(Chat, ExpertsShowsSharesAndTimes) {
+  const Scratch home;
+  const Finished shared = run(on_both_sides({}), "Hello\n/experts\n", {{"XDG_DATA_HOME", home.file("data")}});
+  struct Row {
+    double on_device = -1, host_ms = -1;
+  };
+  const auto row = [&](const std::string& layer) {
+    Row r;
+    const size_t at = shared.err.find("\n" + layer + " ");
+    if (at != std::string::npos)
+      std::sscanf(shared.err.c_str() + at + 1 + layer.size(), "%lf %% %lf", &r.on_device, &r.host_ms);
+    return r;
+  };
+  const Row one = row("      1"), two = row("      2"), all = row("    all");
+  for (const Row& r : {one, two, all}) {
+    EXPECT_GE(r.on_device, 0) << shared.err;
+    EXPECT_LT(r.on_device, 100) << shared.err;
+    EXPECT_GT(r.host_ms, 0) << shared.err;
+  }
+  EXPECT_NEAR(all.on_device, (one.on_device + two.on_device) / 2, 0.11) << "as many slots in each";
+  EXPECT_NEAR(all.host_ms, one.host_ms + two.host_ms, 0.16);
+}
+
+// The work on each row of a trace, by the row's name.
+std::map<std::string, int> spans_of(const std::string& file) {
+  const json trace = json::parse(process::read_file(file), nullptr, false);
+  EXPECT_FALSE(trace.is_discarded());
+  std::map<int, std::string> names;
+  std::map<std::string, int> spans;
+  for (const json& event : trace["traceEvents"]) {
+    if (event["ph"] == "M") names[event["tid"]] = event["args"]["name"];
+    if (event["ph"] != "X") continue;
+    EXPECT_GE(event["ts"], 0);
+    EXPECT_GE(event["dur"], 0);
+    ++spans[names[event["tid"]]];
+  }
+  return spans;
+}
+
+// A long prompt, for which experts are streamed over the link, and an answer in which they may move: nearly
+// always, for speeds that were measured on a busy machine may say otherwise.
+TEST(Chat, ATraceShowsDeviceLinkAndCpu) {
+  std::string words;
+  for (int i = 0; i < 400; ++i) words += "and then ";
+  std::map<std::string, int> spans;
+  for (int time = 0; time < 5 && spans["device: link"] == 0; ++time) {
+    const Scratch scratch;
+    const std::string file = scratch.file("trace.json");
+    const Finished answered =
+        run(on_both_sides({"--trace", file}), words + "\n", {{"XDG_DATA_HOME", scratch.file("data")}});
+    ASSERT_EQ(answered.code, 0) << answered.err;
+    spans = spans_of(file);
+    EXPECT_GT(spans["device: compute"], 0);
+    EXPECT_GT(spans["CPU: experts"], 0);
+  }
+  EXPECT_GT(spans["device: link"], 0);
+  EXPECT_EQ(spans.size(), 3u);
 }
 
 TEST(Chat, SavedConversationsContinue) {
