@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "engine/placement.h"
+#include "engine/session.h"
 
 namespace moebius {
 namespace {
@@ -75,8 +76,8 @@ StreamedPrefill::Tokens StreamedPrefill::tokens() const {
 
 // A slice is a workspace whose lasting tensors are rows of the pass.
 Workspace StreamedPrefill::slice(int64_t index) const {
-  const int64_t begin = index * pass_->slice_tokens;
-  const int64_t n = std::min(pass_->slice_tokens, std::ssize(pass_->ids) - begin);
+  const int64_t* bounds = pass_->bounds.data() + index;
+  const int64_t begin = bounds[0], n = bounds[1] - begin;
   const Tokens t = tokens();
   Workspace ws = pass_->workspace.view(n);
   ws.cos = t.cos.rows(begin, n), ws.sin = t.sin.rows(begin, n);
@@ -90,24 +91,16 @@ void StreamedPrefill::begin(const Model& model, const KvCache& cache, const Page
                             const WorkspaceMemory& workspace, int64_t slice_tokens,
                             std::span<const int32_t> ids, int64_t position) {
   MOEBIUS_CHECK(!ids.empty() && std::ssize(ids) <= sizes_.pass_tokens);
-  // Slices of one size: a last one of few tokens would be attended in another way.
-  const int64_t n = std::ssize(ids), slices = (n + slice_tokens - 1) / slice_tokens;
-  pass_.emplace(Pass{model,
-                     cache,
-                     table,
-                     workspace,
-                     (n + slices - 1) / slices,
-                     {ids.begin(), ids.end()},
-                     position,
-                     store_.heat(),
-                     slices});
+  pass_.emplace(Pass{model, cache, table, workspace, {ids.begin(), ids.end()}, position, store_.heat()});
+  const int64_t n = std::ssize(ids);
+  for (int64_t at = 0; at < n; pass_->bounds.push_back(at)) at += prompt_part(n - at, slice_tokens);
   ring_->used();  // what a pass brought that was given up
   queued_.clear();
   bring_ahead(0);
 }
 
 double StreamedPrefill::part_done() const {
-  const double slices = static_cast<double>(pass_->slices), layers = static_cast<double>(config_.layers);
+  const double slices = static_cast<double>(pass_->slices()), layers = static_cast<double>(config_.layers);
   const double of_layer =
       pass_->routed ? 1 : static_cast<double>(pass_->slice) / slices;  // its experts are next
   return (static_cast<double>(pass_->layer + 1) + of_layer) / (layers + 1);
@@ -122,7 +115,7 @@ Status StreamedPrefill::step() {
   }
   run_slice();
   MOEBIUS_TRY(settle());  // so that no more than a slice is ever queued
-  if (++p.slice < p.slices) return Status();
+  if (++p.slice < p.slices()) return Status();
   p.slice = 0;
   p.routed = p.layer >= 0 && !p.model.weights.layers[static_cast<size_t>(p.layer)].experts.empty();
   if (!p.routed) ++p.layer;
@@ -138,7 +131,7 @@ Status StreamedPrefill::settle() {
 void StreamedPrefill::run_slice() {
   const Pass& p = *pass_;
   const Workspace ws = slice(p.slice);
-  const int64_t begin = p.slice * p.slice_tokens, n = ws.x.shape[0];
+  const int64_t begin = p.bounds[static_cast<size_t>(p.slice)], n = ws.x.shape[0];
   const Segment segment{&p.table, 0, n, p.position + begin};
   const Batch batch{std::span(p.ids).subspan(static_cast<size_t>(begin), static_cast<size_t>(n)),
                     {&segment, 1}};
@@ -246,7 +239,7 @@ Status StreamedPrefill::run_experts() {
     timed([&] { device_.expert_ffn({t.h, list.data(), std::ssize(list), t.expert_ids, t.slots}); });
   };
   timed([&] {
-    for (int64_t i = 0; i < p.slices; ++i) shared_forward(p.model, p.layer, slice(i));
+    for (int64_t i = 0; i < p.slices(); ++i) shared_forward(p.model, p.layer, slice(i));
   });
   ring_->arrive();
   compute(on_device);

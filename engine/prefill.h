@@ -45,9 +45,9 @@ class StreamedPrefill {
   bool pays(int64_t tokens) const { return tokens >= 2 && static_cast<double>(tokens) > break_even_; }
   int64_t pass_tokens() const { return sizes_.pass_tokens; }
 
-  // Starts a pass, in slices of so many tokens at most, of at most pass_tokens() ids, which continue a
-  // sequence at `position`, whose table covers them. A pass that was not done is given up. The device must be
-  // idle.
+  // Starts a pass, in slices of prompt_part()s of so many tokens at most, of at most pass_tokens() ids, which
+  // continue a sequence at `position`, whose table covers them. A pass that was not done is given up. The
+  // device must be idle.
   void begin(const Model& model, const KvCache& cache, const PageTable& table,
              const WorkspaceMemory& workspace, int64_t slice_tokens, std::span<const int32_t> ids,
              int64_t position);
@@ -55,9 +55,9 @@ class StreamedPrefill {
   // it must know. An error ends the pass.
   Status step();
   bool done() const { return pass_->layer == pass_->model.config.layers; }
-  double part_done() const;                                          // 0 to 1
-  std::span<const int32_t> ids() const { return pass_->ids; }        // of the pass
-  Workspace last_slice() const { return slice(pass_->slices - 1); }  // x after the last layer
+  double part_done() const;                                            // 0 to 1
+  std::span<const int32_t> ids() const { return pass_->ids; }          // of the pass
+  Workspace last_slice() const { return slice(pass_->slices() - 1); }  // x after the last layer
 
  private:
   struct Tokens {  // of a pass, on the device
@@ -68,11 +68,11 @@ class StreamedPrefill {
     const KvCache& cache;
     const PageTable& table;
     const WorkspaceMemory& workspace;
-    int64_t slice_tokens;
     std::vector<int32_t> ids;
     int64_t position = 0;
-    ExpertHeat heat;  // at its beginning
-    int64_t slices = 0;
+    ExpertHeat heat;                 // at its beginning
+    std::vector<int64_t> bounds{0};  // of its slices
+    int64_t slices() const { return std::ssize(bounds) - 1; }
     int64_t layer = -1, slice = 0;  // next; layer -1: the embeddings
     bool routed = false;            // the layer's experts are next
   };

@@ -86,7 +86,7 @@ Result<Workspace> Session::Impl::advance(std::span<const int32_t> ids) {
 
 Status Session::Impl::begin_streamed(std::span<const int32_t> ids) {
   const int64_t done = std::ssize(tokens);
-  const int64_t n = std::min(std::ssize(ids) - done, parts.prefill->pass_tokens());
+  const int64_t n = prompt_part(std::ssize(ids) - done, parts.prefill->pass_tokens());
   MOEBIUS_TRY(settle());
   MOEBIUS_TRY(parts.cache.reserve(pages, done, done + n));
   next_step(parts.model);

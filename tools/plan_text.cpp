@@ -158,7 +158,9 @@ std::string prefill_text(const PlanReport& r) {
     text += fmt::format("link {}, device {}, ", ms_text(p.layers.link_s), ms_text(p.layers.device_s));
   text += fmt::format("CPU {}", ms_text(p.layers.cpu_s));
   if (p.layers.disk_s > 0) text += fmt::format(", disk {}", ms_text(p.layers.disk_s));
-  if (vectors_s(p) > 0) text += fmt::format(", tokens to the CPU and back {}", ms_text(vectors_s(p)));
+  if (vectors_s(p) > 0)
+    text +=
+        fmt::format("\n{:24}then, of tokens on their way to the CPU and back {}", "", ms_text(vectors_s(p)));
   return text + "\n";
 }
 
