@@ -105,6 +105,9 @@ class Teller {
     }
     if (plan_.shape == PlanShape::kDevice && plan_.pass_tokens < std::min(budgets_.context, kPassTokens))
       say("prompts pass {} tokens at a time, for want of device memory", plan_.pass_tokens);
+    if (plan_.pass_tokens > kPassTokens)
+      say("prompts pass up to {} tokens at a time: an expert crosses the link once for all of them",
+          plan_.pass_tokens);
   }
 
   const ModelPlan& plan_;
