@@ -62,7 +62,7 @@ class ColdExperts {
   void trace(Tracer* tracer) { tracer_ = tracer; }
   const ExpertStore& experts() const { return store_; }
   std::atomic<int64_t>& device_ns(int64_t layer) { return store_.device_ns(layer); }
-  int64_t pinned_bytes() const;  // of the mailboxes
+  int64_t pinned_bytes() const;  // of the mailboxes and the ids
   // Hands ws.h and ws.expert_ids over, when the layer has experts on the host.
   void ask(int64_t layer, const Workspace& ws, std::vector<ExpertRows> on_host) {
     if (!store_.any_on_host(layer)) return note_resident(layer, ws);

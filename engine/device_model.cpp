@@ -38,12 +38,6 @@ int64_t bytes_in_ram(const ModelPlan& plan, const Weights& host) {
   return bytes;
 }
 
-// Of the host's memory, workspaces' other side.
-int64_t pinned_bytes(const ModelConfig& config, const DeviceModel::Needs& needs) {
-  return WorkspaceMemory::pinned_bytes(config, needs.most_tokens) +
-         (needs.second_tokens > 0 ? WorkspaceMemory::pinned_bytes(config, needs.second_tokens) : 0);
-}
-
 }  // namespace
 
 int64_t DeviceModel::least_bytes(const ModelConfig& config, const Weights& host, const Needs& needs) {
@@ -82,8 +76,7 @@ Status DeviceModel::plan(const EngineOptions& options, DType cache_type, const N
   bytes.workspace = needs.workspace;
   Budgets budgets;
   budgets.device_bytes = options.device_memory, budgets.device_reserve = kSlack + needs.adapters + needs.own;
-  const int64_t pinned = pinned_bytes(config_, needs);
-  budgets.ram_bytes = std::max<int64_t>(0, options.ram - pinned);
+  budgets.ram_bytes = std::max<int64_t>(0, options.ram - needs.pinned);
   budgets.context = needs.context, budgets.sequences = options.sessions;
   if (options.cache_tokens != needs.context * options.sessions) budgets.cache_tokens = options.cache_tokens;
   budgets.prompt = std::min(kUsualPrompt, needs.context);
@@ -92,7 +85,7 @@ Status DeviceModel::plan(const EngineOptions& options, DType cache_type, const N
     return std::ranges::any_of(layer, [](double uses) { return uses > 0; });
   });
   plan_ = plan_model(bytes, speeds_, budgets, known ? heat : ExpertHeat());
-  plan_->ram_for_all += pinned;
+  plan_->ram_for_all += needs.pinned;
   return Status();
 }
 

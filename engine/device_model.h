@@ -19,6 +19,7 @@ class DeviceModel {
   // What the device needs beside weights that may also stay on the host.
   struct Needs {
     int64_t cache = 0, workspace = 0;  // bytes
+    int64_t pinned = 0;                // bytes of the host, the workspaces' other side
     int64_t adapters = 0;              // bytes, that stay free
     int64_t own = 0;                   // bytes, that the device takes for itself (own_bytes())
     int64_t context = 0;               // tokens of a sequence

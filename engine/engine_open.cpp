@@ -134,6 +134,10 @@ Status Engine::Impl::open_backend(const MakeDevice& make_device) {
   needs.second_tokens = make_device ? options.sessions / 2 : 0;
   needs.workspace =
       WorkspaceMemory::bytes(config, options.prefill_chunk, options.sessions, make_device != nullptr);
+  if (make_device) {
+    needs.pinned = WorkspaceMemory::pinned_bytes(config, needs.most_tokens);
+    if (needs.second_tokens > 0) needs.pinned += WorkspaceMemory::pinned_bytes(config, needs.second_tokens);
+  }
   if (options.cache_tokens == 0 && !checked_mul(options.context, options.sessions, &options.cache_tokens))
     return invalid(fmt::format("{} sequences of {} tokens are too many; lower --parallel or --ctx-size",
                                options.sessions, options.context));
@@ -159,9 +163,7 @@ HostMemory Engine::Impl::host_memory(const DeviceModel::Needs& needs) const {
     memory.cache = needs.cache, memory.others += needs.workspace;
     return memory;
   }
-  memory.others += kStagingBytes + WorkspaceMemory::pinned_bytes(model_config(), needs.most_tokens);
-  if (needs.second_tokens > 0)
-    memory.others += WorkspaceMemory::pinned_bytes(model_config(), needs.second_tokens);
+  memory.others += kStagingBytes + needs.pinned;
   if (on_device->cold()) memory.others += on_device->cold()->pinned_bytes();
   return memory;
 }

@@ -185,7 +185,7 @@ void StreamedPrefill::bring_ahead(int64_t layer) {
     if (plan.where[e] == Where::kStreamed) streamed.push_back(e);
   std::ranges::stable_sort(streamed, std::greater(), [&](size_t e) { return loads[e].tokens; });
   if (std::ssize(streamed) > ring_->group()) streamed.resize(static_cast<size_t>(ring_->group()));
-  ahead_ = {layer, std::vector<ExpertWeights>(experts.size()), {}};
+  ahead_ = {std::vector<ExpertWeights>(experts.size()), {}};
   ring_->count_time(store_.link_ns(layer));
   int64_t bytes = 0;
   for (const size_t e : streamed) {

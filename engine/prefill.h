@@ -89,8 +89,7 @@ class StreamedPrefill {
 
   // Experts that are on their way, or in the ring, before the tokens are known that choose them.
   struct Ahead {
-    int64_t layer = -1;
-    std::vector<ExpertWeights> experts;  // the others elsewhere
+    std::vector<ExpertWeights> experts;  // of a layer; the others elsewhere
     std::deque<Lora> loras;
   };
 

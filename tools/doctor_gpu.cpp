@@ -35,7 +35,8 @@ std::string driver_version() {
 }
 
 Result<DeviceLimits> measure(int gpu) {
-  MOEBIUS_ASSIGN(const std::unique_ptr<Backend> device, make_cuda_backend({gpu, kProbedBytes}));
+  MOEBIUS_ASSIGN(const std::unique_ptr<Backend> device,
+                 make_cuda_backend({gpu, kProbedBytes + kCudaWorkBytes}));
   return probe_device(*device, kProbedBytes, kSeconds);
 }
 
