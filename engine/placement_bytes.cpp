@@ -101,7 +101,7 @@ void add_facts(const ModelConfig& c, DType cache_type, ModelBytes& out) {
   out.state_per_token = 4 * c.hidden * (2 + c.moe.top_k) + 8 * c.moe.top_k;
   if (out.top_k > 0) out.mail_per_token = mailbox_bytes(c, kPassTokens) / kPassTokens;
   out.activations_per_token = activation_bytes(c);
-  out.vector_bytes = 4 * c.hidden;
+  out.vector_bytes = vector_bytes(c);
   out.operations_per_pair = 2.0 * static_cast<double>(c.heads * (c.qk_dim() + c.value_dim()) * c.layers);
 }
 

@@ -222,8 +222,7 @@ PrefillPrediction SpeedModel::prefill(const std::vector<PlacedExpert>& experts, 
     bytes += e.bytes, weights += e.weights, picked += n * e.chance;
   }
   const double most_ahead_s = frame.ahead_s;
-  frame.vector_bytes = hybrid() ? static_cast<double>(model.vector_bytes) : 0;
-  frame.ask_s = n * frame.vector_bytes / speeds.link_GBs * 1e-9;
+  if (hybrid()) frame.bring(n, static_cast<double>(model.vector_bytes), speeds);
   for (size_t l = 0; l < loads.size(); ++l) {
     const LayerBytes& layer = model.layers[l];
     frame.before_s = attention_s(layer, p.pass) + pairs_s;

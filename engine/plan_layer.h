@@ -49,6 +49,10 @@ struct LayerFrame {
   double cpu_s = 0;         // shared experts, when they are the CPU's
   double ask_s = 0;         // the tokens' vectors to the CPU, if it has any expert: device and CPU wait
   double vector_bytes = 0;  // of a token's vector, which an expert reads and writes
+  // With so many tokens, of vectors of so many bytes.
+  void bring(double tokens, double bytes, const MachineSpeeds& speeds) {
+    vector_bytes = bytes, ask_s = 1e-9 * tokens * bytes / speeds.link_GBs;
+  }
   bool can_stream = true;
   bool share_residents = true;  // the CPU may take resident experts when the device is the longer side
 };

@@ -5,17 +5,13 @@
 #include <numeric>
 #include <utility>
 
+#include "engine/mailbox.h"
 #include "engine/placement.h"
-#include "engine/session.h"
 
 namespace moebius {
 namespace {
 
 constexpr int64_t kRounding = 8 * 64;  // bytes, of the tensors of a pass
-
-double vector_bytes(const ModelConfig& config) {
-  return static_cast<double>(config.hidden) * static_cast<double>(sizeof(float));
-}
 
 }  // namespace
 
@@ -65,7 +61,7 @@ Result<std::unique_ptr<StreamedPrefill>> StreamedPrefill::create(const ModelConf
   const auto moe = std::ranges::find_if(host.layers, [](const auto& l) { return !l.experts.empty(); });
   const ExpertWeights& first = moe->experts.front();
   p->break_even_ = break_even_tokens(static_cast<double>(expert_bytes(first)), weights_of(first),
-                                     vector_bytes(config), speeds);
+                                     static_cast<double>(vector_bytes(config)), speeds);
   return p;
 }
 
@@ -147,8 +143,7 @@ void StreamedPrefill::run_slice() {
 // Attention and router are over when the experts are planned.
 LayerFrame StreamedPrefill::frame(int64_t layer, double tokens) const {
   LayerFrame frame;
-  frame.vector_bytes = vector_bytes(config_);
-  frame.ask_s = tokens * frame.vector_bytes / speeds_.link_GBs * 1e-9;
+  frame.bring(tokens, static_cast<double>(vector_bytes(config_)), speeds_);
   const FfnWeights& shared = host_.layers[static_cast<size_t>(layer)].ffn;
   for (const Matrix* w : {&shared.gate, &shared.up, &shared.down}) {
     const double bytes = static_cast<double>(w->bytes()), weights = static_cast<double>(w->rows * w->cols);
@@ -195,13 +190,9 @@ void StreamedPrefill::bring_ahead(int64_t layer) {
   store_.count_streamed(layer, bytes);
 }
 
-Status StreamedPrefill::run_experts() {
+// What was brought ahead counts as the device's own; what the CPU takes of that, as the CPU's.
+StreamedPrefill::Split StreamedPrefill::split() {
   const Pass& p = *pass_;
-  const Tokens t = tokens();
-  routed_ =
-      Tensor(pinned_.data(), DType::kI32, {t.expert_ids.shape[0], t.expert_ids.shape[1]}, Space::kPinned);
-  device_.copy(t.expert_ids, routed_);
-  MOEBIUS_TRY(settle());  // now the tokens are known that each has
   const std::vector<ExpertWeights>& experts = host_.layers[static_cast<size_t>(p.layer)].experts;
   std::vector<ExpertWeights>& on_host = queued_.lists.emplace_back(experts.size());
   std::vector<ExpertWeights>& on_device = queued_.lists.emplace_back(store_.on_device(p.layer));
@@ -212,17 +203,29 @@ Status StreamedPrefill::run_experts() {
     on_device[e] = arrived_.experts[e], loads[e].resident = loads[e].in_ram = true;
   }
   add_tokens(routed_, loads);
-  const LayerPlan plan = plan_layer(loads, speeds_, frame(p.layer, static_cast<double>(std::ssize(p.ids))));
-  std::vector<ExpertWeights> read(experts.size());  // here, by the CPU or to be streamed
+  LayerPlan plan = plan_layer(loads, speeds_, frame(p.layer, static_cast<double>(std::ssize(p.ids))));
+  std::vector<ExpertWeights> read(experts.size());
   int64_t streamed_bytes = 0;
   for (size_t e = 0; e < experts.size(); ++e) {
     if (plan.where[e] == Where::kCpu) on_host[e] = experts[e], on_device[e] = ExpertWeights();
     if (plan.where[e] == Where::kCpu || plan.where[e] == Where::kStreamed) read[e] = experts[e];
     if (plan.where[e] == Where::kStreamed) streamed_bytes += expert_bytes(experts[e]);
   }
+  store_.count_streamed(p.layer, streamed_bytes);
+  return {std::move(plan), on_host, on_device, std::move(read)};
+}
+
+Status StreamedPrefill::run_experts() {
+  const Pass& p = *pass_;
+  const Tokens t = tokens();
+  routed_ =
+      Tensor(pinned_.data(), DType::kI32, {t.expert_ids.shape[0], t.expert_ids.shape[1]}, Space::kPinned);
+  device_.copy(t.expert_ids, routed_);
+  MOEBIUS_TRY(settle());  // now the tokens are known that each has
+  const auto [plan, on_host, on_device, read] = split();
+  const std::vector<ExpertWeights>& experts = host_.layers[static_cast<size_t>(p.layer)].experts;
   std::optional<DiskTier::Chosen> chosen;
   if (disk_) chosen = disk_->chosen(p.layer, routed_, read);
-  store_.count_streamed(p.layer, streamed_bytes);
   const bool any_on_host =
       std::ranges::any_of(on_host, [](const ExpertWeights& e) { return !e.elsewhere(); });
   if (any_on_host) {

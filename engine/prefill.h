@@ -93,11 +93,19 @@ class StreamedPrefill {
     std::deque<Lora> loras;
   };
 
+  // Who computes which experts of a layer. The lists are queued_'s.
+  struct Split {
+    LayerPlan plan;
+    const std::vector<ExpertWeights>&on_host, &on_device;
+    std::vector<ExpertWeights> read;  // on the host, by the CPU or to be streamed
+  };
+
   Tokens tokens() const;
   Workspace slice(int64_t index) const;
   LayerFrame frame(int64_t layer, double tokens) const;  // of its routed experts
   std::vector<ExpertLoad> loads(int64_t layer) const;    // without tokens
   void run_slice();
+  Split split();  // once routed_ is there
   Status run_experts();
   void bring_ahead(int64_t layer);  // the first experts of the next layer from this one on that has any
   Status settle();                  // waits for what the device computes

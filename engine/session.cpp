@@ -67,12 +67,6 @@ void Session::Impl::for_each_page(int64_t layer, int64_t n, const Body& body) co
     body(view.row(p), p * row_bytes, static_cast<size_t>(std::min(view.page_tokens, n - p) * row_bytes));
 }
 
-int64_t prompt_part(int64_t rest, int64_t most) {
-  const int64_t least = kAbsorbedTokens + 1;
-  if (rest <= most) return rest;
-  return rest - most < least && most >= 2 * least ? rest - least : most;
-}
-
 Result<Workspace> Session::Impl::advance(std::span<const int32_t> ids) {
   const std::span<const int32_t> rest = ids.subspan(tokens.size());
   const int64_t n = prompt_part(std::ssize(rest), parts.chunk);

@@ -58,11 +58,6 @@ struct Session::Impl {
   int64_t reused = 0;
 };
 
-// How many of the `rest` tokens of a prompt a pass of at most `most` takes. All but short prompts are
-// attended in the same form, see kAbsorbedTokens, wherever they are cut, when passes hold more than twice as
-// many.
-int64_t prompt_part(int64_t rest, int64_t most);
-
 // What a pass adds to a timeline.
 struct Extension {
   Session::Impl* session = nullptr;

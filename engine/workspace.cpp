@@ -58,6 +58,12 @@ AttentionActivations lay_out_attention(const ModelConfig& c, int64_t n, Arena& a
   return a;
 }
 
+int64_t prompt_part(int64_t rest, int64_t most) {
+  const int64_t least = kAbsorbedTokens + 1;
+  if (rest <= most) return rest;
+  return rest - most < least && most >= 2 * least ? rest - least : most;
+}
+
 Tensor Arena::take(DType dtype, std::initializer_list<int64_t> shape) {
   Tensor t(base_ + used_, dtype, shape, space_);
   used_ += (t.numel() * static_cast<int64_t>(dtype_bytes(dtype)) + 63) / 64 * 64;

@@ -54,6 +54,11 @@ inline constexpr int64_t kLogitRows = 64;  // rows of logits at a time
 inline constexpr int64_t kAbsorbedTokens =
     16;  // MLA: up to so many tokens of a sequence are attended in absorbed form
 
+// How many of the `rest` tokens of a prompt a pass of at most `most` takes. All but short prompts are
+// attended in the same form, see kAbsorbedTokens, wherever they are cut, when passes hold more than twice as
+// many.
+int64_t prompt_part(int64_t rest, int64_t most);
+
 // Carves tensors out of one block, each aligned to 64 bytes. base may be null, to measure.
 class Arena {
  public:

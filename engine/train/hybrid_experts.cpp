@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/expert_store.h"
+#include "engine/mailbox.h"
 
 namespace moebius {
 
@@ -58,8 +59,7 @@ void HybridExperts::split(int64_t layer) {
   std::vector<ExpertLoad> loads = expert_loads(experts, resident(layer));
   add_tokens(l.ids, loads);
   LayerFrame frame;
-  frame.vector_bytes = static_cast<double>(config_.hidden) * static_cast<double>(sizeof(float));
-  frame.ask_s = static_cast<double>(l.ids.shape[0]) * frame.vector_bytes / speeds_.link_GBs * 1e-9;
+  frame.bring(static_cast<double>(l.ids.shape[0]), static_cast<double>(vector_bytes(config_)), speeds_);
   frame.can_stream = ring_.has_value();
   frame.share_residents = false;  // the gradients of their adapters are on the device
   l.plan = plan_layer(loads, speeds_, frame);

@@ -194,8 +194,7 @@ class Sharing {
                   static_cast<int64_t>(e) < resident};
     LayerFrame frame;
     frame.can_stream = p.ring_places > 0, frame.share_residents = false;
-    frame.vector_bytes = static_cast<double>(b_.model.vector_bytes);
-    frame.ask_s = static_cast<double>(shape_.micro_tokens) * frame.vector_bytes / s.link_GBs * 1e-9;
+    frame.bring(static_cast<double>(shape_.micro_tokens), static_cast<double>(b_.model.vector_bytes), s);
     return plan_layer(loads, s, frame);
   }
 
