@@ -93,8 +93,10 @@ inline constexpr int kWarp = 32;
 // Before a loop over an array in registers, whose indices must be constants.
 #ifdef MOEBIUS_EMULATE_CUDA
 #define MOEBIUS_UNROLL
+#define MOEBIUS_NOT_INLINED
 #else
 #define MOEBIUS_UNROLL _Pragma("unroll")
+#define MOEBIUS_NOT_INLINED __noinline__
 #endif
 
 __device__ inline int lane() { return thread() % kWarp; }

@@ -25,28 +25,34 @@ inline constexpr int kFfnFloats = kTileFloats<static_cast<Format>(kFormat), true
 template <int T>
 inline constexpr int kFfnFloats<kFormats, T> = kTileFloats<Format::kInt8, true, kRows, T>;  // the most
 
+// Experts of several formats are rare: theirs share one copy of the code.
+template <int T>
+__device__ MOEBIUS_NOT_INLINED float mixed_product(const Weight& w, const TileOf<T>& tile, const Inputs& in,
+                                                   const Shared<float>& shared) {
+  switch (w.format) {
+    case Format::kF32:
+      return tile_product<Format::kF32, true, kRows, T>(w, tile, in, shared);
+    case Format::kBF16:
+      return tile_product<Format::kBF16, true, kRows, T>(w, tile, in, shared);
+    case Format::kF16:
+      return tile_product<Format::kF16, true, kRows, T>(w, tile, in, shared);
+    case Format::kFp8Block:
+      return tile_product<Format::kFp8Block, true, kRows, T>(w, tile, in, shared);
+    case Format::kInt8:
+      return tile_product<Format::kInt8, true, kRows, T>(w, tile, in, shared);
+    default:
+      return tile_product<Format::kInt4, true, kRows, T>(w, tile, in, shared);
+  }
+}
+
 // kFormat: a Format, or kFormats for one that is looked up.
 template <int kFormat, int T>
 __device__ float ffn_product(const Weight& w, const TileOf<T>& tile, const Inputs& in,
                              const Shared<float>& shared) {
-  if constexpr (kFormat < kFormats) {
+  if constexpr (kFormat < kFormats)
     return tile_product<static_cast<Format>(kFormat), true, kRows, T>(w, tile, in, shared);
-  } else {
-    switch (w.format) {
-      case Format::kF32:
-        return tile_product<Format::kF32, true, kRows, T>(w, tile, in, shared);
-      case Format::kBF16:
-        return tile_product<Format::kBF16, true, kRows, T>(w, tile, in, shared);
-      case Format::kF16:
-        return tile_product<Format::kF16, true, kRows, T>(w, tile, in, shared);
-      case Format::kFp8Block:
-        return tile_product<Format::kFp8Block, true, kRows, T>(w, tile, in, shared);
-      case Format::kInt8:
-        return tile_product<Format::kInt8, true, kRows, T>(w, tile, in, shared);
-      default:
-        return tile_product<Format::kInt4, true, kRows, T>(w, tile, in, shared);
-    }
-  }
+  else
+    return mixed_product(w, tile, in, shared);
 }
 
 template <int kFormat, int T>
@@ -59,19 +65,24 @@ __global__ void expert_up(Ffn f) {
     const int64_t first_row = block * kRows;
     if (slots.expert < 0) continue;
     const Expert& e = f.experts[slots.expert];
-    if (e.elsewhere() || first_row >= e.gate.rows) continue;
-    const Weight w_gate = e.gate, w_up = e.up;
+    const int64_t rows = e.gate.rows;
+    if (e.elsewhere() || first_row >= rows) continue;
     TileOf<T> tile;
-    tile.first = first_row, tile.end = w_gate.rows, tile.count = slots.count;
+    tile.first = first_row, tile.end = rows, tile.count = slots.count;
     MOEBIUS_UNROLL
     for (int t = 0; t < T; ++t)
       tile.token[t] = t < tile.count ? f.slots.slot(slots.first + t) / f.slots.k : 0;
-    const float gate = ffn_product<kFormat, T>(w_gate, tile, f.x, shared);
-    const float up = ffn_product<kFormat, T>(w_up, tile, f.x, shared);
+    float gate = 0, up = 0;
+#pragma unroll 1  // the code of a product once: the compiler takes minutes for it
+    for (int part = 0; part < 2; ++part) {
+      const Weight w = *(part == 0 ? &e.gate : &e.up);
+      up = ffn_product<kFormat, T>(w, tile, f.x, shared);
+      if (part == 0) gate = up;
+    }
     if (warp() >= tile.count) continue;  // whole warps: a token to a warp, a row to a lane
     const int64_t r = first_row + lane(), at = slots.first + warp();
     float h = 0;
-    if (r < w_gate.rows) {
+    if (r < rows) {
       h = activate(f, slots.expert, r, at, gate, up);
       if (f.h_out) f.h_out[at * f.h.ld + r] = h;
     }

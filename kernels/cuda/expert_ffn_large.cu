@@ -13,17 +13,23 @@ __global__ void up_large(Ffn f) {
     int64_t block;
     const SlotTile slots = f.slots.item(item, row_blocks, &block);
     const int64_t first_row = block * kLargeRows;
-    if (slots.expert < 0 || f.experts[slots.expert].elsewhere()) continue;
-    const Weight w_gate = f.experts[slots.expert].gate, w_up = f.experts[slots.expert].up;
-    if (first_row >= w_gate.rows) continue;
+    if (slots.expert < 0) continue;
+    const Expert& e = f.experts[slots.expert];
+    const int64_t rows = e.gate.rows;
+    if (e.elsewhere() || first_row >= rows) continue;
     const TokenRange range{f.slots.order, f.slots.k, slots.first, slots.count};
-    const LargeSums gate = large_tile_product<F>(w_gate, first_row, w_gate.rows, f.x, range);
-    const LargeSums up = large_tile_product<F>(w_up, first_row, w_up.rows, f.x, range);
+    LargeSums gate, up;
+#pragma unroll 1  // the code of a product once: the compiler takes minutes for it
+    for (int part = 0; part < 2; ++part) {
+      const Weight w = *(part == 0 ? &e.gate : &e.up);
+      up = large_tile_product<F>(w, first_row, w.rows, f.x, range);
+      if (part == 0) gate = up;
+    }
     MOEBIUS_UNROLL
     for (int i = 0; i < 16; ++i) {
       const int64_t r = first_row + LargeSums::row(i), at = slots.first + LargeSums::token(i);
       if (LargeSums::token(i) >= slots.count || r >= f.h.ld) continue;
-      f.h_out[at * f.h.ld + r] = r < w_gate.rows ? activate(f, slots.expert, r, at, gate[i], up[i]) : 0.0f;
+      f.h_out[at * f.h.ld + r] = r < rows ? activate(f, slots.expert, r, at, gate[i], up[i]) : 0.0f;
     }
   }
 }
