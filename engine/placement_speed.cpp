@@ -205,11 +205,11 @@ std::vector<double> SpeedModel::decode_by_residents(const std::vector<PlacedExpe
   return seconds;
 }
 
-PrefillPrediction SpeedModel::prefill(const std::vector<PlacedExpert>& experts, int64_t pass,
+PrefillPrediction SpeedModel::pass_of(const std::vector<PlacedExpert>& experts, int64_t tokens,
                                       LayerFrame frame) const {
   PrefillPrediction p;
-  p.prompt = prompt, p.pass = std::min(pass, prompt);
-  const double n = static_cast<double>(p.pass), all = static_cast<double>(prompt);
+  p.prompt = prompt, p.pass = tokens;
+  const double n = static_cast<double>(tokens), all = static_cast<double>(prompt);
   const double pairs = n * all / 2;  // a token looks back at half of the prompt
   const double GFLOPs = hybrid() ? speeds.device_GFLOPs : speeds.cpu_GFLOPs;
   const double pairs_s =
@@ -225,7 +225,7 @@ PrefillPrediction SpeedModel::prefill(const std::vector<PlacedExpert>& experts, 
   if (hybrid()) frame.bring(n, static_cast<double>(model.vector_bytes), speeds);
   for (size_t l = 0; l < loads.size(); ++l) {
     const LayerBytes& layer = model.layers[l];
-    frame.before_s = attention_s(layer, p.pass) + pairs_s;
+    frame.before_s = attention_s(layer, tokens) + pairs_s;
     p.before_s += frame.before_s;
     frame.ahead_s = std::min(most_ahead_s, frame.before_s);
     (hybrid() ? frame.device_s : frame.cpu_s) = time_of(layer.shared, n, hybrid());
@@ -235,9 +235,17 @@ PrefillPrediction SpeedModel::prefill(const std::vector<PlacedExpert>& experts, 
   if (count > 0) p.tokens_per_expert = picked / count;
   if (weights > 0)
     p.break_even = break_even_tokens(bytes / count, weights / count, frame.vector_bytes, speeds);
-  const double missing = static_cast<double>(ram_missing) / speeds.disk_GBs * 1e-9;
-  p.seconds = (p.layers.seconds + missing) * all / n + time_of(model.head, 1, shape == PlanShape::kDevice);
-  p.tokens_per_s = all / p.seconds;
+  p.seconds = p.layers.seconds + static_cast<double>(ram_missing) / speeds.disk_GBs * 1e-9;
+  return p;
+}
+
+PrefillPrediction SpeedModel::prefill(const std::vector<PlacedExpert>& experts, int64_t pass,
+                                      const LayerFrame& frame) const {
+  PrefillPrediction p = pass_of(experts, std::clamp<int64_t>(pass, 1, prompt), frame);
+  p.seconds *= static_cast<double>(prompt / p.pass);
+  if (const int64_t rest = prompt % p.pass; rest > 0) p.seconds += pass_of(experts, rest, frame).seconds;
+  p.seconds += time_of(model.head, 1, shape == PlanShape::kDevice);
+  p.tokens_per_s = static_cast<double>(prompt) / p.seconds;
   return p;
 }
 

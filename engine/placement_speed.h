@@ -31,9 +31,10 @@ struct SpeedModel {
   // Of as many tokens in two halves, the host computing for one while the device is at the other: the busier
   // of the two, and a layer's way before both are busy. Infinite without cold experts.
   double decode_in_two_s(const std::vector<PlacedExpert>& experts, int64_t tokens) const;
-  // frame: whether experts can be streamed and residents shared, and the most that the link does ahead; its
-  // other times are filled in.
-  PrefillPrediction prefill(const std::vector<PlacedExpert>& experts, int64_t pass, LayerFrame frame) const;
+  // In passes of so many tokens, and one of the rest. frame: whether experts can be streamed and residents
+  // shared, and the most that the link does ahead; its other times are filled in.
+  PrefillPrediction prefill(const std::vector<PlacedExpert>& experts, int64_t pass,
+                            const LayerFrame& frame) const;
 
   // seconds[n]: of a decoded token with the first n experts resident and the others in RAM, whatever their
   // flags say.
@@ -63,6 +64,8 @@ struct SpeedModel {
   // With router, dense layer, and an even share of what is not one layer's; without pairs of tokens.
   double attention_s(const LayerBytes& layer, int64_t tokens) const;
   double head_s(int64_t tokens) const;
+  // As prefill(), but seconds are those of one pass of so many tokens, without the head.
+  PrefillPrediction pass_of(const std::vector<PlacedExpert>& experts, int64_t tokens, LayerFrame frame) const;
 };
 
 }  // namespace moebius

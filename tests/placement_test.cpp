@@ -356,16 +356,24 @@ TEST(PlanModel, KimiOn24And512GiBReadsFromDisk) {
 // could have, and none where they all fit.
 TEST(PlanModel, ALongPromptPassesTogether) {
   const ModelBytes kimi = bytes_of("kimi-k2", Format::kInt4, true);
-  const ModelPlan plan = plan_model(kimi, kWorkstation, {24 * kGiB, 768 * kGiB, 16384, 1, 0, 16384});
+  const ModelPlan plan = plan_model(kimi, kWorkstation, {24 * kGiB, 768 * kGiB, 16384, 1, 0, 15872});
   const ModelPlan few = plan_model(kimi, kWorkstation, {24 * kGiB, 768 * kGiB, 4096, 1, 0, 4096});
   EXPECT_EQ(few.pass_tokens, kPassTokens);
-  EXPECT_GT(plan.pass_tokens, kPassTokens);
-  EXPECT_EQ(plan.experts_resident, 0);  // 45 of 23040 there are in `few`
+  EXPECT_GT(plan.pass_tokens, 15872 / 2);  // two passes
+  EXPECT_EQ(plan.experts_resident, 0);     // 45 of 23040 there are in `few`
   EXPECT_GT(plan.prefill.tokens_per_s, 1.5 * few.prefill.tokens_per_s);
   EXPECT_GT(plan.decode.tokens_per_s, 0.98 * few.decode.tokens_per_s);
   const ModelPlan large = plan_model(kimi, kWorkstation, {80 * kGiB, 768 * kGiB, 32768, 1, 0, 16384});
   EXPECT_NEAR(static_cast<double>((large.pass_tokens - kPassTokens) * kimi.state_per_token),
               static_cast<double>(row_of(large, "routed experts").device) / 7, 30e6);
+  // What is left over takes a pass of its own, and no more.
+  const auto seconds = [&](int64_t prompt) {
+    const ModelPlan p = plan_model(kimi, kWorkstation, {24 * kGiB, 768 * kGiB, 16384, 1, 0, prompt});
+    return p.prefill.seconds;
+  };
+  const double one = seconds(plan.pass_tokens / 2);
+  EXPECT_GT(seconds(2 * plan.pass_tokens + 400), plan.prefill.seconds + 0.1 * one);
+  EXPECT_LT(seconds(2 * plan.pass_tokens + 400), plan.prefill.seconds + one);
   const ModelBytes moonlight = bytes_of("moonlight-16b-a3b", Format::kInt4, false);
   const ModelPlan whole = plan_model(moonlight, kDesktop, {24 * kGiB, 32 * kGiB, 8192, 1, 0, 8192});
   EXPECT_EQ(whole.pass_tokens, kPassTokens);
