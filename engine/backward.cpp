@@ -6,8 +6,6 @@
 namespace moebius {
 namespace {
 
-Tensor one_head(const Tensor& t) { return t.split(1); }
-
 // The columns of n heads, [n, heads * d], as rows of d.
 Tensor head_rows(const Tensor& t, int64_t heads) {
   return t.reshape({t.shape[0] * heads, t.shape[1] / heads});
@@ -101,7 +99,7 @@ void mla_backward(const Mirror& b) {
                          kv.slice(2, c.nope, c.v_dim), c.softmax_scale, bw.starts,
                          ws.attention.split(c.heads), bw.dattention.split(c.heads), dq,
                          dkv.slice(2, 0, c.nope), dkey, dkv.slice(2, c.nope, c.v_dim), bw.highest});
-  b.rotary(one_head(dkey));
+  b.rotary(dkey.split(1));
   b.rotary(dq.slice(2, c.nope, c.rope));
 
   b.linear_set(w.kv_b, g.kv_b, ws.latent, bw.dkv_expanded, bw.dlatent);

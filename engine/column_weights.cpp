@@ -12,8 +12,8 @@
 namespace moebius {
 namespace {
 
-constexpr int64_t kPassTokens = 2048;  // through the model at once, unless a sequence has more
-constexpr double kDrawnTokens = 16;    // that count for columns that weigh alike
+constexpr int64_t kCalibrationTokens = 2048;  // through the model at once, unless a sequence has more
+constexpr double kDrawnTokens = 16;           // that count for columns that weigh alike
 
 struct Moments {
   std::vector<float> sum;  // of squares, per column
@@ -107,7 +107,7 @@ std::vector<std::span<const std::vector<int32_t>>> passes_of(
   std::vector<std::span<const std::vector<int32_t>>> passes;
   int64_t tokens = 0;
   for (size_t i = 0, first = 0; i < sequences.size(); ++i) {
-    const bool fits = i > first && tokens + std::ssize(sequences[i]) <= kPassTokens;
+    const bool fits = i > first && tokens + std::ssize(sequences[i]) <= kCalibrationTokens;
     if (!fits) first = i, tokens = 0, passes.emplace_back();
     tokens += std::ssize(sequences[i]);
     passes.back() = sequences.subspan(first, i - first + 1);

@@ -8,7 +8,6 @@
 namespace moebius {
 namespace {
 
-constexpr int64_t kSlack = 1 << 20;     // of the device's memory, for rounding and for the self-check
 constexpr int64_t kUsualPrompt = 2048;  // tokens that a plan at the start predicts for
 
 bool read_by_every_step(Role role) { return role != Role::kExpert && role != Role::kHead; }
@@ -42,14 +41,14 @@ int64_t bytes_in_ram(const ModelPlan& plan, const Weights& host) {
 
 int64_t DeviceModel::least_bytes(const ModelConfig& config, const Weights& host, const Needs& needs) {
   return DeviceWeights::bytes(config, host, read_by_every_step) + needs.cache + needs.workspace +
-         needs.adapters + needs.own + kSlack;
+         needs.adapters + needs.own + kDeviceSlack;
 }
 
 int64_t DeviceModel::bytes_for_all(const ModelConfig& config, const Weights& host, const Needs& needs) {
   const PrefillSizes most{std::min(needs.context, kPassTokens), kRingSlots};
   return DeviceWeights::bytes(config, host, read_by_every_step_and_head) + needs.cache + needs.workspace +
          needs.adapters + needs.own + expert_bytes(host) + StreamedPrefill::bytes(config, host, most) +
-         2 * kSlack;
+         2 * kDeviceSlack;
 }
 
 Result<std::unique_ptr<DeviceModel>> DeviceModel::create(const ModelConfig& config,
@@ -75,7 +74,8 @@ Status DeviceModel::plan(const EngineOptions& options, DType cache_type, const N
   MOEBIUS_ASSIGN(ModelBytes bytes, model_bytes(config_, host_, cache_type));
   bytes.workspace = needs.workspace;
   Budgets budgets;
-  budgets.device_bytes = options.device_memory, budgets.device_reserve = kSlack + needs.adapters + needs.own;
+  budgets.device_bytes = options.device_memory,
+  budgets.device_reserve = kDeviceSlack + needs.adapters + needs.own;
   budgets.ram_bytes = std::max<int64_t>(0, options.ram - needs.pinned);
   budgets.context = needs.context, budgets.sequences = options.sessions;
   if (options.cache_tokens != needs.context * options.sessions) budgets.cache_tokens = options.cache_tokens;

@@ -1,6 +1,5 @@
 // Opening an Engine: the files, the weights' places, what sessions share.
 #include <sys/resource.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 
@@ -9,6 +8,7 @@
 #include "engine/engine_impl.h"
 #include "engine/heat_file.h"
 #include "kernels/staging.h"
+#include "models/file_io.h"
 
 namespace moebius {
 namespace {
@@ -21,14 +21,9 @@ std::string fingerprint_of(const ModelFiles& files, const std::string& config_te
                      hash_of(config_text));
 }
 
-bool exists(const std::string& path) {
-  struct stat info {};
-  return stat(path.c_str(), &info) == 0;
-}
-
 bool has_tokenizer_files(const std::string& dir) {
-  return exists(dir + "/tokenizer.json") || exists(dir + "/tiktoken.model") ||
-         exists(dir + "/tokenizer.model");
+  return path_exists(dir + "/tokenizer.json") || path_exists(dir + "/tiktoken.model") ||
+         path_exists(dir + "/tokenizer.model");
 }
 
 // An int8 cache scales whole groups of columns, which keys and values must not share.

@@ -1,17 +1,8 @@
 // Engine::generate: from prompt to answer on one session.
-#include <chrono>
 
 #include "engine/generator.h"
 
 namespace moebius {
-namespace {
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-}  // namespace
-
 Result<GenerateStats> Engine::generate(Session& session, std::span<const int32_t> prompt,
                                        const GenerateOptions& options, const OnPiece& on_piece,
                                        const Session::Progress& progress) {

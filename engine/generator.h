@@ -3,6 +3,7 @@
 // comes back with the logits after it.
 #pragma once
 
+#include <chrono>
 #include <optional>
 #include <span>
 #include <vector>
@@ -11,6 +12,11 @@
 #include "engine/token_gate.h"
 
 namespace moebius {
+
+// For the times of GenerateStats.
+inline double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
 
 class Generator {
  public:

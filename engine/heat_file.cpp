@@ -13,7 +13,7 @@
 namespace moebius {
 namespace {
 
-constexpr const char* kFormat = "moebius heat 1";
+constexpr const char* kHeatFormat = "moebius heat 1";
 
 std::string name_of(size_t layer) { return fmt::format("layer.{}", layer); }
 
@@ -30,7 +30,7 @@ Result<ExpertHeat> read_heat(const std::string& path, const std::string& model, 
   const auto has = [&](const char* key, const std::string& value) {
     return std::ranges::count(file->metadata(), std::pair<std::string, std::string>(key, value)) == 1;
   };
-  if (!has("format", kFormat) || !has("model", model)) return foreign(path);
+  if (!has("format", kHeatFormat) || !has("model", model)) return foreign(path);
   ExpertHeat heat(weights.layers.size());
   for (size_t l = 0; l < heat.size(); ++l) {
     heat[l].resize(weights.layers[l].experts.size());
@@ -51,7 +51,7 @@ Status write_heat(const std::string& path, const std::string& model, const Exper
   std::error_code error;
   std::filesystem::create_directories(std::filesystem::path(path).parent_path(), error);
   if (error) return system_error("make the folder of", path, error.value());
-  SafetensorsWriter writer(path, {{"format", kFormat}, {"model", model}});
+  SafetensorsWriter writer(path, {{"format", kHeatFormat}, {"model", model}});
   std::vector<float> values;
   for (size_t l = 0; l < heat.size(); ++l) {
     if (heat[l].empty()) continue;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <span>
 
 #include "engine/expert_store.h"
 #include "engine/uploader.h"
@@ -15,12 +16,6 @@ constexpr int kRuns = 3;
 constexpr int kManySmall = 64;
 constexpr double kMostBeside = 1000;                     // calls of the device beside the host's
 constexpr int64_t kMoreThanACache = int64_t{256} << 20;  // bytes
-
-int64_t bytes_of(const ExpertWeights& e) { return expert_bytes(e); }
-
-int64_t weights_of(const ExpertWeights& e) {
-  return e.gate.rows * e.gate.cols + e.up.rows * e.up.cols + e.down.rows * e.down.cols;
-}
 
 using Clock = std::chrono::steady_clock;
 
@@ -48,7 +43,7 @@ struct Tokens {
   Tensor h, ids, slots;
 };
 
-Tokens lay_out(const ModelConfig& c, int64_t n, Arena& arena) {
+Tokens lay_out_tokens(const ModelConfig& c, int64_t n, Arena& arena) {
   return {arena.take(DType::kF32, {n, c.hidden}), arena.take(DType::kI32, {n, c.moe.top_k}),
           arena.take(DType::kF32, {n, c.moe.top_k, c.hidden})};
 }
@@ -76,11 +71,11 @@ class SpeedProbe {
   // As many experts as a token picks, or as the device has memory for beside some tokens.
   Status open() {
     Arena measured(nullptr);
-    lay_out(config_, kManyTokens, measured);
+    lay_out_tokens(config_, kManyTokens, measured);
     const int64_t tokens_bytes = measured.used();
     count_ = std::min(config_.moe.top_k, std::ssize(here_));
     for (;; count_ = (count_ + 1) / 2) {
-      Result<Buffer> memory = device_.alloc(static_cast<size_t>(tokens_bytes + sum_of(bytes_of)));
+      Result<Buffer> memory = device_.alloc(static_cast<size_t>(tokens_bytes + chosen_bytes()));
       if (!memory.ok() && count_ > 1) continue;
       MOEBIUS_ASSIGN(on_device_, std::move(memory));
       break;
@@ -88,9 +83,9 @@ class SpeedProbe {
     MOEBIUS_ASSIGN(on_host_, Buffer::host(static_cast<size_t>(tokens_bytes)));
     MOEBIUS_ASSIGN(pinned_, device_.alloc_pinned(static_cast<size_t>(tokens_bytes)));
     Arena host(on_host_), pinned(pinned_.as<char>(), pinned_.space()),
-        device(on_device_.as<char>() + sum_of(bytes_of), on_device_.space());
-    h_ = lay_out(config_, kManyTokens, host), p_ = lay_out(config_, kManyTokens, pinned);
-    d_ = lay_out(config_, kManyTokens, device);
+        device(on_device_.as<char>() + chosen_bytes(), on_device_.space());
+    h_ = lay_out_tokens(config_, kManyTokens, host), p_ = lay_out_tokens(config_, kManyTokens, pinned);
+    d_ = lay_out_tokens(config_, kManyTokens, device);
     choose(p_.ids, 0, count_);
     device_.copy(p_.ids, d_.ids);
     return device_.sync();
@@ -98,8 +93,10 @@ class SpeedProbe {
 
   Result<MachineSpeeds> measure() {
     const double link_s = seconds_of([&] { upload(); });  // before the device computes what was brought
-    const double bytes = static_cast<double>(sum_of(bytes_of));
-    const double operations = 2 * static_cast<double>(sum_of(weights_of)) * static_cast<double>(kManyTokens);
+    const double bytes = static_cast<double>(chosen_bytes());
+    double weights = 0;
+    for (const ExpertWeights& e : chosen()) weights += weights_of(e);
+    const double operations = 2 * weights * static_cast<double>(kManyTokens);
     const MachineSpeeds speeds{1e-9 * bytes / device_s(1),
                                1e-9 * operations / device_s(kManyTokens),
                                1e-9 * bytes / link_s,
@@ -113,11 +110,13 @@ class SpeedProbe {
   }
 
  private:
-  template <class Measure>
-  int64_t sum_of(const Measure& measure) const {
-    int64_t sum = 0;
-    for (int64_t e = 0; e < count_; ++e) sum += measure(here_[static_cast<size_t>(e)]);
-    return sum;
+  std::span<const ExpertWeights> chosen() const {
+    return std::span(here_).first(static_cast<size_t>(count_));
+  }
+  int64_t chosen_bytes() const {
+    int64_t bytes = 0;
+    for (const ExpertWeights& e : chosen()) bytes += expert_bytes(e);
+    return bytes;
   }
   void wait() {
     if (status_.ok()) status_ = device_.sync();
@@ -152,7 +151,7 @@ class SpeedProbe {
   // Of one token's experts from memory: of more experts in turn than a cache holds, once they are mapped;
   // while the device computes too, as it does in a step, for both may be held up by the other.
   double host_token_s() {
-    const int64_t sets = std::clamp<int64_t>(kMoreThanACache / std::max<int64_t>(1, sum_of(bytes_of)), 1,
+    const int64_t sets = std::clamp<int64_t>(kMoreThanACache / std::max<int64_t>(1, chosen_bytes()), 1,
                                              std::ssize(here_) / count_);
     const auto all = [&] {
       for (int64_t set = 0; set < sets; ++set) compute_here(set * count_, 1);

@@ -34,9 +34,9 @@ struct ModelMatrixView {
   const AdapterFactors* factors = nullptr;
 };
 
-class Planner {
+class MergePlanner {
  public:
-  Planner(const ModelFiles& model, MergeType type) : model_(model) { plan_.type = type; }
+  MergePlanner(const ModelFiles& model, MergeType type) : model_(model) { plan_.type = type; }
 
   Status visit(std::span<const AdapterFactors> factors);
   void place();
@@ -54,7 +54,7 @@ class Planner {
   std::set<std::string> dropped_;  // tensors that belong to what is not packed any more
 };
 
-Status Planner::visit(std::span<const AdapterFactors> factors) {
+Status MergePlanner::visit(std::span<const AdapterFactors> factors) {
   std::map<std::string, const AdapterFactors*> wanted;
   for (const AdapterFactors& f : factors) {
     if (!wanted.emplace(f.module, &f).second)
@@ -85,7 +85,7 @@ Status Planner::visit(std::span<const AdapterFactors> factors) {
   return invalid(fmt::format("adapter: {} is no matrix of this model", wanted.begin()->first));
 }
 
-void Planner::place() {
+void MergePlanner::place() {
   std::set<std::string> unpacked;        // modules that must become plain
   std::set<const TensorEntry*> touched;  // float tensors with an adapted part
   for (const ModelMatrixView& m : matrices_) {
@@ -112,7 +112,7 @@ void Planner::place() {
   plan_.plain_modules.assign(plain.begin(), plain.end());
 }
 
-void Planner::add_part(const ModelMatrixView& m, const TensorEntry& entry) {
+void MergePlanner::add_part(const ModelMatrixView& m, const TensorEntry& entry) {
   MergeTensor& tensor = merged_[&entry];
   if (tensor.parts.empty()) {
     tensor.dtype = type_of(m.w.format, plan_.type);
@@ -125,7 +125,7 @@ void Planner::add_part(const ModelMatrixView& m, const TensorEntry& entry) {
 }
 
 // Parts in order of their rows, and nothing between or beyond them.
-Status Planner::complete(MergeTensor& tensor) const {
+Status MergePlanner::complete(MergeTensor& tensor) const {
   std::sort(tensor.parts.begin(), tensor.parts.end(),
             [](const MergePart& a, const MergePart& b) { return a.row < b.row; });
   int64_t row = 0, numbers = 1;
@@ -140,7 +140,7 @@ Status Planner::complete(MergeTensor& tensor) const {
                              model_.checkpoint().dir(), tensor.name));
 }
 
-Status Planner::finish() {
+Status MergePlanner::finish() {
   std::set<std::string> names;
   for (const Checkpoint::Shard& from : model_.checkpoint().shards()) {
     MergeShard shard{from.name, from.file->metadata(), {}};
@@ -176,7 +176,7 @@ Status Planner::finish() {
 
 Result<MergePlan> plan_merge(const ModelFiles& model, std::span<const AdapterFactors> factors,
                              MergeType type) {
-  Planner planner(model, type);
+  MergePlanner planner(model, type);
   MOEBIUS_TRY(planner.visit(factors));
   planner.place();
   MOEBIUS_TRY(planner.finish());

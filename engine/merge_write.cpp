@@ -7,6 +7,7 @@
 #include "engine/adapted_weights.h"
 #include "engine/checkpoint_folder.h"
 #include "engine/merge.h"
+#include "engine/write_progress.h"
 #include "kernels/half.h"
 #include "kernels/parallel.h"
 #include "models/file_io.h"
@@ -14,10 +15,8 @@
 namespace moebius {
 namespace {
 
-constexpr int64_t kPieceBytes = 16 << 20;   // copied at once
-constexpr int64_t kBlockNumbers = 4 << 20;  // merged at once, in whole rows
-constexpr int64_t kGrainNumbers = 64 << 10;
-constexpr size_t kMaxConfigBytes = size_t{16} << 20;
+constexpr int64_t kMergedAtOnce = 4 << 20;  // numbers, in whole rows
+constexpr int64_t kMergeGrain = 64 << 10;
 
 // Rounds numbers to dtype, to nearest even; false when one of them is not finite there.
 bool store(DType dtype, const float* from, int64_t count, uint8_t* to) {
@@ -36,35 +35,27 @@ bool store(DType dtype, const float* from, int64_t count, uint8_t* to) {
   return finite;
 }
 
-class ShardWriter {
+class MergeWriter {
  public:
-  ShardWriter(const MergeOptions& options, int64_t total)
-      : options_(options), pool_(options.threads), total_(total) {}
+  MergeWriter(const MergeOptions& options, int64_t total)
+      : pool_(options.threads), written_(options.progress, total) {}
 
   Status write(const MergeShard& shard, const std::string& path) {
     SafetensorsWriter writer(path, shard.metadata);
     for (const MergeTensor& tensor : shard.tensors) writer.declare(tensor.name, tensor.dtype, tensor.shape);
     for (const MergeTensor& tensor : shard.tensors) {
-      if (tensor.parts.empty()) MOEBIUS_TRY(copy(*tensor.source, writer));
+      if (tensor.parts.empty()) MOEBIUS_TRY(written_.put(tensor.source->data, tensor.source->bytes, writer));
       for (const MergePart& part : tensor.parts) MOEBIUS_TRY(merge(tensor, part, writer));
     }
     return writer.finish();
   }
 
  private:
-  Status copy(const TensorEntry& from, SafetensorsWriter& writer) {
-    for (int64_t begin = 0; begin < from.bytes; begin += kPieceBytes) {
-      const int64_t bytes = std::min(kPieceBytes, from.bytes - begin);
-      MOEBIUS_TRY(put(static_cast<const char*>(from.data) + begin, bytes, writer));
-    }
-    return Status();
-  }
-
   Status merge(const MergeTensor& tensor, const MergePart& part, SafetensorsWriter& writer) {
     const Matrix& w = part.base;
     const int64_t width = static_cast<int64_t>(dtype_bytes(tensor.dtype));
-    const int64_t block = std::clamp<int64_t>(kBlockNumbers / w.cols, 1, w.rows);
-    const int64_t grain = std::max<int64_t>(1, kGrainNumbers / w.cols);
+    const int64_t block = std::clamp<int64_t>(kMergedAtOnce / w.cols, 1, w.rows);
+    const int64_t grain = std::max<int64_t>(1, kMergeGrain / w.cols);
     numbers_.resize(static_cast<size_t>(block * w.cols));
     bytes_.resize(static_cast<size_t>(block * w.cols * width));
     std::atomic<bool> fits{true};
@@ -86,23 +77,15 @@ class ShardWriter {
             fmt::format("{}: merged numbers do not fit {}; use another --dtype, or check the adapter",
                         part.factors->module, dtype_name(tensor.dtype)));
       }
-      MOEBIUS_TRY(put(bytes_.data(), rows * w.cols * width, writer));
+      MOEBIUS_TRY(written_.put(bytes_.data(), rows * w.cols * width, writer));
     }
     return Status();
   }
 
-  Status put(const void* data, int64_t bytes, SafetensorsWriter& writer) {
-    MOEBIUS_TRY(writer.append(data, static_cast<size_t>(bytes)));
-    done_ += bytes;
-    if (options_.progress && !options_.progress(done_, total_)) return {Code::kCancelled, "cancelled"};
-    return Status();
-  }
-
-  const MergeOptions& options_;
   ThreadPool pool_;
   std::vector<float> numbers_;
   std::vector<uint8_t> bytes_;
-  int64_t done_ = 0, total_ = 0;
+  WriteProgress written_;
 };
 
 }  // namespace
@@ -115,7 +98,7 @@ Status write_merged(const ModelFiles& model, const MergePlan& plan, const std::s
   MOEBIUS_ASSIGN(const std::string config, merged_config(text, plan, origin));
   MOEBIUS_TRY(write_text_file(dir + "/config.json", config));
   MOEBIUS_TRY(copy_companions(base, dir));
-  ShardWriter writer(options, plan.bytes);
+  MergeWriter writer(options, plan.bytes);
   for (const MergeShard& shard : plan.shards) MOEBIUS_TRY(writer.write(shard, dir + "/" + shard.file));
   const bool single = plan.shards.size() == 1 && plan.shards.front().file == "model.safetensors";
   if (!single) {

@@ -9,7 +9,7 @@ namespace moebius {
 namespace {
 
 using Json = nlohmann::ordered_json;
-constexpr size_t kMaxTemplateBytes = 1 << 20, kMaxConfigBytes = 64 << 20;
+constexpr size_t kMaxTemplateBytes = 1 << 20, kMaxTokenizerConfigBytes = 64 << 20;
 
 // A special token is a string, or an object with its text in "content".
 Json token_text(const Json& value) {
@@ -35,7 +35,7 @@ Result<PromptRenderer> PromptRenderer::open(const std::string& dir) {
   PromptRenderer renderer;
   std::string source;
   const std::string config_path = dir + "/tokenizer_config.json";
-  if (Result<std::string> text = read_text_file(config_path, kMaxConfigBytes); text.ok()) {
+  if (Result<std::string> text = read_text_file(config_path, kMaxTokenizerConfigBytes); text.ok()) {
     const Json config = parse_ordered_json(*text);
     if (!config.is_object()) return invalid(fmt::format("{}: not a JSON object", config_path));
     for (const char* name : {"bos_token", "eos_token", "pad_token", "unk_token"}) {

@@ -19,9 +19,10 @@ DType scale_type(Format format) {
   return format == Format::kF16 ? DType::kF16 : DType::kBF16;
 }
 
-class Planner {
+class QuantizePlanner {
  public:
-  Planner(const ModelFiles& model, const QuantizeOptions& options) : model_(model), options_(options) {}
+  QuantizePlanner(const ModelFiles& model, const QuantizeOptions& options)
+      : model_(model), options_(options) {}
 
   Status choose();
   Status check_experts();
@@ -43,7 +44,7 @@ class Planner {
   std::set<const TensorEntry*> scales_;                          // of FP8 matrices, which go
 };
 
-Status Planner::choose() {
+Status QuantizePlanner::choose() {
   MOEBIUS_ASSIGN(QuantizeChoice keep, QuantizeChoice::create(options_.keep));
   WeightVisitor visitor;
   visitor.matrix = [&](const std::string& name, Role role, int64_t, int64_t, Matrix& w) -> Status {
@@ -62,7 +63,7 @@ Status Planner::choose() {
   return keep.all_used();
 }
 
-Status Planner::choose(QuantizeMatrix& m, QuantizeChoice& keep) {
+Status QuantizePlanner::choose(QuantizeMatrix& m, QuantizeChoice& keep) {
   MOEBIUS_ASSIGN(const bool kept, keep.takes(m.name, m.role));
   if (kept) return Status();
   if (m.w.cols % options_.group != 0 && m.role == Role::kExpert && !model_.config().moe.widths.empty()) {
@@ -83,7 +84,7 @@ Status Planner::choose(QuantizeMatrix& m, QuantizeChoice& keep) {
 }
 
 // transformers and vLLM hold the routed experts of a layer as one tensor.
-Status Planner::check_experts() {
+Status QuantizePlanner::check_experts() {
   const QuantizeMatrix* first = nullptr;
   std::string_view layer;
   for (const QuantizeMatrix& m : plan_.matrices) {
@@ -101,13 +102,13 @@ Status Planner::check_experts() {
 }
 
 // Of a layer that only multi-token prediction has.
-bool Planner::is_left_out(const TensorEntry& entry) const {
+bool QuantizePlanner::is_left_out(const TensorEntry& entry) const {
   constexpr std::string_view kLayers = "model.layers.";
   return entry.name.starts_with(kLayers) &&
          std::strtoll(entry.name.c_str() + kLayers.size(), nullptr, 10) >= model_.config().layers;
 }
 
-Status Planner::lay_out() {
+Status QuantizePlanner::lay_out() {
   const Checkpoint& checkpoint = model_.checkpoint();
   for (size_t i = 0; i < plan_.matrices.size(); ++i) {
     const QuantizeMatrix& m = plan_.matrices[i];
@@ -128,7 +129,7 @@ Status Planner::lay_out() {
 }
 
 // What stands for a tensor of the original: itself, its matrices packed, or its numbers in BF16.
-Status Planner::add_tensors(const TensorEntry& entry, QuantizeShard& shard) {
+Status QuantizePlanner::add_tensors(const TensorEntry& entry, QuantizeShard& shard) {
   if (scales_.contains(&entry)) return Status();
   if (is_left_out(entry)) {
     ++plan_.dropped;
@@ -155,7 +156,7 @@ Status Planner::add_tensors(const TensorEntry& entry, QuantizeShard& shard) {
   return Status();
 }
 
-Status Planner::add_packed(size_t index, QuantizeShard& shard) {
+Status QuantizePlanner::add_packed(size_t index, QuantizeShard& shard) {
   const QuantizeMatrix& m = plan_.matrices[index];
   const int64_t words = m.format.row_bytes(m.w.cols) / static_cast<int64_t>(sizeof(int32_t));
   const int64_t groups = m.w.cols / m.format.group;
@@ -167,7 +168,7 @@ Status Planner::add_packed(size_t index, QuantizeShard& shard) {
   return add({m.name + ".weight_shape", DType::kI64, {2}, 0, Part::kShape, nullptr, index}, shard);
 }
 
-Status Planner::add(QuantizeTensor tensor, QuantizeShard& shard) {
+Status QuantizePlanner::add(QuantizeTensor tensor, QuantizeShard& shard) {
   if (!tensor_bytes(tensor.dtype, tensor.shape, &tensor.bytes) ||
       __builtin_add_overflow(plan_.bytes, tensor.bytes, &plan_.bytes))
     return invalid(fmt::format("{}: the size of {} overflows", origin(), tensor.name));
@@ -178,7 +179,7 @@ Status Planner::add(QuantizeTensor tensor, QuantizeShard& shard) {
 }  // namespace
 
 Result<QuantizePlan> plan_quantize(const ModelFiles& model, const QuantizeOptions& options) {
-  Planner planner(model, options);
+  QuantizePlanner planner(model, options);
   MOEBIUS_TRY(planner.choose());
   MOEBIUS_TRY(planner.check_experts());
   MOEBIUS_TRY(planner.lay_out());

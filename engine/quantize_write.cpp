@@ -6,6 +6,7 @@
 
 #include "engine/checkpoint_folder.h"
 #include "engine/quantize.h"
+#include "engine/write_progress.h"
 #include "kernels/backend.h"
 #include "kernels/half.h"
 #include "kernels/parallel.h"
@@ -16,15 +17,17 @@ namespace {
 
 using Part = QuantizeTensor::Part;
 
-constexpr int64_t kPieceBytes = 16 << 20;    // copied at once
-constexpr int64_t kBlockNumbers = 16 << 20;  // packed at once, in whole rows
-constexpr int64_t kGrainNumbers = 64 << 10;
-constexpr size_t kMaxConfigBytes = size_t{16} << 20;
+constexpr int64_t kPackedAtOnce = 16 << 20;  // numbers, in whole rows
+constexpr int64_t kPackGrain = 64 << 10;
 
-class Writer {
+class QuantizeWriter {
  public:
-  Writer(const QuantizePlan& plan, const QuantizeRun& run)
-      : plan_(plan), run_(run), pool_(run.threads), isa_(cpu_features().isa()) {}
+  QuantizeWriter(const QuantizePlan& plan, const QuantizeRun& run)
+      : plan_(plan),
+        run_(run),
+        pool_(run.threads),
+        isa_(cpu_features().isa()),
+        written_(run.progress, plan.bytes) {}
 
   Status write(const QuantizeShard& shard, const std::string& path) {
     SafetensorsWriter writer(path, shard.metadata);
@@ -37,36 +40,28 @@ class Writer {
 
  private:
   Status write(const QuantizeTensor& tensor, SafetensorsWriter& writer) {
-    if (tensor.part == Part::kCopy) return copy(*tensor.source, writer);
+    if (tensor.part == Part::kCopy) return written_.put(tensor.source->data, tensor.source->bytes, writer);
     const QuantizeMatrix& m = plan_.matrices[tensor.matrix];
     switch (tensor.part) {
       case Part::kCodes:
         return pack(m, writer);
       case Part::kScales:
-        return put(scales_.data(), tensor.bytes, writer);
+        return written_.put(scales_.data(), tensor.bytes, writer);
       case Part::kShape: {
         const int64_t shape[2] = {m.w.rows, m.w.cols};
-        return put(shape, sizeof shape, writer);
+        return written_.put(shape, sizeof shape, writer);
       }
       default:
         return widen(m, writer);
     }
   }
 
-  Status copy(const TensorEntry& from, SafetensorsWriter& writer) {
-    for (int64_t begin = 0; begin < from.bytes; begin += kPieceBytes) {
-      const int64_t bytes = std::min(kPieceBytes, from.bytes - begin);
-      MOEBIUS_TRY(put(static_cast<const char*>(from.data) + begin, bytes, writer));
-    }
-    return Status();
-  }
-
   // body(from, to, numbers of rows [from, to)) in parallel over the rows of a block, after which `after` gets
   // the block's first row and its rows.
   template <class Body, class After>
   Status by_blocks(const Matrix& w, const Body& body, const After& after) {
-    const int64_t block = std::clamp<int64_t>(kBlockNumbers / w.cols, 1, w.rows);
-    const int64_t grain = std::max<int64_t>(1, kGrainNumbers / w.cols);
+    const int64_t block = std::clamp<int64_t>(kPackedAtOnce / w.cols, 1, w.rows);
+    const int64_t grain = std::max<int64_t>(1, kPackGrain / w.cols);
     numbers_.resize(static_cast<size_t>(block * w.cols));
     for (int64_t begin = 0; begin < w.rows; begin += block) {
       const int64_t rows = std::min(block, w.rows - begin);
@@ -84,7 +79,7 @@ class Writer {
     const Matrix& w = m.w;
     const int64_t code_bytes = m.format.row_bytes(w.cols), scale_bytes = m.format.scale_bytes(w.cols);
     const float* weights = column_weights(m);
-    const int64_t block = std::clamp<int64_t>(kBlockNumbers / w.cols, 1, w.rows);
+    const int64_t block = std::clamp<int64_t>(kPackedAtOnce / w.cols, 1, w.rows);
     bytes_.resize(static_cast<size_t>(block * code_bytes));
     scales_.resize(static_cast<size_t>(w.rows * scale_bytes));
     row_errors_.assign(static_cast<size_t>(w.rows), PackError());
@@ -104,7 +99,7 @@ class Writer {
         },
         [&](int64_t, int64_t rows) -> Status {
           if (bad.load() < w.rows) return cannot_pack(m, bad.load());
-          return put(bytes_.data(), rows * code_bytes, writer);
+          return written_.put(bytes_.data(), rows * code_bytes, writer);
         }));
     QuantizeError& sum = errors_[static_cast<size_t>(m.role)];
     for (const PackError& e : row_errors_) sum.error += e.error, sum.square += e.square;
@@ -121,7 +116,7 @@ class Writer {
 
   Status widen(const QuantizeMatrix& m, SafetensorsWriter& writer) {  // FP8 to BF16
     const int64_t cols = m.w.cols, row_bytes = cols * 2;
-    bytes_.resize(static_cast<size_t>(std::clamp<int64_t>(kBlockNumbers / cols, 1, m.w.rows) * row_bytes));
+    bytes_.resize(static_cast<size_t>(std::clamp<int64_t>(kPackedAtOnce / cols, 1, m.w.rows) * row_bytes));
     return by_blocks(
         m.w,
         [&](int64_t, int64_t from, int64_t to, const float* numbers) {
@@ -130,7 +125,7 @@ class Writer {
             std::memcpy(bytes_.data() + from * row_bytes + 2 * i, &bits, sizeof bits);
           }
         },
-        [&](int64_t, int64_t rows) { return put(bytes_.data(), rows * row_bytes, writer); });
+        [&](int64_t, int64_t rows) { return written_.put(bytes_.data(), rows * row_bytes, writer); });
   }
 
   const float* column_weights(const QuantizeMatrix& m) {
@@ -138,13 +133,6 @@ class Writer {
     if (at != run_.weights.end()) return at->second.data();
     ones_.resize(std::max(ones_.size(), static_cast<size_t>(m.w.cols)), 1.0f);
     return ones_.data();
-  }
-
-  Status put(const void* data, int64_t bytes, SafetensorsWriter& writer) {
-    MOEBIUS_TRY(writer.append(data, static_cast<size_t>(bytes)));
-    done_ += bytes;
-    if (run_.progress && !run_.progress(done_, plan_.bytes)) return {Code::kCancelled, "cancelled"};
-    return Status();
   }
 
   const QuantizePlan& plan_;
@@ -155,7 +143,7 @@ class Writer {
   std::vector<uint8_t> bytes_, scales_;  // of a block; of the last matrix packed
   std::vector<PackError> row_errors_;
   QuantizeErrors errors_{};
-  int64_t done_ = 0;
+  WriteProgress written_;
 };
 
 Status write_index(const QuantizePlan& plan, const std::string& dir) {
@@ -176,7 +164,7 @@ Result<QuantizeErrors> write_quantized(const ModelFiles& model, const QuantizePl
   MOEBIUS_ASSIGN(const std::string config, quantized_config(text, plan, origin));
   MOEBIUS_TRY(write_text_file(dir + "/config.json", config));
   MOEBIUS_TRY(copy_companions(base, dir));
-  Writer writer(plan, run);
+  QuantizeWriter writer(plan, run);
   for (const QuantizeShard& shard : plan.shards) MOEBIUS_TRY(writer.write(shard, dir + "/" + shard.file));
   MOEBIUS_TRY(write_index(plan, dir));
   MOEBIUS_TRY(model.checkpoint().check_unchanged());

@@ -4,14 +4,6 @@
 #include "engine/scheduler_impl.h"
 
 namespace moebius {
-namespace {
-
-double seconds_since(SchedulerClock::time_point start) {
-  return std::chrono::duration<double>(SchedulerClock::now() - start).count();
-}
-
-}  // namespace
-
 int64_t Scheduler::Impl::places_free() const {
   const int64_t computed = std::ranges::count_if(prompts, [](const auto& p) { return !p.ready; });
   return engine.options().sessions - computed - std::ssize(answers);

@@ -7,6 +7,8 @@
 
 namespace moebius {
 
+inline constexpr int64_t kDeviceSlack = 1 << 20;  // bytes of the device, for rounding and for the self-check
+
 // One random token through the first query projection, and through the first expert of some layers that is on
 // the device; where none is, through one that is brought there meanwhile, if the device has memory for it:
 // experts that are streamed need more, so that without it none is computed there. kIo: they differ by more

@@ -5,7 +5,7 @@
 namespace moebius {
 namespace {
 
-constexpr const char* kRows[] = {"device: compute", "device: link", "CPU: experts"};
+constexpr const char* kRowNames[] = {"device: compute", "device: link", "CPU: experts"};
 
 double microseconds(Tracer::Clock::duration d) {
   return std::chrono::duration<double, std::micro>(d).count();
@@ -21,10 +21,10 @@ Result<std::unique_ptr<TraceFile>> TraceFile::create(const std::string& path) {
 
 Status TraceFile::write() {
   std::string text = "{\"traceEvents\":[\n";
-  for (size_t row = 0; row < std::size(kRows); ++row)
+  for (size_t row = 0; row < std::size(kRowNames); ++row)
     text += fmt::format(R"({{"name":"thread_name","ph":"M","pid":1,"tid":{},"args":{{"name":"{}"}}}},)"
                         "\n",
-                        row, kRows[row]);
+                        row, kRowNames[row]);
   const std::vector<Tracer::Span> spans = tracer_.spans();
   Tracer::Clock::time_point start = Tracer::Clock::time_point::max();
   for (const Tracer::Span& s : spans) start = std::min(start, s.begin);

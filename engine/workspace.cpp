@@ -5,7 +5,7 @@
 namespace moebius {
 namespace {
 
-Workspace lay_out(const ModelConfig& c, int64_t n, Arena& arena) {
+Workspace lay_out_workspace(const ModelConfig& c, int64_t n, Arena& arena) {
   Workspace ws;
   const DType f32 = DType::kF32, i32 = DType::kI32;
   const int64_t mla_n = c.attention == AttentionKind::kMla ? n : 0;
@@ -72,7 +72,7 @@ Tensor Arena::take(DType dtype, std::initializer_list<int64_t> shape) {
 
 int64_t WorkspaceMemory::bytes(const ModelConfig& config, int64_t max_tokens) {
   Arena measured(nullptr);
-  host_ids(lay_out(config, max_tokens, measured), measured);
+  host_ids(lay_out_workspace(config, max_tokens, measured), measured);
   return measured.used();
 }
 
@@ -84,7 +84,7 @@ int64_t WorkspaceMemory::bytes(const ModelConfig& config, int64_t prefill_chunk,
 
 int64_t WorkspaceMemory::pinned_bytes(const ModelConfig& config, int64_t max_tokens) {
   Arena measured(nullptr), pinned(nullptr);
-  Workspace ws = lay_out(config, max_tokens, measured);
+  Workspace ws = lay_out_workspace(config, max_tokens, measured);
   lay_out_host(config, ws, pinned);
   return pinned.used();
 }
@@ -104,7 +104,7 @@ Result<WorkspaceMemory> WorkspaceMemory::create(const ModelConfig& config, int64
 Workspace WorkspaceMemory::view(int64_t n) const {
   MOEBIUS_CHECK(n >= 1 && n <= max_tokens_);
   Arena arena(memory_), pinned(pinned_);
-  Workspace ws = lay_out(config_, n, arena);
+  Workspace ws = lay_out_workspace(config_, n, arena);
   ws.mailbox = mailbox_;
   if (pinned_.data()) {
     lay_out_host(config_, ws, pinned);

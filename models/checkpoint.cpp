@@ -16,17 +16,17 @@ constexpr const char* kSingle = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
 constexpr size_t kMaxIndexBytes = 200'000'000;
 constexpr size_t kMaxShards = 4096;
-constexpr size_t kMaxNamed = 32;
+constexpr size_t kMaxListed = 32;
 
 std::string shown(const std::string& path) { return printable(path, 4096); }
 
 // "'a', 'b' and 3 more"
 std::string listed(const std::vector<std::string>& names) {
   std::string text;
-  for (size_t i = 0; i < std::min(names.size(), kMaxNamed); ++i) {
+  for (size_t i = 0; i < std::min(names.size(), kMaxListed); ++i) {
     text += fmt::format("{}'{}'", i ? ", " : "", printable(names[i]));
   }
-  if (names.size() > kMaxNamed) text += fmt::format(" and {} more", names.size() - kMaxNamed);
+  if (names.size() > kMaxListed) text += fmt::format(" and {} more", names.size() - kMaxListed);
   return text;
 }
 

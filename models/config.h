@@ -14,6 +14,8 @@
 
 namespace moebius {
 
+inline constexpr size_t kMaxConfigBytes = size_t{16} << 20;  // of a config.json
+
 enum class AttentionKind : uint8_t { kMla, kGqa };
 
 // Rotary embedding, with YaRN (arXiv 2309.00071) when factor > 1.

@@ -104,6 +104,11 @@ Result<std::string> read_text_file(const std::string& path, size_t max_bytes) {
                              printable(path, kMaxPathInMessage), max_bytes));
 }
 
+bool path_exists(const std::string& path) {
+  struct stat info {};
+  return ::stat(path.c_str(), &info) == 0;
+}
+
 Status write_text_file(const std::string& path, std::string_view text) {
   MOEBIUS_ASSIGN(auto file, AtomicFile::create(path));
   MOEBIUS_TRY(file->write_at(text.data(), text.size(), 0));

@@ -17,6 +17,8 @@ namespace moebius {
 // (also for folders, pipes and devices), or kInvalid when larger than max_bytes.
 Result<std::string> read_text_file(const std::string& path, size_t max_bytes);
 
+bool path_exists(const std::string& path);
+
 // Writes text through a temporary file beside path, fsync and rename. A symbolic link at path is replaced.
 Status write_text_file(const std::string& path, std::string_view text);
 

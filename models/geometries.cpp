@@ -6,12 +6,11 @@
 
 #include <fmt/format.h>
 
+#include "models/config.h"
 #include "models/file_io.h"
 
 namespace moebius {
 namespace {
-
-constexpr size_t kMaxConfigBytes = 16 << 20;
 
 // clang-format off
 constexpr Geometry kGeometries[] = {

@@ -8,13 +8,12 @@ namespace moebius {
 namespace {
 
 using Json = nlohmann::json;
-constexpr int kMaxDepth = 64;
 
 template <class Document>
 Document parse_bounded(std::string_view text) {
   bool too_deep = false;
   const auto depth_guard = [&](int depth, typename Document::parse_event_t, Document&) {
-    if (depth > kMaxDepth) too_deep = true;
+    if (depth > kMaxJsonDepth) too_deep = true;
     return !too_deep;
   };
   Document document = Document::parse(text.begin(), text.end(), depth_guard, /*allow_exceptions=*/false);

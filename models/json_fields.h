@@ -12,7 +12,9 @@
 
 namespace moebius {
 
-// The document, or a discarded value (is_discarded()) if text is not JSON or nests deeper than 64.
+inline constexpr int kMaxJsonDepth = 64;
+
+// The document, or a discarded value (is_discarded()) if text is not JSON or nests deeper than kMaxJsonDepth.
 nlohmann::json parse_json(std::string_view text);
 nlohmann::ordered_json parse_ordered_json(std::string_view text);  // the same, fields in the file's order
 

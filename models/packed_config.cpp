@@ -2,14 +2,14 @@
 
 namespace moebius {
 
-using Json = nlohmann::ordered_json;
+using nlohmann::ordered_json;
 
-Json packed_quantization(int bits, int64_t group, const std::vector<std::string>& ignore) {
-  const Json weights = {{"num_bits", bits},     {"type", "int"},
-                        {"strategy", "group"},  {"group_size", group},
-                        {"symmetric", true},    {"dynamic", false},
-                        {"actorder", nullptr},  {"block_structure", nullptr},
-                        {"observer", "minmax"}, {"observer_kwargs", Json::object()}};
+ordered_json packed_quantization(int bits, int64_t group, const std::vector<std::string>& ignore) {
+  const ordered_json weights = {{"num_bits", bits},     {"type", "int"},
+                                {"strategy", "group"},  {"group_size", group},
+                                {"symmetric", true},    {"dynamic", false},
+                                {"actorder", nullptr},  {"block_structure", nullptr},
+                                {"observer", "minmax"}, {"observer_kwargs", ordered_json::object()}};
   return {{"quant_method", "compressed-tensors"},
           {"format", "pack-quantized"},
           {"config_groups",

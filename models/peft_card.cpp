@@ -12,7 +12,7 @@ namespace moebius {
 namespace {
 
 // A JSON string is a YAML string too.
-std::string quoted(const std::string& text) {
+std::string yaml_string(const std::string& text) {
   return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
@@ -38,7 +38,7 @@ std::string code(const std::string& text) {
 std::string adapter_card(const AdapterWriteOptions& options, int64_t matrices, int64_t smallest_rank,
                          int64_t largest_rank) {
   std::string card = "---\n";
-  if (is_hub_id(options.base_model)) card += fmt::format("base_model: {}\n", quoted(options.base_model));
+  if (is_hub_id(options.base_model)) card += fmt::format("base_model: {}\n", yaml_string(options.base_model));
   card +=
       "library_name: peft\npipeline_tag: text-generation\ntags:\n- lora\n- moebius\n---\n\n# LoRA "
       "adapter\n\n";

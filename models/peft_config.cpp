@@ -12,43 +12,43 @@
 namespace moebius {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using nlohmann::ordered_json;
 
 constexpr int64_t kMaxRank = 1 << 16;
 constexpr double kMaxAlpha = 1e9;
 constexpr size_t kMaxMembers = 8192;  // of all objects: ordered_json looks each name up from the start
 
 // Read here, or by name below.
-constexpr std::string_view kRead[] = {"peft_type",
-                                      "task_type",
-                                      "base_model_name_or_path",
-                                      "revision",
-                                      "auto_mapping",
-                                      "peft_version",
-                                      "r",
-                                      "lora_alpha",
-                                      "use_rslora",
-                                      "rank_pattern",
-                                      "alpha_pattern",
-                                      "target_modules",
-                                      "target_parameters",
-                                      "exclude_modules",
-                                      "layers_to_transform",
-                                      "layers_pattern",
-                                      "bias",
-                                      "init_lora_weights"};
+constexpr std::string_view kReadOptions[] = {"peft_type",
+                                             "task_type",
+                                             "base_model_name_or_path",
+                                             "revision",
+                                             "auto_mapping",
+                                             "peft_version",
+                                             "r",
+                                             "lora_alpha",
+                                             "use_rslora",
+                                             "rank_pattern",
+                                             "alpha_pattern",
+                                             "target_modules",
+                                             "target_parameters",
+                                             "exclude_modules",
+                                             "layers_to_transform",
+                                             "layers_pattern",
+                                             "bias",
+                                             "init_lora_weights"};
 
 // Without effect on finished factors: training only, initialisation only, or details of what is off.
-constexpr std::string_view kIgnored[] = {"lora_dropout",   "inference_mode", "megatron_core",
-                                         "loftq_config",   "eva_config",     "corda_config",
-                                         "lora_ga_config", "runtime_config", "qalora_group_size"};
+constexpr std::string_view kIgnoredOptions[] = {"lora_dropout",   "inference_mode", "megatron_core",
+                                                "loftq_config",   "eva_config",     "corda_config",
+                                                "lora_ga_config", "runtime_config", "qalora_group_size"};
 
 template <size_t n>
 bool contains(const std::string_view (&list)[n], std::string_view name) {
   return std::find(std::begin(list), std::end(list), name) != std::end(list);
 }
 
-bool is_unset(const Json& value) {
+bool is_unset(const ordered_json& value) {
   if (value.is_null()) return true;
   if (value.is_boolean()) return !value.get<bool>();
   if (value.is_string()) return value.get_ref<const std::string&>().empty();
@@ -72,9 +72,9 @@ size_t count_members(const nlohmann::json& value) {
   return count;
 }
 
-Status refuse_options(const Json& document, const std::string& origin) {
+Status refuse_options(const ordered_json& document, const std::string& origin) {
   for (const auto& [name, value] : document.items()) {
-    if (contains(kRead, name) || contains(kIgnored, name) || is_unset(value)) continue;
+    if (contains(kReadOptions, name) || contains(kIgnoredOptions, name) || is_unset(value)) continue;
     return unsupported(fmt::format(
         "{}: option {} is set, and adapters that use it are not supported; merge the adapter into its base "
         "with peft, or train it again without",
@@ -84,7 +84,7 @@ Status refuse_options(const Json& document, const std::string& origin) {
 }
 
 // Some initialisations also take the factors' first value out of the base weights; their factors fit those.
-Status check_initialisation(const Json& document, const std::string& origin) {
+Status check_initialisation(const ordered_json& document, const std::string& origin) {
   const auto found = document.find("init_lora_weights");
   if (found == document.end() || found->is_boolean() || found->is_null()) return {};
   const std::string how = found->is_string() ? found->get<std::string>() : found->dump();
@@ -105,7 +105,7 @@ Result<PeftConfig> PeftConfig::parse(std::string_view json, const std::string& o
   if (count_members(unordered) > kMaxMembers) {
     return invalid(fmt::format("{}: more than {} fields and patterns", origin, kMaxMembers));
   }
-  const Json document = parse_ordered_json(json);
+  const ordered_json document = parse_ordered_json(json);
   PeftConfig config;
   config.origin_ = origin;
   JsonFields in(unordered, origin);
@@ -135,7 +135,7 @@ Result<PeftConfig> PeftConfig::parse(std::string_view json, const std::string& o
   return config;
 }
 
-Status PeftConfig::read_base(const Json& document) {
+Status PeftConfig::read_base(const ordered_json& document) {
   const nlohmann::json plain = document;
   JsonFields in(plain, origin_);
   base_model_ = in.text("base_model_name_or_path", "");
@@ -150,7 +150,7 @@ Status PeftConfig::read_base(const Json& document) {
   return in.status();
 }
 
-Status PeftConfig::read_targets(const Json& document) {
+Status PeftConfig::read_targets(const ordered_json& document) {
   const auto read = [&](const char* field, bool pattern_allowed, Targets* targets) -> Status {
     const auto found = document.find(field);
     if (found == document.end() || found->is_null()) return {};
@@ -166,7 +166,7 @@ Status PeftConfig::read_targets(const Json& document) {
       return {};
     }
     if (!found->is_array()) return invalid(where + ": must be a list of names");
-    for (const Json& name : *found) {
+    for (const ordered_json& name : *found) {
       if (!name.is_string()) return invalid(where + ": must be a list of names");
       targets->names.insert(name.get<std::string>());
     }
@@ -202,7 +202,7 @@ Status PeftConfig::read_targets(const Json& document) {
   return {};
 }
 
-Status PeftConfig::read_layers(const Json& document) {
+Status PeftConfig::read_layers(const ordered_json& document) {
   const nlohmann::json plain = document;
   JsonFields in(plain, origin_);
   const std::vector<int64_t> layers = in.integers("layers_to_transform", 0, 1 << 16);

@@ -11,7 +11,7 @@
 namespace moebius {
 namespace {
 
-constexpr size_t kMaxPatternBytes = 64 * 1024;
+constexpr size_t kMaxNamePatternBytes = 64 * 1024;
 constexpr uint32_t kMatchLimit = 10'000;
 constexpr uint32_t kDepthLimit = 10'000;
 constexpr uint32_t kHeapLimitKiB = 16 * 1024;
@@ -51,9 +51,9 @@ Result<NamePattern> NamePattern::starting(std::string_view pattern, const std::s
 
 Result<NamePattern> NamePattern::compile(std::string_view pattern, std::string expression,
                                          const std::string& origin) {
-  if (pattern.size() > kMaxPatternBytes) {
+  if (pattern.size() > kMaxNamePatternBytes) {
     return invalid(fmt::format("{}: pattern {} is longer than {} bytes", origin, printable(pattern, 64),
-                               kMaxPatternBytes));
+                               kMaxNamePatternBytes));
   }
   const uint32_t options = PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED | PCRE2_NEVER_BACKSLASH_C;
   int error = 0;

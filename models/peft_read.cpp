@@ -18,7 +18,7 @@
 namespace moebius {
 namespace {
 
-constexpr size_t kMaxConfigBytes = size_t{1} << 20;
+constexpr size_t kMaxAdapterConfigBytes = size_t{1} << 20;
 constexpr size_t kMaxPatternTrials = size_t{1} << 28;  // comparisons of names
 constexpr size_t kMaxRegexTrials = size_t{1} << 22;
 constexpr std::string_view kKeyPrefix = "base_model.model.";
@@ -396,7 +396,7 @@ Status Reader::finish() {
 Result<Adapter> read_adapter(const std::string& dir, const ModelConfig& model) {
   namespace fs = std::filesystem;
   const std::string config_path = dir + "/adapter_config.json";
-  MOEBIUS_ASSIGN(const std::string text, read_text_file(config_path, kMaxConfigBytes));
+  MOEBIUS_ASSIGN(const std::string text, read_text_file(config_path, kMaxAdapterConfigBytes));
   MOEBIUS_ASSIGN(const PeftConfig config, PeftConfig::parse(text, config_path));
   Adapter adapter;
   adapter.base_model = config.base_model();

@@ -20,7 +20,7 @@ namespace moebius {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
+using nlohmann::ordered_json;
 
 constexpr size_t kMaxPatterns = 4096;  // the reader's limit leaves room for two sets of them
 
@@ -93,7 +93,7 @@ class Writer {
   float layer_scale(const std::string& experts, bool gate_up) const;
   ExpertStack build(const Stored& stored) const;
   std::vector<std::string> targets(bool parameters) const;
-  Status add_patterns(int64_t rank, double alpha, Json* ranks, Json* alphas) const;
+  Status add_patterns(int64_t rank, double alpha, ordered_json* ranks, ordered_json* alphas) const;
 
   const ModelConfig& model_;
   const AdapterWriteOptions& options_;
@@ -273,15 +273,15 @@ std::string escaped(std::string_view name) {
 // The pattern of a target's kind: without its layer, for any expert.
 std::string kind_of(std::string_view target) {
   const std::string_view below = ModelMatrices::below_layer(target);
-  constexpr std::string_view kExperts = "mlp.experts.";
-  const size_t dot = below.find('.', kExperts.size());
-  if (!below.starts_with(kExperts) || dot == below.npos) return escaped(below);
-  return escaped(kExperts) + "\\d+" + escaped(below.substr(dot));
+  constexpr std::string_view kExpertsPrefix = "mlp.experts.";
+  const size_t dot = below.find('.', kExpertsPrefix.size());
+  if (!below.starts_with(kExpertsPrefix) || dot == below.npos) return escaped(below);
+  return escaped(kExpertsPrefix) + "\\d+" + escaped(below.substr(dot));
 }
 
-Json number_of(double value) {
+ordered_json number_of(double value) {
   const bool whole = value == std::floor(value) && std::abs(value) < 1e15;
-  return whole ? Json(static_cast<int64_t>(value)) : Json(value);
+  return whole ? ordered_json(static_cast<int64_t>(value)) : ordered_json(value);
 }
 
 // peft fuses separate experts when it loads them on transformers 5, at the ranks that it finds for the fused
@@ -307,7 +307,7 @@ std::vector<Stored> Writer::fused_when_loaded(int64_t rank, double alpha) const 
   return all;
 }
 
-Status Writer::add_patterns(int64_t rank, double alpha, Json* ranks, Json* alphas) const {
+Status Writer::add_patterns(int64_t rank, double alpha, ordered_json* ranks, ordered_json* alphas) const {
   std::vector<Stored> all = fused_when_loaded(rank, alpha);
   all.insert(all.begin(), stored_.begin(), stored_.end());
   std::map<std::string, std::set<std::pair<int64_t, double>>> kinds;
@@ -331,13 +331,14 @@ Result<std::string> Writer::config() {
   const auto [rank, alpha] = std::max_element(uses.begin(), uses.end(), [](const auto& x, const auto& y) {
                                return x.second < y.second;
                              })->first;
-  Json ranks = Json::object(), alphas = Json::object();
+  ordered_json ranks = ordered_json::object(), alphas = ordered_json::object();
   MOEBIUS_TRY(add_patterns(rank, alpha, &ranks, &alphas));
   const std::vector<std::string> parameters = targets(true);
-  const Json document = {
+  const ordered_json document = {
       {"alpha_pattern", alphas},
       {"auto_mapping", nullptr},
-      {"base_model_name_or_path", options_.base_model.empty() ? Json() : Json(options_.base_model)},
+      {"base_model_name_or_path",
+       options_.base_model.empty() ? ordered_json() : ordered_json(options_.base_model)},
       {"bias", "none"},
       {"exclude_modules", nullptr},
       {"fan_in_fan_out", false},
@@ -353,14 +354,14 @@ Result<std::string> Writer::config() {
       {"peft_version", kPeftVersion},
       {"r", rank},
       {"rank_pattern", ranks},
-      {"revision", options_.revision.empty() ? Json() : Json(options_.revision)},
+      {"revision", options_.revision.empty() ? ordered_json() : ordered_json(options_.revision)},
       {"target_modules", targets(false)},
-      {"target_parameters", parameters.empty() ? Json() : Json(parameters)},
+      {"target_parameters", parameters.empty() ? ordered_json() : ordered_json(parameters)},
       {"task_type", "CAUSAL_LM"},
       {"use_dora", false},
       {"use_rslora", false},
   };
-  return document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  return document.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n";
 }
 
 std::string Writer::card() const {

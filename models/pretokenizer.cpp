@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "models/file_io.h"
+#include "models/tokenizer_files.h"
 #include "models/tokenizer_text.h"
 
 namespace moebius {
@@ -16,16 +17,6 @@ constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 // DeepSeek-V2's. A search for it tries every beginning in a run of spaces, which is quadratic.
 constexpr std::string_view kSpacesAtLineEndPattern = R"(\s+$)";
-
-bool flag(const nlohmann::json& node, const char* key, bool absent) {
-  const auto found = node.find(key);
-  return found != node.end() && found->is_boolean() ? found->get<bool>() : absent;
-}
-
-std::string text_of(const nlohmann::json& node, const char* key) {
-  const auto found = node.find(key);
-  return found != node.end() && found->is_string() ? found->get<std::string>() : "";
-}
 
 Result<SplitBehavior> behavior_named(const std::string& name) {
   if (name == "Isolated") return SplitBehavior::kIsolated;
@@ -85,7 +76,7 @@ Result<Pretokenizer> Pretokenizer::from_pattern(std::string_view pattern) {
 
 Status Pretokenizer::add_node(const nlohmann::json& node) {
   if (!node.is_object()) return unsupported("pre_tokenizer: none, or not an object; ByteLevel is needed");
-  const std::string type = text_of(node, "type");
+  const std::string type = text_in(node, "type");
   if (byte_level_)
     return unsupported(fmt::format("pre_tokenizer: '{}' after ByteLevel is not supported", printable(type)));
   if (type == "Sequence") {
@@ -97,7 +88,7 @@ Status Pretokenizer::add_node(const nlohmann::json& node) {
   }
   if (type == "Split") return add_split(node);
   if (type == "Digits") {
-    const bool single = flag(node, "individual_digits", false);
+    const bool single = flag_in(node, "individual_digits").value_or(false);
     return add_pattern(R"(\p{N})", single ? SplitBehavior::kIsolated : SplitBehavior::kContiguous, false);
   }
   if (type == "ByteLevel") return add_byte_level(node);
@@ -105,15 +96,15 @@ Status Pretokenizer::add_node(const nlohmann::json& node) {
 }
 
 Status Pretokenizer::add_split(const nlohmann::json& node) {
-  MOEBIUS_ASSIGN(const SplitBehavior behavior, behavior_named(text_of(node, "behavior")));
-  const bool invert = flag(node, "invert", false);
+  MOEBIUS_ASSIGN(const SplitBehavior behavior, behavior_named(text_in(node, "behavior")));
+  const bool invert = flag_in(node, "invert").value_or(false);
   const auto pattern = node.find("pattern");
   if (pattern != node.end() && pattern->is_object()) {
-    if (pattern->contains("Regex")) return add_pattern(text_of(*pattern, "Regex"), behavior, invert);
+    if (pattern->contains("Regex")) return add_pattern(text_in(*pattern, "Regex"), behavior, invert);
     if (pattern->contains("String")) {
       Step step;
       step.kind = Step::Kind::kLiteral;
-      step.text = text_of(*pattern, "String");
+      step.text = text_in(*pattern, "String");
       step.behavior = behavior;
       step.invert = invert;
       if (step.text.empty()) return unsupported("pre_tokenizer: a Split by an empty text is not supported");
@@ -126,12 +117,13 @@ Status Pretokenizer::add_split(const nlohmann::json& node) {
 
 Status Pretokenizer::add_byte_level(const nlohmann::json& node) {
   byte_level_ = true;
-  if (flag(node, "add_prefix_space", true)) {
+  if (flag_in(node, "add_prefix_space").value_or(true)) {
     Step step;
     step.kind = Step::Kind::kSpaceBefore;
     steps_.push_back(std::move(step));
   }
-  if (flag(node, "use_regex", true)) return add_pattern(kGpt2Pattern, SplitBehavior::kIsolated, false);
+  if (flag_in(node, "use_regex").value_or(true))
+    return add_pattern(kGpt2Pattern, SplitBehavior::kIsolated, false);
   return {};
 }
 

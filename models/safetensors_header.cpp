@@ -12,7 +12,6 @@
 namespace moebius {
 namespace {
 
-constexpr size_t kMaxTensors = 1'000'000;
 constexpr size_t kMaxDims = 8;
 constexpr const char* kReadable = "F64 F32 F16 BF16 F8_E4M3 F8_E5M2 I64 I32 I16 I8 U64 U32 U16 U8 BOOL";
 

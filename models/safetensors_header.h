@@ -11,6 +11,7 @@
 namespace moebius {
 
 constexpr uint64_t kMaxSafetensorsHeaderBytes = 100'000'000;
+constexpr size_t kMaxTensors = 1'000'000;  // of a file, and of an index of files
 
 struct SafetensorsHeader {
   // By offset, without data: each starts where the one before ends, the first at the start of the data.

@@ -6,12 +6,12 @@
 #include <unordered_set>
 
 #include "models/file_io.h"
+#include "models/json_fields.h"
+#include "models/safetensors_header.h"
 
 namespace moebius {
 namespace {
 
-constexpr int kMaxDepth = 64;
-constexpr size_t kMaxTensors = 1'000'000;
 constexpr std::string_view kSuffix = ".safetensors";
 
 bool plain_shard_name(std::string_view name) {
@@ -88,7 +88,7 @@ class IndexEvents : public nlohmann::json_sax<nlohmann::json> {
     return true;
   }
   bool deeper() {
-    return ++depth_ <= kMaxDepth || fail(fmt::format("it is nested beyond {} levels", kMaxDepth));
+    return ++depth_ <= kMaxJsonDepth || fail(fmt::format("it is nested beyond {} levels", kMaxJsonDepth));
   }
 
   int depth_ = 0;

@@ -14,13 +14,13 @@
 namespace moebius {
 namespace {
 
-using nlohmann::json;
+using Json = nlohmann::json;
 
 constexpr size_t kMaxFileBytes = size_t{512} << 20;
-constexpr size_t kMaxConfigBytes = size_t{32} << 20;
+constexpr size_t kMaxTokenizerConfigBytes = size_t{32} << 20;
 
 // A token is its text, or an object with the text as "content".
-std::string token_text_in(const json& root, const char* key) {
+std::string token_text_in(const Json& root, const char* key) {
   const auto found = root.find(key);
   if (found == root.end()) return "";
   if (found->is_string()) return found->get<std::string>();
@@ -29,13 +29,7 @@ std::string token_text_in(const json& root, const char* key) {
   return content != found->end() && content->is_string() ? content->get<std::string>() : "";
 }
 
-std::optional<bool> flag_in(const json& root, const char* key) {
-  const auto found = root.find(key);
-  if (found == root.end() || !found->is_boolean()) return std::nullopt;
-  return found->get<bool>();
-}
-
-Status add_configured_tokens(const json& root, std::vector<AddedToken>& added) {
+Status add_configured_tokens(const Json& root, std::vector<AddedToken>& added) {
   const auto table = root.find("added_tokens_decoder");
   if (table == root.end() || !table->is_object()) return {};
   for (const auto& [key, node] : table->items()) {
@@ -67,7 +61,7 @@ Status in_file(const std::string& path, const Status& status) {
 }  // namespace
 
 Result<TokenizerConfig> parse_tokenizer_config(std::string_view text) {
-  const json root = parse_json(text);
+  const Json root = parse_json(text);
   if (!root.is_object()) return invalid("not a JSON object of at most 64 levels");
   TokenizerConfig config;
   config.bos_token = token_text_in(root, "bos_token");
@@ -82,7 +76,7 @@ Result<TokenizerConfig> parse_tokenizer_config(std::string_view text) {
 Result<std::unique_ptr<Tokenizer>> Tokenizer::open(const std::string& dir) {
   TokenizerConfig config;
   const std::string config_path = dir + "/tokenizer_config.json";
-  const auto config_text = read_text_file(config_path, kMaxConfigBytes);
+  const auto config_text = read_text_file(config_path, kMaxTokenizerConfigBytes);
   if (config_text.ok()) {
     auto parsed = parse_tokenizer_config(*config_text);
     if (!parsed.ok()) return in_file(config_path, parsed.status());

@@ -11,7 +11,6 @@
 namespace moebius {
 namespace {
 
-constexpr size_t kMaxTextBytes = size_t{1} << 30;
 constexpr uint64_t kFreeKey = ~uint64_t{0};
 
 constexpr bool stands_for_itself(int byte) {

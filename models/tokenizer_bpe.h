@@ -17,6 +17,7 @@ namespace moebius {
 
 inline constexpr int64_t kMaxVocab = 4'000'000;
 inline constexpr size_t kMaxTokenBytes = 1'000'000;
+inline constexpr size_t kMaxTextBytes = size_t{1} << 30;  // of what encode() takes
 
 // Bytes by id, and the id of some bytes.
 class TokenTable {

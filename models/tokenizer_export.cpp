@@ -16,7 +16,6 @@ namespace {
 using nlohmann::ordered_json;
 using sentencepiece::SentencePieceProcessor;
 
-constexpr const char* kSpaceMark = "\xE2\x96\x81";
 // Of what a text can never match in a unigram model: far below any text's score, near enough that sums with
 // it stay exact to the last bits of a float.
 constexpr double kNeverScore = -1e5;
@@ -98,7 +97,7 @@ std::string unigram_text(const SentencePieceProcessor& model, int first) {
   return fmt::format("{},\"vocab\":[\n{}\n]}}", head, vocab);
 }
 
-ordered_json replace(const char* pattern, const char* content) {
+ordered_json replace(std::string_view pattern, std::string_view content) {
   return {{"type", "Replace"}, {"pattern", {{"String", pattern}}}, {"content", content}};
 }
 

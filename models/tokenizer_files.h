@@ -41,6 +41,10 @@ struct TokenizerJson {
 // Any JSON within the limits; kInvalid says where it breaks.
 Result<TokenizerJson> parse_tokenizer_json(std::string_view json);
 
+// A field of an object of these files; "" or none where it is absent or of another type.
+std::string text_in(const nlohmann::json& node, const char* key);
+std::optional<bool> flag_in(const nlohmann::json& node, const char* key);
+
 // The flags and text of an added token as both files spell them; its id is left 0.
 Result<AddedToken> parse_added_token(const nlohmann::json& node);
 

@@ -8,54 +8,45 @@
 namespace moebius {
 namespace {
 
-using nlohmann::json;
+using Json = nlohmann::json;
 
-const json* child(const json& node, const char* key) {
+const Json* child(const Json& node, const char* key) {
   if (!node.is_object()) return nullptr;
   const auto found = node.find(key);
   return found == node.end() || found->is_null() ? nullptr : &*found;
 }
 
-std::string text_of(const json& node, const char* key) {
-  const json* value = child(node, key);
-  return value != nullptr && value->is_string() ? value->get<std::string>() : "";
-}
-
-bool flag(const json& node, const char* key) {
-  const json* value = child(node, key);
-  return value != nullptr && value->is_boolean() && value->get<bool>();
-}
-
 // Settings that change what merging does; no byte-level model of the supported families uses them.
-Status check_model(const json& model) {
-  const std::string type = text_of(model, "type");
+Status check_model(const Json& model) {
+  const std::string type = text_in(model, "type");
   if (type != "BPE")
     return unsupported(fmt::format("model: type '{}' is not supported; BPE is", printable(type)));
-  if (flag(model, "byte_fallback")) return unsupported("model: byte_fallback is not supported");
+  if (flag_in(model, "byte_fallback").value_or(false))
+    return unsupported("model: byte_fallback is not supported");
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
-    if (!text_of(model, key).empty()) return unsupported(fmt::format("model: {} is not supported", key));
+    if (!text_in(model, key).empty()) return unsupported(fmt::format("model: {} is not supported", key));
   }
-  const json* dropout = child(model, "dropout");
+  const Json* dropout = child(model, "dropout");
   if (dropout != nullptr && !(dropout->is_number() && dropout->get<double>() == 0.0)) {
     return unsupported("model: dropout is not supported");
   }
   return {};
 }
 
-Status check_decoder(const json& root) {
-  const json* decoder = child(root, "decoder");
-  const std::string type = decoder == nullptr ? "none" : text_of(*decoder, "type");
+Status check_decoder(const Json& root) {
+  const Json* decoder = child(root, "decoder");
+  const std::string type = decoder == nullptr ? "none" : text_in(*decoder, "type");
   if (type != "ByteLevel")
     return unsupported(fmt::format("decoder: type '{}' is not supported; ByteLevel is", printable(type)));
   return {};
 }
 
-Status add_normalizer(const json& node, std::vector<NormalForm>& forms) {
-  const std::string type = text_of(node, "type");
+Status add_normalizer(const Json& node, std::vector<NormalForm>& forms) {
+  const std::string type = text_in(node, "type");
   if (type == "Sequence") {
-    const json* list = child(node, "normalizers");
+    const Json* list = child(node, "normalizers");
     if (list == nullptr || !list->is_array()) return invalid("normalizer: a Sequence without normalizers");
-    for (const json& element : *list) MOEBIUS_TRY(add_normalizer(element, forms));
+    for (const Json& element : *list) MOEBIUS_TRY(add_normalizer(element, forms));
     return {};
   }
   constexpr std::pair<const char*, NormalForm> kForms[] = {{"NFC", NormalForm::kNfc},
@@ -97,13 +88,13 @@ Status add_merges(const TokenizerJson& file, BpeParts& parts) {
   return {};
 }
 
-Status add_added_tokens(const json& root, BpeParts& parts) {
-  const json* list = child(root, "added_tokens");
+Status add_added_tokens(const Json& root, BpeParts& parts) {
+  const Json* list = child(root, "added_tokens");
   if (list == nullptr) return {};
   if (!list->is_array()) return invalid("added_tokens is not a list");
-  for (const json& node : *list) {
+  for (const Json& node : *list) {
     MOEBIUS_ASSIGN(AddedToken token, parse_added_token(node));
-    const json* id = child(node, "id");
+    const Json* id = child(node, "id");
     if (id == nullptr || !id->is_number_integer() || id->get<int64_t>() < 0 ||
         id->get<int64_t>() >= kMaxVocab) {
       return invalid(
@@ -122,14 +113,14 @@ Status add_added_tokens(const json& root, BpeParts& parts) {
 }
 
 // The ids of one entry of a TemplateProcessing's special_tokens.
-Status add_template_ids(const json& processor, const std::string& name, std::vector<int32_t>& ids) {
-  const json* table = child(processor, "special_tokens");
-  const json* entry = table == nullptr ? nullptr : child(*table, name.c_str());
-  const json* list = entry == nullptr ? nullptr : child(*entry, "ids");
+Status add_template_ids(const Json& processor, const std::string& name, std::vector<int32_t>& ids) {
+  const Json* table = child(processor, "special_tokens");
+  const Json* entry = table == nullptr ? nullptr : child(*table, name.c_str());
+  const Json* list = entry == nullptr ? nullptr : child(*entry, "ids");
   if (list == nullptr || !list->is_array()) {
     return invalid(fmt::format("post_processor: special token '{}' has no ids", printable(name)));
   }
-  for (const json& id : *list) {
+  for (const Json& id : *list) {
     if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() >= kMaxVocab) {
       return invalid(fmt::format("post_processor: special token '{}' has an id outside 0..{}",
                                  printable(name), kMaxVocab - 1));
@@ -139,17 +130,17 @@ Status add_template_ids(const json& processor, const std::string& name, std::vec
   return {};
 }
 
-Status add_template(const json& processor, BpeParts& parts) {
-  const json* single = child(processor, "single");
+Status add_template(const Json& processor, BpeParts& parts) {
+  const Json* single = child(processor, "single");
   if (single == nullptr || !single->is_array())
     return invalid("post_processor: TemplateProcessing without single");
   bool after = false;
-  for (const json& piece : *single) {
+  for (const Json& piece : *single) {
     if (child(piece, "Sequence") != nullptr) {
       if (after) return unsupported("post_processor: a template with the text twice is not supported");
       after = true;
-    } else if (const json* special = child(piece, "SpecialToken")) {
-      MOEBIUS_TRY(add_template_ids(processor, text_of(*special, "id"), after ? parts.suffix : parts.prefix));
+    } else if (const Json* special = child(piece, "SpecialToken")) {
+      MOEBIUS_TRY(add_template_ids(processor, text_in(*special, "id"), after ? parts.suffix : parts.prefix));
     } else {
       return invalid("post_processor: a template piece is neither Sequence nor SpecialToken");
     }
@@ -159,8 +150,8 @@ Status add_template(const json& processor, BpeParts& parts) {
 }
 
 // *found: whether a template was there.
-Status add_post_processor(const json& node, BpeParts& parts, bool* found) {
-  const std::string type = text_of(node, "type");
+Status add_post_processor(const Json& node, BpeParts& parts, bool* found) {
+  const std::string type = text_in(node, "type");
   if (type == "ByteLevel") return {};  // it trims offsets, which are not kept here
   if (type == "TemplateProcessing") {
     if (*found) return unsupported("post_processor: two templates are not supported");
@@ -168,15 +159,15 @@ Status add_post_processor(const json& node, BpeParts& parts, bool* found) {
     return add_template(node, parts);
   }
   if (type == "Sequence") {
-    const json* list = child(node, "processors");
+    const Json* list = child(node, "processors");
     if (list == nullptr || !list->is_array()) return invalid("post_processor: a Sequence without processors");
-    for (const json& element : *list) MOEBIUS_TRY(add_post_processor(element, parts, found));
+    for (const Json& element : *list) MOEBIUS_TRY(add_post_processor(element, parts, found));
     return {};
   }
   return unsupported(fmt::format("post_processor: type '{}' is not supported", printable(type)));
 }
 
-Status add_special_ids(const json& root, const TokenizerConfig& config, BpeParts& parts) {
+Status add_special_ids(const Json& root, const TokenizerConfig& config, BpeParts& parts) {
   const auto id_of = [&](const std::string& text) -> std::optional<int32_t> {
     if (const AddedToken* token = parts.added.by_text(text)) return token->id;
     const auto bytes = from_byte_alphabet(text);
@@ -185,7 +176,7 @@ Status add_special_ids(const json& root, const TokenizerConfig& config, BpeParts
   parts.bos_id = id_of(config.bos_token);
   parts.eos_id = id_of(config.eos_token);
   bool has_template = false;
-  if (const json* node = child(root, "post_processor")) {
+  if (const Json* node = child(root, "post_processor")) {
     MOEBIUS_TRY(add_post_processor(*node, parts, &has_template));
   }
   if (has_template) return {};
@@ -196,33 +187,44 @@ Status add_special_ids(const json& root, const TokenizerConfig& config, BpeParts
 
 }  // namespace
 
-Result<AddedToken> parse_added_token(const json& node) {
+std::string text_in(const Json& node, const char* key) {
+  const Json* value = child(node, key);
+  return value != nullptr && value->is_string() ? value->get<std::string>() : "";
+}
+
+std::optional<bool> flag_in(const Json& node, const char* key) {
+  const Json* value = child(node, key);
+  if (value == nullptr || !value->is_boolean()) return std::nullopt;
+  return value->get<bool>();
+}
+
+Result<AddedToken> parse_added_token(const Json& node) {
   AddedToken token;
-  token.content = text_of(node, "content");
+  token.content = text_in(node, "content");
   if (token.content.empty()) return invalid("an added token without content");
-  token.special = flag(node, "special");
-  token.normalized = flag(node, "normalized");
-  token.lstrip = flag(node, "lstrip");
-  token.rstrip = flag(node, "rstrip");
-  token.single_word = flag(node, "single_word");
+  token.special = flag_in(node, "special").value_or(false);
+  token.normalized = flag_in(node, "normalized").value_or(false);
+  token.lstrip = flag_in(node, "lstrip").value_or(false);
+  token.rstrip = flag_in(node, "rstrip").value_or(false);
+  token.single_word = flag_in(node, "single_word").value_or(false);
   return token;
 }
 
 Result<std::unique_ptr<Tokenizer>> tokenizer_from_json(std::string_view text, const TokenizerConfig& config) {
   MOEBIUS_ASSIGN(const TokenizerJson file, parse_tokenizer_json(text));
-  const json* model = child(file.rest, "model");
+  const Json* model = child(file.rest, "model");
   if (model == nullptr) return invalid("no model");
   MOEBIUS_TRY(check_model(*model));
   MOEBIUS_TRY(check_decoder(file.rest));
   BpeParts parts;
   parts.byte_alphabet = true;
-  parts.whole_piece_first = flag(*model, "ignore_merges");
-  if (const json* normalizer = child(file.rest, "normalizer")) {
+  parts.whole_piece_first = flag_in(*model, "ignore_merges").value_or(false);
+  if (const Json* normalizer = child(file.rest, "normalizer")) {
     MOEBIUS_TRY(add_normalizer(*normalizer, parts.normal_forms));
   }
-  const json* pretokenizer = child(file.rest, "pre_tokenizer");
+  const Json* pretokenizer = child(file.rest, "pre_tokenizer");
   MOEBIUS_ASSIGN(parts.pretokenizer,
-                 Pretokenizer::from_json(pretokenizer == nullptr ? json() : *pretokenizer));
+                 Pretokenizer::from_json(pretokenizer == nullptr ? Json() : *pretokenizer));
   MOEBIUS_TRY(add_vocabulary(file, parts.tokens));
   MOEBIUS_TRY(add_merges(file, parts));
   MOEBIUS_TRY(add_added_tokens(file.rest, parts));

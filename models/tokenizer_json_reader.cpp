@@ -2,34 +2,33 @@
 #include <fmt/format.h>
 
 #include "models/file_io.h"
+#include "models/json_fields.h"
 #include "models/tokenizer_bpe.h"
 #include "models/tokenizer_files.h"
 
 namespace moebius {
 namespace {
 
-using nlohmann::json;
+using Json = nlohmann::json;
 
-constexpr size_t kMaxDepth = 64;
-
-class Reader : public nlohmann::json_sax<json> {
+class TokenizerEvents : public nlohmann::json_sax<Json> {
  public:
-  explicit Reader(TokenizerJson& out) : out_(out) {}
+  explicit TokenizerEvents(TokenizerJson& out) : out_(out) {}
   const std::string& error() const { return error_; }
 
-  bool null() override { return value(json(nullptr)); }
-  bool boolean(bool v) override { return value(json(v)); }
-  bool number_float(double v, const std::string&) override { return value(json(v)); }
-  bool binary(json::binary_t&) override { return fail("binary data"); }
+  bool null() override { return value(Json(nullptr)); }
+  bool boolean(bool v) override { return value(Json(v)); }
+  bool number_float(double v, const std::string&) override { return value(Json(v)); }
+  bool binary(Json::binary_t&) override { return fail("binary data"); }
   bool number_integer(int64_t v) override {
-    return table_ == Table::kVocab ? vocab_entry(v) : value(json(v));
+    return table_ == Table::kVocab ? vocab_entry(v) : value(Json(v));
   }
   bool number_unsigned(uint64_t v) override {
     if (table_ == Table::kVocab) return vocab_entry(v > INT64_MAX ? INT64_MAX : static_cast<int64_t>(v));
-    return value(json(v));
+    return value(Json(v));
   }
   bool string(std::string& v) override {
-    return table_ == Table::kMerges ? merge_part(v) : value(json(std::move(v)));
+    return table_ == Table::kMerges ? merge_part(v) : value(Json(std::move(v)));
   }
 
   bool key(std::string& name) override {
@@ -40,7 +39,7 @@ class Reader : public nlohmann::json_sax<json> {
   bool start_object(size_t) override {
     if (table_ != Table::kNone) return fail("an object inside of the vocabulary or the merges");
     if (in_model() && key_ == "vocab") return enter(Table::kVocab);
-    return open(json::object());
+    return open(Json::object());
   }
   bool end_object() override { return table_ == Table::kVocab ? leave() : close(); }
 
@@ -53,7 +52,7 @@ class Reader : public nlohmann::json_sax<json> {
       return true;
     }
     if (in_model() && key_ == "merges") return enter(Table::kMerges);
-    return open(json::array());
+    return open(Json::array());
   }
   bool end_array() override {
     if (table_ != Table::kMerges) return close();
@@ -63,7 +62,7 @@ class Reader : public nlohmann::json_sax<json> {
     return add_merge(std::move(pair_[0]), std::move(pair_[1]));
   }
 
-  bool parse_error(size_t position, const std::string&, const json::exception& error) override {
+  bool parse_error(size_t position, const std::string&, const Json::exception& error) override {
     return fail(fmt::format("byte {}: {}", position, printable(error.what())));
   }
 
@@ -116,10 +115,10 @@ class Reader : public nlohmann::json_sax<json> {
     return true;
   }
 
-  bool open(json container) {
-    if (stack_.size() >= kMaxDepth) return fail(fmt::format("more than {} levels", kMaxDepth));
+  bool open(Json container) {
+    if (stack_.size() >= kMaxJsonDepth) return fail(fmt::format("more than {} levels", kMaxJsonDepth));
     const bool is_model = stack_.size() == 1 && key_ == "model" && stack_[0]->is_object();
-    json* placed = place(std::move(container));
+    Json* placed = place(std::move(container));
     if (placed == nullptr) return false;
     if (is_model) model_ = placed;
     stack_.push_back(placed);
@@ -129,17 +128,17 @@ class Reader : public nlohmann::json_sax<json> {
     stack_.pop_back();
     return true;
   }
-  bool value(json v) {
+  bool value(Json v) {
     if (table_ != Table::kNone) return fail("a value of the wrong type in the vocabulary or the merges");
     return place(std::move(v)) != nullptr;
   }
   // Null when the key was there before. A container moves only while it is not on the stack.
-  json* place(json v) {
+  Json* place(Json v) {
     if (stack_.empty()) {
       out_.rest = std::move(v);
       return &out_.rest;
     }
-    json& parent = *stack_.back();
+    Json& parent = *stack_.back();
     if (parent.is_array()) {
       parent.push_back(std::move(v));
       return &parent.back();
@@ -153,8 +152,8 @@ class Reader : public nlohmann::json_sax<json> {
   }
 
   TokenizerJson& out_;
-  std::vector<json*> stack_;
-  const json* model_ = nullptr;
+  std::vector<Json*> stack_;
+  const Json* model_ = nullptr;
   std::string key_;
   Table table_ = Table::kNone;
   bool in_pair_ = false, seen_vocab_ = false, seen_merges_ = false;
@@ -166,8 +165,8 @@ class Reader : public nlohmann::json_sax<json> {
 
 Result<TokenizerJson> parse_tokenizer_json(std::string_view text) {
   TokenizerJson out;
-  Reader reader(out);
-  if (!json::sax_parse(text.begin(), text.end(), &reader))
+  TokenizerEvents reader(out);
+  if (!Json::sax_parse(text.begin(), text.end(), &reader))
     return invalid("not usable JSON: " + reader.error());
   return out;
 }

@@ -13,7 +13,7 @@ namespace {
 
 constexpr size_t kJitStackStart = 32 * 1024;
 constexpr size_t kJitStackMax = 4 * 1024 * 1024;
-constexpr uint32_t kHeapLimitKiB = 256 * 1024;
+constexpr uint32_t kHeapMaxKiB = 256 * 1024;
 // A pattern that covers a text as tokenizers do takes a few steps a character.
 constexpr size_t kStepsBase = 20'000;
 constexpr size_t kStepsPerByte = 32;
@@ -28,7 +28,7 @@ struct PatternScratch::State {
 
   State() {
     MOEBIUS_CHECK(data != nullptr && context != nullptr, "out of memory for a pattern");
-    pcre2_set_heap_limit(context, kHeapLimitKiB);
+    pcre2_set_heap_limit(context, kHeapMaxKiB);
     if (stack != nullptr) pcre2_jit_stack_assign(context, nullptr, stack);
   }
   ~State() {

@@ -81,7 +81,7 @@ std::string category_items(CategorySet set) {
 }
 
 // A set of characters. Plain: [items categories], negated or not; else expr, which matches one character.
-struct CharSet {
+struct CharClass {
   bool plain = true;
   bool negated = false;
   std::string items;
@@ -89,21 +89,21 @@ struct CharSet {
   std::string expr;
 };
 
-CharSet plain_set(std::string_view items, bool negated = false) {
-  CharSet set;
+CharClass plain_set(std::string_view items, bool negated = false) {
+  CharClass set;
   set.items = items;
   set.negated = negated;
   return set;
 }
 
-std::string to_expr(const CharSet& set) {
+std::string to_expr(const CharClass& set) {
   if (!set.plain) return set.expr;
   const std::string content = set.items + category_items(set.categories);
   if (content.empty()) return set.negated ? "\\p{Any}" : "(?!)";
   return (set.negated ? "[^" : "[") + content + "]";
 }
 
-CharSet complement(CharSet set) {
+CharClass complement(CharClass set) {
   if (set.plain) {
     set.negated = !set.negated;
   } else {
@@ -112,9 +112,9 @@ CharSet complement(CharSet set) {
   return set;
 }
 
-CharSet unite(CharSet base, const std::vector<CharSet>& others) {
+CharClass unite(CharClass base, const std::vector<CharClass>& others) {
   std::string alternatives;
-  for (const CharSet& other : others) {
+  for (const CharClass& other : others) {
     if (other.plain && !other.negated) {
       base.items += other.items;
       base.categories |= other.categories;
@@ -126,14 +126,14 @@ CharSet unite(CharSet base, const std::vector<CharSet>& others) {
   if (alternatives.empty()) return base;
   const bool only = base.items.empty() && base.categories.none();
   if (only && others.size() == 1) return others[0];
-  CharSet result;
+  CharClass result;
   result.plain = false;
   result.expr = "(?:" + (only ? alternatives.substr(1) : to_expr(base) + alternatives) + ")";
   return result;
 }
 
 // As a negated plain set where that is possible: the categories partition the characters.
-bool as_negated(CharSet& set) {
+bool as_negated(CharClass& set) {
   if (!set.plain) return false;
   if (set.negated) return true;
   if (!set.items.empty()) return false;
@@ -144,18 +144,18 @@ bool as_negated(CharSet& set) {
 
 // One negated class where De Morgan allows it: its repetition needs no backtracking group, which would cost
 // memory for each character of a long run.
-CharSet intersect(std::vector<CharSet> parts) {
+CharClass intersect(std::vector<CharClass> parts) {
   if (parts.size() == 1) return parts[0];
-  std::vector<CharSet> negated = parts;
+  std::vector<CharClass> negated = parts;
   if (std::all_of(negated.begin(), negated.end(), as_negated)) {
-    CharSet result = plain_set("", true);
-    for (const CharSet& part : negated) {
+    CharClass result = plain_set("", true);
+    for (const CharClass& part : negated) {
       result.items += part.items;
       result.categories |= part.categories;
     }
     return result;
   }
-  CharSet result;
+  CharClass result;
   result.plain = false;
   result.expr = "(?:";
   for (size_t i = 0; i + 1 < parts.size(); ++i) result.expr += "(?=" + to_expr(parts[i]) + ")";
@@ -226,7 +226,7 @@ class Rewriter {
     }
     if (take("[")) {
       atom_ = begin;
-      MOEBIUS_ASSIGN(const CharSet set, char_class(0));
+      MOEBIUS_ASSIGN(const CharClass set, char_class(0));
       out_ += to_expr(set);
       return {};
     }
@@ -334,14 +334,14 @@ class Rewriter {
         position_ = begin;
         break;
     }
-    MOEBIUS_ASSIGN(const CharSet set, char_escape());
+    MOEBIUS_ASSIGN(const CharClass set, char_escape());
     out_ += to_expr(set);
     return {};
   }
 
   // What follows a backslash, in or out of a class, where it stands for a character or a set of them.
   // A single character leaves single_ set to it.
-  Result<CharSet> char_escape() {
+  Result<CharClass> char_escape() {
     single_ = kNoCharacter;
     const char32_t c = next();
     switch (c) {
@@ -356,7 +356,7 @@ class Rewriter {
         return plain_set(kHexItems, c == 'H');
       case 'd':
       case 'D': {
-        CharSet set = plain_set("", c == 'D');
+        CharClass set = plain_set("", c == 'D');
         set.categories = categories_named("Nd");
         return set;
       }
@@ -413,7 +413,7 @@ class Rewriter {
     return static_cast<char32_t>(value);
   }
 
-  Result<CharSet> property(bool negated) {
+  Result<CharClass> property(bool negated) {
     std::string name;
     if (take("{")) {
       if (take("^")) negated = !negated;
@@ -431,7 +431,7 @@ class Rewriter {
     for (const auto& [full, brief] : kLongCategories) {
       if (name == full) name = brief;
     }
-    CharSet set = plain_set("", negated);
+    CharClass set = plain_set("", negated);
     if (name.size() <= 2) set.categories = categories_named(name);
     if (name == "L&" || name == "LC") {
       set.categories = categories_named("Lu") | categories_named("Ll") | categories_named("Lt");
@@ -446,18 +446,18 @@ class Rewriter {
   }
 
   // After the opening bracket.
-  Result<CharSet> char_class(int depth) {
+  Result<CharClass> char_class(int depth) {
     if (depth == kMaxClassDepth) return refuse("a deeper nested class");
     const bool negated = take("^");
-    std::vector<CharSet> parts;
-    CharSet base;
-    std::vector<CharSet> nested;
+    std::vector<CharClass> parts;
+    CharClass base;
+    std::vector<CharClass> nested;
     for (bool first = true;; first = false) {
       if (at_end()) return refuse("a class without its end");
       if (sees("]") && !first) break;
       if (take("&&")) {
         parts.push_back(unite(std::move(base), nested));
-        base = CharSet();
+        base = CharClass();
         nested.clear();
         continue;
       }
@@ -465,18 +465,18 @@ class Rewriter {
     }
     take("]");
     parts.push_back(unite(std::move(base), nested));
-    CharSet set = intersect(std::move(parts));
+    CharClass set = intersect(std::move(parts));
     return negated ? complement(std::move(set)) : std::move(set);
   }
 
-  Status class_item(int depth, CharSet& base, std::vector<CharSet>& nested) {
+  Status class_item(int depth, CharClass& base, std::vector<CharClass>& nested) {
     if (sees("[:")) return named_class(nested);
     if (take("[")) {
-      MOEBIUS_ASSIGN(CharSet inner, char_class(depth + 1));
+      MOEBIUS_ASSIGN(CharClass inner, char_class(depth + 1));
       nested.push_back(std::move(inner));
       return {};
     }
-    MOEBIUS_ASSIGN(CharSet set, class_character());
+    MOEBIUS_ASSIGN(CharClass set, class_character());
     if (single_ == kNoCharacter) {
       nested.push_back(std::move(set));
       return {};
@@ -495,7 +495,7 @@ class Rewriter {
   }
 
   // [:name:] or [:^name:]
-  Status named_class(std::vector<CharSet>& nested) {
+  Status named_class(std::vector<CharClass>& nested) {
     const size_t begin = position_ + 2;
     const size_t close = pattern_.find(":]", begin);
     if (close == std::string_view::npos) return refuse("this class name");
@@ -511,7 +511,7 @@ class Rewriter {
     return refuse("this class name");
   }
 
-  Result<CharSet> class_character() {
+  Result<CharClass> class_character() {
     if (!take("\\")) {
       single_ = next();
       return plain_set(literal(single_));

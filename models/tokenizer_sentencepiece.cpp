@@ -17,9 +17,7 @@ namespace {
 
 using sentencepiece::SentencePieceProcessor;
 
-constexpr size_t kMaxTextBytes = size_t{1} << 30;
-constexpr std::string_view kMarkupBytes = "<[\xEF";      // that begin what looks_like_markup()
-constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581
+constexpr std::string_view kMarkupBytes = "<[\xEF";  // that begin what looks_like_markup()
 // A second normalizer_spec at the end of the file, which protobuf merges into the first: add_dummy_prefix and
 // remove_extra_whitespaces false.
 constexpr std::string_view kNoSpaceChanges("\x1A\x04\x18\x00\x20\x00", 6);

@@ -8,6 +8,7 @@
 namespace moebius {
 
 inline constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";
+inline constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581: sentencepiece's space
 
 // The length of the valid UTF-8 at the beginning of text, in whole characters.
 size_t utf8_valid_prefix(std::string_view text);

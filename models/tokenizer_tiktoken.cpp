@@ -28,9 +28,9 @@ constexpr std::string_view kKimiPattern =
 constexpr std::array<int8_t, 256> kBase64 = [] {
   std::array<int8_t, 256> values{};
   for (auto& value : values) value = -1;
-  constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  for (size_t i = 0; i < kDigits.size(); ++i)
-    values[static_cast<uint8_t>(kDigits[i])] = static_cast<int8_t>(i);
+  constexpr std::string_view kAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  for (size_t i = 0; i < kAlphabet.size(); ++i)
+    values[static_cast<uint8_t>(kAlphabet[i])] = static_cast<int8_t>(i);
   return values;
 }();
 

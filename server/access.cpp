@@ -6,16 +6,13 @@
 
 #include <fmt/format.h>
 
+#include "server/request_head.h"
+
 namespace moebius {
 
 namespace {
 
 constexpr size_t kMaxKeyFile = 1 << 20;
-
-bool same_name(std::string_view a, std::string_view b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
-                    [](unsigned char x, unsigned char y) { return std::tolower(x) == std::tolower(y); });
-}
 
 bool all_digits(std::string_view text) {
   return std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isdigit(c); });
@@ -32,7 +29,7 @@ std::string_view without_port(std::string_view host) {
   return host.substr(0, colon);
 }
 
-std::string_view trim(std::string_view text) {
+std::string_view without_spaces(std::string_view text) {
   const auto space = [](char c) { return c == ' ' || c == '\t' || c == '\r'; };
   while (!text.empty() && space(text.front())) text.remove_prefix(1);
   while (!text.empty() && space(text.back())) text.remove_suffix(1);
@@ -51,7 +48,7 @@ Result<std::vector<std::string>> read_key_file(const std::string& path) {
     if ((bytes += line.size() + 1) > kMaxKeyFile) {
       return invalid(fmt::format("{}: larger than {} bytes, which no file of keys is", path, kMaxKeyFile));
     }
-    const std::string_view key = trim(line);
+    const std::string_view key = without_spaces(line);
     if (key.empty() || key.starts_with('#')) continue;
     if (!std::all_of(key.begin(), key.end(), [](char c) { return c > ' ' && c <= '~'; })) {
       return invalid(fmt::format("{}: a key may hold printable ASCII without spaces only", path));
@@ -66,7 +63,7 @@ std::string_view bearer_token(std::string_view authorization) {
   constexpr std::string_view kScheme = "bearer ";
   if (authorization.size() <= kScheme.size()) return {};
   if (!same_name(authorization.substr(0, kScheme.size()), kScheme)) return {};
-  return trim(authorization.substr(kScheme.size()));
+  return without_spaces(authorization.substr(kScheme.size()));
 }
 
 bool is_loopback(std::string_view host) {

@@ -113,6 +113,14 @@ ApiError internal_error() {
   return {500, "server_error", "the server failed to answer; its log says why", {}, "internal_error"};
 }
 
+ApiError disk_error(const std::string& what) {
+  return {507,
+          "server_error",
+          fmt::format("the {} could not be written to the server's disk", what),
+          {},
+          "disk_error"};
+}
+
 ApiError context_exceeded(int64_t prompt_tokens, int64_t context, std::string param) {
   ApiError error =
       bad_request(fmt::format("the prompt has {} tokens, but the context holds {} together with the answer; "

@@ -46,6 +46,7 @@ ApiError key_busy(int retry_s);
 ApiError unavailable(std::string message, std::string code, int retry_s);
 ApiError shutting_down();
 ApiError internal_error();
+ApiError disk_error(const std::string& what);  // what could not be written: "file"
 // param: the field that holds the prompt
 ApiError context_exceeded(int64_t prompt_tokens, int64_t context, std::string param);
 

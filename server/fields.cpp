@@ -6,6 +6,11 @@
 
 namespace moebius {
 
+std::string text_of(const Json& object, const char* name) {
+  const auto value = object.find(name);
+  return value != object.end() && value->is_string() ? value->get<std::string>() : "";
+}
+
 const Json* Fields::find(std::string_view name) const {
   const auto it = object_.find(name);
   return it == object_.end() || it->is_null() ? nullptr : &*it;

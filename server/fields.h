@@ -12,6 +12,9 @@
 
 namespace moebius {
 
+// The string of that name, or "" where there is none.
+std::string text_of(const Json& object, const char* name);
+
 class Fields {
  public:
   // prefix: put before names in messages and `param`, for nested objects ("stream_options."). object must be

@@ -7,7 +7,7 @@ namespace moebius {
 
 namespace {
 
-constexpr size_t kKept = 256;
+constexpr size_t kKeptEnds = 256;
 constexpr std::chrono::seconds kWindow{60};
 constexpr int kUnknown_s = 5, kMost_s = 120;
 
@@ -16,7 +16,7 @@ constexpr int kUnknown_s = 5, kMost_s = 120;
 void Pace::ended(Clock::time_point now) {
   std::lock_guard lock(mutex_);
   ends_.push_back(now);
-  if (ends_.size() > kKept) ends_.pop_front();
+  if (ends_.size() > kKeptEnds) ends_.pop_front();
 }
 
 int Pace::seconds_to_next(Clock::time_point now) const {

@@ -18,17 +18,6 @@ bool has_control(std::string_view text) {
                      [](unsigned char c) { return (c < 0x20 && c != '\t') || c == 0x7f; });
 }
 
-bool same(std::string_view name, std::string_view lower) {
-  return std::equal(name.begin(), name.end(), lower.begin(), lower.end(),
-                    [](unsigned char a, char b) { return std::tolower(a) == b; });
-}
-
-std::string_view trim(std::string_view text) {
-  while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
-  while (!text.empty() && (text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
-  return text;
-}
-
 // What the request line says.
 struct RequestLine {
   bool post = false, http11 = false, upload = false;
@@ -70,15 +59,15 @@ std::optional<ApiError> check_field(std::string_view line, const ConnectionLimit
   const std::string_view name = line.substr(0, colon);
   const std::string_view value = trim(line.substr(colon + 1));
   if (has_control(value)) return malformed("a control character in a field");
-  if (same(name, "host")) {
+  if (same_name(name, "host")) {
     framing.hosts++;
     if (value.find_first_of(" \t,/\\@?#\"<>") != std::string_view::npos) return malformed("the Host field");
   }
-  if (same(name, "transfer-encoding")) {
+  if (same_name(name, "transfer-encoding")) {
     framing.encodings++;
-    if (!same(value, "chunked")) return malformed("Transfer-Encoding other than chunked");
+    if (!same_name(value, "chunked")) return malformed("Transfer-Encoding other than chunked");
   }
-  if (same(name, "content-length")) {
+  if (same_name(name, "content-length")) {
     framing.lengths++;
     if (value.empty() || value.size() > 18 ||
         value.find_first_not_of("0123456789") != std::string_view::npos) {
@@ -86,14 +75,25 @@ std::optional<ApiError> check_field(std::string_view line, const ConnectionLimit
     }
     framing.length = std::stoll(std::string(value));
   }
-  if (!upload && same(name, "content-type") && value.size() >= 10 &&
-      same(value.substr(0, 10), "multipart/")) {
+  if (!upload && same_name(name, "content-type") && value.size() >= 10 &&
+      same_name(value.substr(0, 10), "multipart/")) {
     return with_status(415, "send the body as application/json");
   }
   return {};
 }
 
 }  // namespace
+
+bool same_name(std::string_view a, std::string_view b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](unsigned char x, unsigned char y) { return std::tolower(x) == std::tolower(y); });
+}
+
+std::string_view trim(std::string_view value) {
+  while (!value.empty() && (value.front() == ' ' || value.front() == '\t')) value.remove_prefix(1);
+  while (!value.empty() && (value.back() == ' ' || value.back() == '\t')) value.remove_suffix(1);
+  return value;
+}
 
 ApiError malformed(std::string what) { return bad_request("malformed HTTP: " + std::move(what)); }
 
@@ -139,7 +139,7 @@ std::optional<ApiError> check_head(std::string_view head, const ConnectionLimits
 bool is_chunked(std::string_view head) {
   constexpr std::string_view kName = "transfer-encoding:";
   for (size_t at = head.find('\n'); at != std::string_view::npos; at = head.find('\n', at + 1))
-    if (same(head.substr(at + 1, kName.size()), kName)) return true;
+    if (same_name(head.substr(at + 1, kName.size()), kName)) return true;
   return false;
 }
 

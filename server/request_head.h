@@ -33,6 +33,11 @@ std::optional<ApiError> check_head(std::string_view head, const ConnectionLimits
 // Whether a head that passed the check says that its body is chunked.
 bool is_chunked(std::string_view head);
 
+// Of the fields of a head, as of those of a form's parts: whether two names are equal but for case, and a
+// value without the spaces and tabs around it.
+bool same_name(std::string_view a, std::string_view b);
+std::string_view trim(std::string_view value);
+
 // "malformed HTTP: ...", status 400.
 ApiError malformed(std::string what);
 // The same for a status that needs no more than a line.

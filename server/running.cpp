@@ -12,7 +12,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr milliseconds kPoll{50};  // between two looks at whether the client is still there
+constexpr milliseconds kClientPoll{50};  // between two looks at whether the client is still there
 
 ApiError client_gone() { return {499, "client_gone", "the client went away", {}, "client_gone"}; }
 
@@ -120,7 +120,7 @@ void Running::respond(const Exchange& exchange, std::shared_ptr<Running> running
 
 void Running::respond_whole(const Exchange& exchange) {
   while (client_is_there(exchange.request)) {
-    const Step next = step(kPoll);
+    const Step next = step(kClientPoll);
     if (next.error) return send_error(exchange.response, *next.error, error_style(exchange.request));
     if (next.done) return exchange.answer(writer_->json());
   }
@@ -163,7 +163,7 @@ bool Running::stream(const std::function<bool()>& client_there, httplib::DataSin
   };
   bool going = send(writer_->begin());
   while (going && client_there()) {
-    const Step next = step(kPoll);
+    const Step next = step(kClientPoll);
     going = send(progress()) && send(next.text);
     if (going && (next.done || next.error)) {
       sink.done();

@@ -13,7 +13,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::milliseconds kPoll{50};
+constexpr std::chrono::milliseconds kDrainPoll{50};
 constexpr int64_t kFormBytes = 64 << 10;  // of an upload beside its file
 
 // One for each request that is answered or waits, and some that ask less.
@@ -101,20 +101,20 @@ void Server::Impl::add_routes() {
 
 // Waits for drain(), then for the running answers, and ends the listening.
 void Server::Impl::drain_when_asked() {
-  while (!service.draining && !finished) std::this_thread::sleep_for(kPoll);
+  while (!service.draining && !finished) std::this_thread::sleep_for(kDrainPoll);
   if (finished) return;
   if (tuning) tuning->jobs().begin_stop();
   const auto until = Clock::now() + service.options.drain;
-  while (service.active > 0 && Clock::now() < until) std::this_thread::sleep_for(kPoll);
+  while (service.active > 0 && Clock::now() < until) std::this_thread::sleep_for(kDrainPoll);
   if (service.active > 0)
     service.log.warn("{} answers are not finished in time and are given up", service.active.load());
   service.scheduler.cancel_all();
   const auto last = Clock::now() + std::chrono::seconds(10);
-  while (service.active > 0 && Clock::now() < last) std::this_thread::sleep_for(kPoll);
+  while (service.active > 0 && Clock::now() < last) std::this_thread::sleep_for(kDrainPoll);
   http.stop();
   while (!finished) {
     http.stop_reading();
-    std::this_thread::sleep_for(kPoll);
+    std::this_thread::sleep_for(kDrainPoll);
   }
 }
 

@@ -14,7 +14,7 @@
 namespace moebius {
 namespace {
 
-constexpr int64_t kSliceTokens = 2048;  // that go through attention at once, unless a sequence has more
+constexpr int64_t kLeastSlice = 2048;  // that go through attention at once, unless a sequence has more
 constexpr int64_t kMaxPassTokens = 16384;
 
 // Sequences [first, first + count) of the text, rows [begin, begin + tokens) of the pass.
@@ -120,7 +120,7 @@ Status Calibration::prepare() {
   }
   if (scores_.tokens == 0) return invalid("the text has no tokens; give some");
   const int64_t slot_bytes = config_.moe.top_k * config_.hidden * static_cast<int64_t>(sizeof(float));
-  const int64_t slice_tokens = std::max(kSliceTokens, longest);
+  const int64_t slice_tokens = std::max(kLeastSlice, longest);
   const int64_t pass_tokens =
       std::max(slice_tokens, std::min(kMaxPassTokens, options_.pass_bytes / slot_bytes));
   passes_ = cut_into_passes(sequences_, slice_tokens, pass_tokens);

@@ -77,9 +77,9 @@ PruneScores random_scores(const PruneScores& like, uint64_t seed) {
   return scores;
 }
 
-class Planner {
+class PrunePlanner {
  public:
-  Planner(const ModelConfig& config, const PruneScores& scores, const PruneRequest& request)
+  PrunePlanner(const ModelConfig& config, const PruneScores& scores, const PruneRequest& request)
       : moe_(config.moe), scores_(scores), request_(request), layers_(std::ssize(scores.layers)) {
     plan_.method = request.method;
     plan_.width = moe_.width;
@@ -313,7 +313,7 @@ Result<PrunePlan> plan_pruning(const ModelFiles& model, const PruneScores& score
   MOEBIUS_TRY(check_request(model, request));
   const bool random = request.method == PruneMethod::kRandom;
   const PruneScores drawn = random ? random_scores(scores, request.seed) : PruneScores();
-  Planner planner(model.config(), random ? drawn : scores, request);
+  PrunePlanner planner(model.config(), random ? drawn : scores, request);
   MOEBIUS_TRY(planner.set_widths());
   return planner.take();
 }

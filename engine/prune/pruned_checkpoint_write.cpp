@@ -4,6 +4,7 @@
 
 #include "engine/checkpoint_folder.h"
 #include "engine/prune/pruned_checkpoint.h"
+#include "engine/write_progress.h"
 #include "models/file_io.h"
 #include "models/json_fields.h"
 
@@ -11,9 +12,6 @@ namespace moebius {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-constexpr int64_t kPieceBytes = 16 << 20;  // copied at once
-constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 
 // Scores that are shares of all rows' or of the chosen ones' halve when every row is there twice.
 void put_halves(const MoeConfig& moe, Json& config) {
@@ -29,7 +27,7 @@ void put_halves(const MoeConfig& moe, Json& config) {
 class PrunedCheckpoint::Writer {
  public:
   Writer(const PruneWriteOptions& options, int64_t total)
-      : options_(options), pool_(options.threads), total_(total) {}
+      : pool_(options.threads), written_(options.progress, total) {}
 
   Status write(const Shard& shard, const std::string& path) {
     SafetensorsWriter writer(path, shard.metadata);
@@ -37,19 +35,11 @@ class PrunedCheckpoint::Writer {
       for (Part& part : parts_of(item))
         writer.declare(std::move(part.name), part.dtype, std::move(part.shape));
     for (const Item& item : shard.items)
-      MOEBIUS_TRY(item.copy ? copy(*item.copy, writer) : cut(item, writer));
+      MOEBIUS_TRY(item.copy ? written_.put(item.copy->data, item.copy->bytes, writer) : cut(item, writer));
     return writer.finish();
   }
 
  private:
-  Status copy(const TensorEntry& from, SafetensorsWriter& writer) {
-    for (int64_t begin = 0; begin < from.bytes; begin += kPieceBytes) {
-      const int64_t bytes = std::min(kPieceBytes, from.bytes - begin);
-      MOEBIUS_TRY(put(static_cast<const char*>(from.data) + begin, bytes, writer));
-    }
-    return Status();
-  }
-
   Status cut(const Item& item, SafetensorsWriter& writer) {
     const MatrixCut cut = cut_of(item);
     if (!store_cut(cut, pool_, stored_)) {
@@ -58,26 +48,18 @@ class PrunedCheckpoint::Writer {
                       "damaged, or not what its configuration says",
                       item.name));
     }
-    MOEBIUS_TRY(put(stored_.data.data(), std::ssize(stored_.data), writer));
-    MOEBIUS_TRY(put(stored_.scales.data(), std::ssize(stored_.scales), writer));
+    MOEBIUS_TRY(written_.put(stored_.data.data(), std::ssize(stored_.data), writer));
+    MOEBIUS_TRY(written_.put(stored_.scales.data(), std::ssize(stored_.scales), writer));
     if (!is_integer(item.from.format)) return Status();
     const int64_t shape[] = {cut.row_count(), cut.col_count()};
     const int32_t narrow[] = {static_cast<int32_t>(shape[0]), static_cast<int32_t>(shape[1])};
-    return item.shape_dtype == DType::kI64 ? put(shape, sizeof shape, writer)
-                                           : put(narrow, sizeof narrow, writer);
+    return item.shape_dtype == DType::kI64 ? written_.put(shape, sizeof shape, writer)
+                                           : written_.put(narrow, sizeof narrow, writer);
   }
 
-  Status put(const void* data, int64_t bytes, SafetensorsWriter& writer) {
-    MOEBIUS_TRY(writer.append(data, static_cast<size_t>(bytes)));
-    done_ += bytes;
-    if (options_.progress && !options_.progress(done_, total_)) return {Code::kCancelled, "cancelled"};
-    return Status();
-  }
-
-  const PruneWriteOptions& options_;
   ThreadPool pool_;
   StoredMatrix stored_;
-  int64_t done_ = 0, total_ = 0;
+  WriteProgress written_;
 };
 
 Result<std::string> PrunedCheckpoint::config() const {

@@ -9,7 +9,7 @@
 namespace moebius {
 namespace {
 
-constexpr const char* kFormat = "moebius tenp scores 1";
+constexpr const char* kScoresFormat = "moebius tenp scores 1";
 
 std::string model_text(const ModelFiles& model) {
   const ModelConfig& c = model.config();
@@ -98,7 +98,7 @@ std::vector<RareExpert> score_rare_experts(const Weights& weights, int64_t least
 }
 
 Status write_scores(const std::string& path, const ModelFiles& model, const PruneScores& scores) {
-  SafetensorsWriter writer(path, {{"format", kFormat}, {"model", model_text(model)}});
+  SafetensorsWriter writer(path, {{"format", kScoresFormat}, {"model", model_text(model)}});
   MOEBIUS_TRY(visit_tensors(scores, [&](std::string name, DType type, Shape shape, const void*, size_t) {
     writer.declare(std::move(name), type, std::move(shape));
     return Status();
@@ -116,7 +116,7 @@ Result<PruneScores> read_scores(const std::string& path, const ModelFiles& model
     if (name == "format") format = value;
     if (name == "model") of = value;
   }
-  if (format != kFormat)
+  if (format != kScoresFormat)
     return invalid(fmt::format("'{}' holds no scores; make some with --calibrate", printable(path)));
   if (of != model_text(model)) {
     return invalid(fmt::format("'{}' holds scores of another model ({}); this one is {}; calibrate it",

@@ -15,7 +15,7 @@
 namespace moebius {
 namespace {
 
-constexpr const char* kFormat = "moebius training 1";
+constexpr const char* kCheckpointFormat = "moebius training 1";
 constexpr const char* kPrefix = "checkpoint-";
 constexpr const char* kSuffix = ".safetensors";
 
@@ -76,7 +76,7 @@ Status save_checkpoint(const std::string& path, const std::string& settings, con
   RunTensors tensors{{run.steps, run.epoch, run.index}, {run.smoothed_loss, run.best_loss}};
   std::vector<optim::StateEntry> entries = tensors.entries();
   for (optim::StateEntry& entry : trained.entries()) entries.push_back(std::move(entry));
-  SafetensorsWriter writer(path, {{"format", kFormat}, {"settings", settings}});
+  SafetensorsWriter writer(path, {{"format", kCheckpointFormat}, {"settings", settings}});
   for (const optim::StateEntry& e : entries) writer.declare(e.name, e.dtype, e.shape);
   for (const optim::StateEntry& e : entries) MOEBIUS_TRY(writer.append(e.data, static_cast<size_t>(e.bytes)));
   return writer.finish();
@@ -94,7 +94,7 @@ Result<RunState> load_checkpoint(const std::string& path, const std::string& set
     return invalid(fmt::format("{}: {}; use the settings it was made with, or start anew in another folder",
                                path, what));
   };
-  if (metadata["format"] != kFormat) return refuse("this is not a checkpoint of a training run");
+  if (metadata["format"] != kCheckpointFormat) return refuse("this is not a checkpoint of a training run");
   if (metadata["settings"] != settings) return refuse(difference(metadata["settings"], settings));
   std::map<std::string_view, const TensorEntry*> found;
   for (const TensorEntry& t : file->tensors()) found[t.name] = &t;

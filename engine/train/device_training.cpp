@@ -11,7 +11,6 @@
 namespace moebius {
 namespace {
 
-constexpr int64_t kSlack = 1 << 20;     // of the device's memory, for rounding and for the self-check
 constexpr int64_t kExpertSlack = 2048;  // of an expert, for rounding
 
 // What goes to the device: matrices that every token reads, with the head or without, and all vectors.
@@ -82,7 +81,7 @@ int64_t bytes_without_residents(const ModelConfig& config, const Weights& adapte
   HybridExperts::Options ring;
   ring.ring_places = ring_places;
   return dense_bytes(config, adapted, head) + pass_bytes(config, pass, head) +
-         HybridExperts::bytes(adapted, ring) + kSlack;
+         HybridExperts::bytes(adapted, ring) + kDeviceSlack;
 }
 
 PassOptions parked(PassOptions pass, bool park) {

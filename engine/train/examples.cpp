@@ -16,11 +16,6 @@ using Json = nlohmann::ordered_json;
 constexpr const char* kShapes =
     "write {\"messages\": [...]}, {\"text\": TEXT} or {\"prompt\": TEXT, \"completion\": TEXT}";
 
-const Json* find(const Json& object, const char* name) {
-  const auto found = object.find(name);
-  return found == object.end() || found->is_null() ? nullptr : &*found;
-}
-
 bool starts_with(const std::vector<int32_t>& ids, const std::vector<int32_t>& prefix) {
   return ids.size() >= prefix.size() && std::equal(prefix.begin(), prefix.end(), ids.begin());
 }
@@ -75,9 +70,9 @@ Status ExampleMaker::add(std::string_view text, Dataset& out) const {
   }
   if (!line.is_object()) return invalid("is not a JSON object; write one object a line");
 
-  if (find(line, "messages") != nullptr) return add_conversation(line, out);
-  if (find(line, "text") != nullptr) return add_text(line, out);
-  if (find(line, "prompt") != nullptr || find(line, "completion") != nullptr)
+  if (given(line, "messages") != nullptr) return add_conversation(line, out);
+  if (given(line, "text") != nullptr) return add_text(line, out);
+  if (given(line, "prompt") != nullptr || given(line, "completion") != nullptr)
     return add_completion(line, out);
   return invalid(fmt::format("has none of \"messages\", \"text\" and \"prompt\"; {}", kShapes));
 }
@@ -125,7 +120,7 @@ Status ExampleMaker::finish(Sequence& sequence, Dataset& out, bool* full) const 
 Status ExampleMaker::add_text(const Json& line, Dataset& out) const {
   const Json& text = line["text"];
   if (!text.is_string()) return invalid("has a \"text\" that is not text; write {\"text\": TEXT}");
-  if (find(line, "completion") != nullptr) {
+  if (given(line, "completion") != nullptr) {
     return invalid(fmt::format("has both \"text\" and \"completion\"; {}", kShapes));
   }
   Sequence sequence;
@@ -138,8 +133,8 @@ Status ExampleMaker::add_text(const Json& line, Dataset& out) const {
 }
 
 Status ExampleMaker::add_completion(const Json& line, Dataset& out) const {
-  const Json* prompt = find(line, "prompt");
-  const Json* completion = find(line, "completion");
+  const Json* prompt = given(line, "prompt");
+  const Json* completion = given(line, "completion");
   if (prompt == nullptr || completion == nullptr || !prompt->is_string() || !completion->is_string()) {
     return invalid(
         fmt::format("has a \"prompt\" or a \"completion\" that is missing or not text; {}", kShapes));
@@ -244,7 +239,7 @@ Status ExampleMaker::end_turn(Json& request, const Ids& prompt, Ids& answer) con
     return {};
   }
   Json& messages = request["messages"];
-  const Json* calls = find(messages.back(), "tool_calls");
+  const Json* calls = given(messages.back(), "tool_calls");
   const bool called = calls != nullptr && !calls->empty();
   int32_t end = options_.stop_ids[0];
   messages.push_back({{"role", called ? "tool" : "user"}, {"content", "."}});

@@ -48,11 +48,6 @@ class FieldCounter : public nlohmann::json_sax<nlohmann::json> {
   bool too_many_ = false;
 };
 
-const Json* find(const Json& object, const char* name) {
-  const auto found = object.find(name);
-  return found == object.end() || found->is_null() ? nullptr : &*found;
-}
-
 Status wrong(size_t message, std::string_view what) {
   return invalid(fmt::format("messages[{}] {}", message, what));
 }
@@ -63,7 +58,7 @@ Result<Json> read_content(const Json& content, size_t index) {
   std::string joined;
   for (size_t i = 0; i < content.size(); ++i) {
     const Json& part = content[i];
-    const Json* text = part.is_object() ? find(part, "text") : nullptr;
+    const Json* text = part.is_object() ? given(part, "text") : nullptr;
     if (text == nullptr || !text->is_string() || part.value("type", Json()) != "text") {
       return wrong(index, fmt::format("has a content part {} that is not text; write {{\"type\": \"text\", "
                                       "\"text\": TEXT}}",
@@ -79,8 +74,8 @@ Result<Json> read_calls(const Json& calls, size_t index) {
   if (!calls.is_array()) return wrong(index, "has tool_calls that are not a list");
   Json out = calls;
   for (Json& call : out) {
-    const Json* function = call.is_object() ? find(call, "function") : nullptr;
-    const Json* name = function != nullptr && function->is_object() ? find(*function, "name") : nullptr;
+    const Json* function = call.is_object() ? given(call, "function") : nullptr;
+    const Json* name = function != nullptr && function->is_object() ? given(*function, "name") : nullptr;
     if (name == nullptr || !name->is_string()) {
       return wrong(index, "has a tool call without \"function\": {\"name\": NAME, \"arguments\": OBJECT}");
     }
@@ -97,7 +92,7 @@ Result<Json> read_calls(const Json& calls, size_t index) {
 // *counts: whether the turn is to be learnt.
 Status read_weight(const Json& message, size_t index, bool assistant, bool* counts) {
   *counts = assistant;
-  const Json* weight = find(message, "weight");
+  const Json* weight = given(message, "weight");
   if (weight == nullptr) return {};
   if (!weight->is_number() || (*weight != 0 && *weight != 1)) {
     return wrong(index, "has a weight that is neither 0 nor 1; write 0 to leave the turn out, 1 to learn it");
@@ -112,7 +107,7 @@ Status read_weight(const Json& message, size_t index, bool assistant, bool* coun
 Status read_message(const Json& message, size_t index, TrainingConversation& out) {
   if (!message.is_object())
     return wrong(index, "is not an object; write {\"role\": ROLE, \"content\": TEXT}");
-  const Json* role = find(message, "role");
+  const Json* role = given(message, "role");
   if (role == nullptr || !role->is_string()) {
     return wrong(index, "has no role; write \"system\", \"user\", \"assistant\" or \"tool\"");
   }
@@ -120,14 +115,14 @@ Status read_message(const Json& message, size_t index, TrainingConversation& out
   Json copy = message;
   copy.erase("weight");
   if (*role == "developer") copy["role"] = "system";
-  if (const Json* content = find(message, "content")) {
+  if (const Json* content = given(message, "content")) {
     MOEBIUS_ASSIGN(copy["content"], read_content(*content, index));
   } else if (assistant) {
     copy["content"] = "";
   } else {
     return wrong(index, "has no content; write \"content\": TEXT");
   }
-  if (const Json* calls = find(message, "tool_calls")) {
+  if (const Json* calls = given(message, "tool_calls")) {
     MOEBIUS_ASSIGN(copy["tool_calls"], read_calls(*calls, index));
   }
   bool counts = false;
@@ -146,6 +141,11 @@ bool has_too_many_fields(std::string_view text) {
   return counter.too_many();
 }
 
+const Json* given(const Json& object, const char* name) {
+  const auto found = object.find(name);
+  return found == object.end() || found->is_null() ? nullptr : &*found;
+}
+
 Result<TrainingConversation> read_training_conversation(const Json& line) {
   TrainingConversation out;
   const Json& messages = line["messages"];
@@ -159,7 +159,7 @@ Result<TrainingConversation> read_training_conversation(const Json& line) {
     return invalid(
         "no assistant message with weight 1: nothing to learn; add the answer, or remove the line");
   }
-  if (const Json* tools = find(line, "tools")) {
+  if (const Json* tools = given(line, "tools")) {
     if (!tools->is_array()) return invalid("tools is not a list; write a list of {\"type\", \"function\"}");
     if (!tools->empty()) out.tools = *tools;
   }

@@ -20,6 +20,9 @@ struct TrainingConversation {
 // into an object. kInvalid says what is wrong, where in the line, and the remedy.
 Result<TrainingConversation> read_training_conversation(const nlohmann::ordered_json& line);
 
+// The value of a field of an object; null where there is none, or null.
+const nlohmann::ordered_json* given(const nlohmann::ordered_json& object, const char* name);
+
 // Whether some object of the document has more than 4096 fields: parsing one in order takes quadratic time.
 bool has_too_many_fields(std::string_view text);
 

@@ -1,5 +1,4 @@
 // open_training: a model from scratch.
-#include <sys/stat.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -24,13 +23,9 @@ const char* const kCopied[] = {"config.json", "chat_template.jinja", "generation
 const char* const kTokenizerFiles[] = {"tokenizer.model", "tokenizer.json", "tokenizer_config.json",
                                        "special_tokens_map.json", "tiktoken.model"};
 
-bool exists(const std::string& path) {
-  struct stat info {};
-  return stat(path.c_str(), &info) == 0;
-}
-
 bool has_tokenizer(const std::string& dir) {
-  return std::ranges::any_of(kTokenizerFiles, [&](const char* name) { return exists(dir + "/" + name); });
+  return std::ranges::any_of(kTokenizerFiles,
+                             [&](const char* name) { return path_exists(dir + "/" + name); });
 }
 
 // The texts of a JSONL line, of any of the shapes of dataset.h.
@@ -116,7 +111,7 @@ class ScratchTraining final : public TrainingJob {
  private:
   // A run that goes on keeps the files it began with; those of the recipe must be the same.
   Status prepare_folder() {
-    if (!exists(options_.recipe + "/config.json"))
+    if (!path_exists(options_.recipe + "/config.json"))
       return not_found(fmt::format(
           "{}/config.json is missing; --recipe is a folder with a model's config.json", options_.recipe));
     MOEBIUS_TRY(ModelConfig::load(options_.recipe).status());
@@ -131,14 +126,14 @@ class ScratchTraining final : public TrainingJob {
 
   Status copy(const std::string& name) const {
     const std::string from = options_.recipe + "/" + name;
-    if (!exists(from)) return Status();
+    if (!path_exists(from)) return Status();
     MOEBIUS_ASSIGN(const std::string text, read_text_file(from, kMaxSmallFile));
     return write_text_file(options_.out + "/" + name, text);
   }
 
   Status compare(const std::string& name) const {
     const std::string theirs = options_.recipe + "/" + name, ours = options_.out + "/" + name;
-    if (!exists(theirs)) return Status();
+    if (!path_exists(theirs)) return Status();
     MOEBIUS_ASSIGN(const std::string text, read_text_file(theirs, kMaxSmallFile));
     MOEBIUS_ASSIGN(const std::string kept, read_text_file(ours, kMaxSmallFile));
     if (text == kept) return Status();

@@ -10,10 +10,11 @@
 namespace moebius {
 namespace {
 
-constexpr int64_t kSlack = int64_t{4} << 20;  // of the device's memory, for rounding and the self-check
-constexpr double kBackwardPart = 6.0 / 10;    // of the forward's operations in those of an expert's backward
-constexpr double kWorthIt = 1.01;             // what a device with fewer residents must be faster
-constexpr int64_t kGradient = 2;              // an adapter and its gradient
+constexpr int64_t kTrainingSlack = int64_t{4}
+                                   << 20;   // of the device's memory, for rounding and the self-check
+constexpr double kBackwardPart = 6.0 / 10;  // of the forward's operations in those of an expert's backward
+constexpr double kWorthIt = 1.01;           // what a device with fewer residents must be faster
+constexpr int64_t kGradient = 2;            // an adapter and its gradient
 
 int64_t momenta_of(const LoraOptions& lora) { return lora.optimizer == LoraOptimizer::kAdamW ? 2 : 1; }
 
@@ -62,7 +63,7 @@ class Sharing {
   TrainingPlan plan() {
     TrainingPlan p;
     p.experts = routed_.count;
-    p.device_needed = read_by_all(b_) + b_.kept + b_.workspace + kSlack;
+    p.device_needed = read_by_all(b_) + b_.kept + b_.workspace + kTrainingSlack;
     const int64_t head = b_.model.head.bytes + b_.head;
     const int64_t all_experts = routed_.all.bytes + kGradient * b_.expert_adapters;
     p.device_for_all = p.device_needed + head + b_.inputs + all_experts + routed_.count * 24 * 256;

@@ -9,10 +9,6 @@
 namespace moebius {
 namespace {
 
-constexpr size_t kMaxConfigBytes = size_t{16} << 20;
-constexpr double kDecay = 0.1;
-constexpr optim::AdamMoments kMoments{0.9, 0.98};  // ZEDA's
-
 class FullStudent final : public Student {
  public:
   FullStudent(const ModelFiles& files, std::unique_ptr<FullModel> model)
@@ -55,8 +51,8 @@ Result<std::unique_ptr<Student>> full_student(const ModelFiles& injected, Backen
                                    injected.checkpoint().dir()));
   }
   FullOptions options;
-  options.matrices = options.embeddings = optim::adamw(kDecay, kMoments);
-  options.vectors = optim::adamw(0, kMoments);
+  options.matrices = options.embeddings = optim::adamw(kStudentDecay, kStudentMoments);
+  options.vectors = optim::adamw(0, kStudentMoments);
   options.balance_gamma = 0;  // selection biases stay
   MOEBIUS_ASSIGN(std::unique_ptr<FullModel> model, FullModel::random(injected.config(), options, backend));
   MOEBIUS_TRY(model->start_from(injected.weights()));

@@ -11,9 +11,6 @@
 namespace moebius {
 namespace {
 
-constexpr double kDecay = 0.1;
-constexpr optim::AdamMoments kMoments{0.9, 0.98};  // ZEDA's
-
 class LoraStudent final : public Student {
  public:
   explicit LoraStudent(const ModelFiles& files) : files_(files) {}
@@ -56,7 +53,7 @@ class LoraStudent final : public Student {
     std::vector<optim::Parameter> parameters;
     for (auto& [name, router] : routers_)
       parameters.push_back({name, view(router.values, router), view(router.gradient, router), &router.state});
-    MOEBIUS_TRY(optim::apply_step(optim::adamw(kDecay, kMoments), lr, parameters, pool));
+    MOEBIUS_TRY(optim::apply_step(optim::adamw(kStudentDecay, kStudentMoments), lr, parameters, pool));
     return lora_->step(lr, statistics, pool);
   }
 
@@ -121,7 +118,7 @@ class LoraStudent final : public Student {
     r.rows = rows, r.cols = cols;
     r.values.resize(static_cast<size_t>(rows * cols)), r.gradient.resize(r.values.size());
     format_kernels(w.format).back().dequantize_rows(w, 0, rows, r.values.data(), cols);
-    r.state = optim::make_state(optim::adamw(kDecay, kMoments), rows, cols);
+    r.state = optim::make_state(optim::adamw(kStudentDecay, kStudentMoments), rows, cols);
     w = Matrix();
     w.rows = rows, w.cols = cols, w.data = r.values.data();
   }

@@ -10,6 +10,10 @@
 
 namespace moebius {
 
+// How ZEDA trains what is no adapter.
+inline constexpr double kStudentDecay = 0.1;
+inline constexpr optim::AdamMoments kStudentMoments{0.9, 0.98};
+
 class Student : public Trained {
  public:
   // Takes over the weights of a student of the same kind and model; the optimizer starts anew.

@@ -8,6 +8,7 @@
 
 #include "engine/checkpoint_folder.h"
 #include "engine/train/random.h"
+#include "engine/write_progress.h"
 #include "kernels/half.h"
 #include "models/file_io.h"
 #include "models/json_fields.h"
@@ -17,8 +18,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int64_t kPieceBytes = 16 << 20;  // copied at once
-constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 constexpr int64_t kMostZeroExperts = 1 << 20;  // as config.json may say
 constexpr const char* kMark = "zeda";          // in the metadata of the files that write_injected() writes
 constexpr const char* kInjected = "injected";
@@ -129,11 +128,8 @@ Result<Json> read_config(const ModelFiles& model) {
 // The model's shards with some tensors replaced.
 class Rewriter {
  public:
-  using Progress = std::function<bool(int64_t, int64_t)>;
-  Rewriter(const ModelFiles& model, const Replacements& replaced, const Progress& progress)
-      : model_(model.checkpoint()), replaced_(replaced), progress_(progress) {
-    for (const TensorEntry* t : model_.tensors()) total_ += bytes_of(*t);
-  }
+  Rewriter(const ModelFiles& model, const Replacements& replaced, const WriteProgress::Progress& progress)
+      : model_(model.checkpoint()), replaced_(replaced), written_(progress, total_bytes()) {}
 
   Status write(const std::string& dir, bool mark) {
     std::vector<std::pair<std::string, std::string>> places;
@@ -149,13 +145,12 @@ class Rewriter {
       }
       for (const TensorEntry& t : shard.file->tensors()) {
         const Replacement* other = replacement(t);
-        MOEBIUS_TRY(
-            put(other ? other->bytes.data() : static_cast<const uint8_t*>(t.data), bytes_of(t), writer));
+        MOEBIUS_TRY(written_.put(other ? other->bytes.data() : t.data, bytes_of(t), writer));
       }
       MOEBIUS_TRY(writer.finish());
     }
     const bool single = model_.shards().size() == 1 && model_.shards().front().name == "model.safetensors";
-    if (!single) MOEBIUS_TRY(write_shard_index(dir, total_, places));
+    if (!single) MOEBIUS_TRY(write_shard_index(dir, written_.total(), places));
     MOEBIUS_TRY(copy_companions(model_.dir(), dir));
     return model_.check_unchanged();
   }
@@ -169,20 +164,15 @@ class Rewriter {
     const Replacement* other = replacement(t);
     return other ? std::ssize(other->bytes) : t.bytes;
   }
-  Status put(const uint8_t* data, int64_t bytes, SafetensorsWriter& writer) {
-    for (int64_t begin = 0; begin < bytes; begin += kPieceBytes) {
-      const int64_t piece = std::min(kPieceBytes, bytes - begin);
-      MOEBIUS_TRY(writer.append(data + begin, static_cast<size_t>(piece)));
-      done_ += piece;
-      if (progress_ && !progress_(done_, total_)) return {Code::kCancelled, "cancelled"};
-    }
-    return Status();
+  int64_t total_bytes() const {
+    int64_t total = 0;
+    for (const TensorEntry* t : model_.tensors()) total += bytes_of(*t);
+    return total;
   }
 
   const Checkpoint& model_;
   const Replacements& replaced_;
-  const Progress& progress_;
-  int64_t done_ = 0, total_ = 0;
+  WriteProgress written_;
 };
 
 }  // namespace

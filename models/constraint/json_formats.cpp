@@ -19,7 +19,7 @@ namespace {
 #define MOEBIUS_LABEL "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 #define MOEBIUS_HEX "[0-9A-Fa-f]{1,4}"
 
-constexpr std::pair<std::string_view, const char*> kFormats[] = {
+constexpr std::pair<std::string_view, const char*> kJsonFormats[] = {
     {"date", "^" MOEBIUS_DATE "$"},
     {"time", "^" MOEBIUS_TIME "$"},
     {"date-time", "^" MOEBIUS_DATE "T" MOEBIUS_TIME "$"},
@@ -47,7 +47,7 @@ constexpr std::pair<std::string_view, const char*> kFormats[] = {
 }  // namespace
 
 const char* json_format_pattern(std::string_view format) {
-  for (const auto& [name, pattern] : kFormats) {
+  for (const auto& [name, pattern] : kJsonFormats) {
     if (name == format) return pattern;
   }
   return nullptr;

@@ -10,8 +10,8 @@ namespace moebius {
 
 namespace {
 
-constexpr int kDigits = 15;  // significant digits that a double keeps apart
-constexpr int64_t kMost = 999'999'999'999'999;
+constexpr int kExactDigits = 15;  // significant digits that a double keeps apart
+constexpr int64_t kMaxExact = 999'999'999'999'999;
 
 class Digits {
  public:
@@ -26,7 +26,7 @@ class Digits {
   ExprId whole(int64_t low, int64_t high) {
     std::vector<ExprId> parts;
     int64_t begin = 0, end = 9;  // numbers of one length
-    for (int digits = 1; digits <= kDigits && begin <= high; ++digits) {
+    for (int digits = 1; digits <= kExactDigits && begin <= high; ++digits) {
       if (end >= low)
         parts.push_back(
             same_length(std::to_string(std::max(low, begin)), std::to_string(std::min(high, end))));
@@ -140,7 +140,7 @@ class Decimals {
     Bound out;
     const std::string text = fmt::format("{:.12f}", value);
     const size_t point = text.find('.');
-    if (!(value <= static_cast<double>(kMost)) || std::stod(text) != value) {
+    if (!(value <= static_cast<double>(kMaxExact)) || std::stod(text) != value) {
       g_.fail(unsupported(
           fmt::format("a bound of {} on a number is not supported: too large or too fine", value)));
       return out;
@@ -159,9 +159,9 @@ class Decimals {
       most = std::max(most, static_cast<int>(std::to_string(b->whole).size()));
       needed = std::max(needed, static_cast<int>(b->fraction.size()));
     }
-    if (most + std::max(needed, 1) > kDigits)
+    if (most + std::max(needed, 1) > kExactDigits)
       g_.fail(unsupported("bounds on a number with more than 15 digits are not supported"));
-    return kDigits - most;
+    return kExactDigits - most;
   }
 
   ExprId with_point(ExprId whole, bool alone, ExprId fraction) {
@@ -186,7 +186,7 @@ class Decimals {
       ways.push_back(with_point(text(*high), !(high->fraction.empty() && high->excluded),
                                 digits_.at_most(high->fraction, high->excluded, places, true)));
     }
-    const int64_t last = high ? high->whole - 1 : kMost;
+    const int64_t last = high ? high->whole - 1 : kMaxExact;
     if (low.whole + 1 <= last)
       ways.push_back(with_point(digits_.whole(low.whole + 1, last), true, digits_.any(1, places)));
     return g_.choice(std::move(ways));
@@ -196,18 +196,18 @@ class Decimals {
   Digits digits_;
 };
 
-// The whole numbers in a range; none: nothing on that side within kMost.
+// The whole numbers in a range; none: nothing on that side within kMaxExact.
 int64_t whole_low(const NumberRange& r) {
-  if (!r.low || *r.low <= -static_cast<double>(kMost)) return -kMost;
+  if (!r.low || *r.low <= -static_cast<double>(kMaxExact)) return -kMaxExact;
   const double up = std::ceil(*r.low);
-  if (up > static_cast<double>(kMost)) return kMost + 1;
+  if (up > static_cast<double>(kMaxExact)) return kMaxExact + 1;
   return static_cast<int64_t>(up) + (r.low_excluded && up == *r.low);
 }
 
 int64_t whole_high(const NumberRange& r) {
-  if (!r.high || *r.high >= static_cast<double>(kMost)) return kMost;
+  if (!r.high || *r.high >= static_cast<double>(kMaxExact)) return kMaxExact;
   const double down = std::floor(*r.high);
-  if (down < -static_cast<double>(kMost)) return -kMost - 1;
+  if (down < -static_cast<double>(kMaxExact)) return -kMaxExact - 1;
   return static_cast<int64_t>(down) - (r.high_excluded && down == *r.high);
 }
 
@@ -215,14 +215,14 @@ int64_t whole_high(const NumberRange& r) {
 
 namespace {
 
-// Numbers of at most kDigits digits by the remainder of what is written: a rule for each remainder and number
-// of digits that may still come.
+// Numbers of at most kExactDigits digits by the remainder of what is written: a rule for each remainder and
+// number of digits that may still come.
 class Multiples {
  public:
   Multiples(Grammar& grammar, int64_t step) : g_(grammar), step_(step) {}
 
   // After a first digit that is not 0.
-  ExprId positive() { return digits(1, kDigits, 0, false); }
+  ExprId positive() { return digits(1, kExactDigits, 0, false); }
 
  private:
   ExprId digits(int64_t first, int left, int64_t remainder, bool may_end) {
@@ -255,7 +255,7 @@ class Multiples {
 ExprId JsonText::multiple(int64_t step, const NumberRange& range) {
   constexpr int64_t kListed = 5000, kLargestStep = 100;
   const int64_t low = whole_low(range), high = whole_high(range);
-  if (low > high || step > kMost) return low <= 0 && high >= 0 ? g_.literal("0") : g_.never();
+  if (low > high || step > kMaxExact) return low <= 0 && high >= 0 ? g_.literal("0") : g_.never();
   const int64_t first = low > 0 ? (low + step - 1) / step * step : -(-low / step * step);
   if ((high - first) / step < kListed) {
     std::vector<std::string> all;

@@ -10,10 +10,10 @@ namespace moebius {
 
 namespace {
 
-constexpr int kChain = 16;          // references to references
-constexpr int kMerges = 1000;       // of a document: each copies schemas
-constexpr size_t kParts = 100;      // of allOf and oneOf, and names looked at to tell two objects apart
-constexpr size_t kPairs = 100'000;  // of values that are compared
+constexpr int kChain = 16;           // references to references
+constexpr int kSchemaMerges = 1000;  // of a document: each copies schemas
+constexpr size_t kParts = 100;       // of allOf and oneOf, and names looked at to tell two objects apart
+constexpr size_t kPairs = 100'000;   // of values that are compared
 
 // ~1, ~0 and %XX undone.
 std::string unescape(std::string_view token) {
@@ -115,7 +115,7 @@ const Schema* SchemaCompiler::resolve(const Schema& s, const Place& place) {
 }
 
 Schema SchemaCompiler::merged(const Schema& a, const Schema& b, const Place& place) {
-  if (++merges_ > kMerges) {
+  if (++merges_ > kSchemaMerges) {
     wrong(place, "too many schemas hold together");
     return false;
   }

@@ -73,7 +73,7 @@ Value index(In& in, const Value& self, const Arguments& args) {
   return make_int(static_cast<int64_t>(place_of(in, self.as<Sequence>(), *given[0])));
 }
 
-Value count(In& in, const Value& self, const Arguments& args) {
+Value count_items(In& in, const Value& self, const Arguments& args) {
   const Parameters given(args, "count", {"value"}, 1);
   int64_t found = 0;
   for (const Value& item : self.as<Sequence>()->items) found += equal(in.heap, item, *given[0]);
@@ -180,7 +180,7 @@ constexpr NativeEntry kListMethods[] = {
     {"append", append},
     {"clear", bare<clear_list>},
     {"copy", bare<copy_list>},
-    {"count", count},
+    {"count", count_items},
     {"extend", extend},
     {"index", index},
     {"insert", insert},
@@ -190,7 +190,7 @@ constexpr NativeEntry kListMethods[] = {
     {"sort", sort},
 };
 
-constexpr NativeEntry kTupleMethods[] = {{"count", count}, {"index", index}};
+constexpr NativeEntry kTupleMethods[] = {{"count", count_items}, {"index", index}};
 
 constexpr NativeEntry kDictMethods[] = {
     {"clear", bare<clear_dict>},

@@ -106,7 +106,7 @@ Value round_filter(In& in, const Value& self, const Arguments& args) {
   return binary(in.heap, Op::kDiv, Value(whole + 0.0), scale);  // no negative zero
 }
 
-constexpr NativeEntry kFilters[] = {
+constexpr NativeEntry kNumberFilters[] = {
     {"abs", bare<abs_filter>}, {"float", float_filter}, {"int", int_filter}, {"round", round_filter}};
 
 }  // namespace
@@ -166,6 +166,6 @@ double round_half_even(double value, int digits) {
   return std::nearbyint(value / unit) * unit;
 }
 
-std::span<const NativeEntry> number_filters() { return kFilters; }
+std::span<const NativeEntry> number_filters() { return kNumberFilters; }
 
 }  // namespace moebius::jinja

@@ -56,7 +56,7 @@ Value pick(In& in, const Value& self, const Arguments& args) {
   });
 }
 
-constexpr NativeEntry kFilters[] = {
+constexpr NativeEntry kSelectionFilters[] = {
     {"map", map},
     {"reject", pick<false, false>},
     {"rejectattr", pick<true, false>},
@@ -66,6 +66,6 @@ constexpr NativeEntry kFilters[] = {
 
 }  // namespace
 
-std::span<const NativeEntry> selection_filters() { return kFilters; }
+std::span<const NativeEntry> selection_filters() { return kSelectionFilters; }
 
 }  // namespace moebius::jinja

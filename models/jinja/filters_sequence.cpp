@@ -39,7 +39,7 @@ Value last(In& in, const Value& self, const Arguments&) {
   return items->items.back();
 }
 
-Value join(In& in, const Value& self, const Arguments& args) {
+Value join_filter(In& in, const Value& self, const Arguments& args) {
   const Parameters given(args, "join", {"d", "attribute"});
   const Value separator = given[0] == nullptr ? in.heap.string("") : to_str(in.heap, *given[0]);
   const ItemKey key(in.heap, given.given(1) ? given[1] : nullptr, true);
@@ -111,7 +111,7 @@ std::vector<ItemKey> sort_keys(Heap& heap, const Value* attribute, bool case_sen
   return keys;
 }
 
-Value sort(In& in, const Value& self, const Arguments& args) {
+Value sort_filter(In& in, const Value& self, const Arguments& args) {
   const Parameters given(args, "sort", {"reverse", "case_sensitive", "attribute"});
   const auto keys = sort_keys(in.heap, given.given(2) ? given[2] : nullptr, given.flag(1, false));
   std::vector<std::pair<Value, Value>> keyed;
@@ -137,7 +137,7 @@ Value unique(In& in, const Value& self, const Arguments& args) {
   });
 }
 
-Value reverse(In& in, const Value& self, const Arguments&) {
+Value reverse_filter(In& in, const Value& self, const Arguments&) {
   if (self.is_string()) return get_slice(in.heap, self, none(), none(), make_int(-1));
   const bool generator = is_kind(self, ObjectKind::kIterator);
   Sequence* result = in.heap.sequence(generator ? ObjectKind::kList : ObjectKind::kIterator);
@@ -249,7 +249,7 @@ Value attr(In& in, const Value& self, const Arguments& args) {
   return get_attribute(in.heap, self, name);
 }
 
-constexpr NativeEntry kFilters[] = {
+constexpr NativeEntry kSequenceFilters[] = {
     {"attr", attr},
     {"batch", batch},
     {"count", bare<length>},
@@ -259,15 +259,15 @@ constexpr NativeEntry kFilters[] = {
     {"first", bare<first>},
     {"groupby", groupby},
     {"items", bare<items>},
-    {"join", join},
+    {"join", join_filter},
     {"last", bare<last>},
     {"length", bare<length>},
     {"list", bare<list>},
     {"max", extreme<true>},
     {"min", extreme<false>},
-    {"reverse", bare<reverse>},
+    {"reverse", bare<reverse_filter>},
     {"slice", slice},
-    {"sort", sort},
+    {"sort", sort_filter},
     {"sum", sum},
     {"unique", unique},
 };
@@ -309,6 +309,6 @@ void sort_by_key(Heap& heap, std::vector<std::pair<Value, Value>>& items, bool r
   });
 }
 
-std::span<const NativeEntry> sequence_filters() { return kFilters; }
+std::span<const NativeEntry> sequence_filters() { return kSequenceFilters; }
 
 }  // namespace moebius::jinja

@@ -49,7 +49,7 @@ Value trim(In& in, const Value& self, const Arguments& args) {
   return in.heap.string(std::string(strip(text.text(), Side::kBoth, given.text(0))));
 }
 
-Value replace(In& in, const Value& self, const Arguments& args) {
+Value replace_filter(In& in, const Value& self, const Arguments& args) {
   const Parameters given(args, "replace", {"old", "new", "count"}, 2);
   const Value text = to_str(in.heap, self);
   const Value old = to_str(in.heap, *given[0]);
@@ -233,7 +233,7 @@ Value tojson(In& in, const Value& self, const Arguments& args) {
   return out.finish();
 }
 
-constexpr NativeEntry kFilters[] = {
+constexpr NativeEntry kTextFilters[] = {
     {"capitalize", change_case<capitalize>},
     {"center", center},
     {"e", bare<escape>},
@@ -242,7 +242,7 @@ constexpr NativeEntry kFilters[] = {
     {"format", format_filter},
     {"indent", indent},
     {"lower", change_case<to_lower>},
-    {"replace", replace},
+    {"replace", replace_filter},
     {"safe", bare<string_filter>},
     {"string", bare<string_filter>},
     {"title", change_case<title_after_breaks>},
@@ -256,6 +256,6 @@ constexpr NativeEntry kFilters[] = {
 
 }  // namespace
 
-std::span<const NativeEntry> text_filters() { return kFilters; }
+std::span<const NativeEntry> text_filters() { return kTextFilters; }
 
 }  // namespace moebius::jinja

@@ -11,8 +11,6 @@ namespace {
 
 constexpr size_t kNone = std::string_view::npos;
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
-
 // Newlines of every kind become \n, and one at the end of the file goes.
 std::string normalize(std::string_view source) {
   std::string out;

@@ -25,8 +25,6 @@ struct Spec {
   char type = 0;
 };
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
-
 int64_t read_number(std::string_view text, size_t& at) {
   int64_t value = 0;
   for (; at < text.size() && is_digit(text[at]); ++at)

@@ -15,6 +15,8 @@ void append_char(std::string& text, char32_t c);
 int64_t count_chars(std::string_view text);
 size_t byte_offset(std::string_view text, int64_t chars);  // of the character with that number, or the end
 
+inline bool is_digit(char c) { return c >= '0' && c <= '9'; }  // of ASCII
+
 bool is_space(char32_t c);      // str.isspace
 bool is_alpha(char32_t c);      // str.isalpha
 bool is_alnum(char32_t c);      // str.isalnum

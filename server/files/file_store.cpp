@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "models/file_io.h"
+#include "server/fields.h"
 #include "server/json_input.h"
 #include "server/random_id.h"
 
@@ -18,16 +19,6 @@ namespace fs = std::filesystem;
 
 constexpr size_t kAboutBytes = 64 << 10;
 constexpr int64_t kClaimBytes = 1 << 20;
-
-int64_t now_us() {
-  using namespace std::chrono;
-  return duration_cast<microseconds>(system_clock::now().time_since_epoch()).count();
-}
-
-std::string text_of(const Json& json, const char* key) {
-  const auto it = json.find(key);
-  return it != json.end() && it->is_string() ? it->get<std::string>() : "";
-}
 
 int64_t number_of(const Json& json, const char* key) {
   const auto it = json.find(key);
@@ -57,11 +48,12 @@ std::string about_text(const StoredFile& file) {
                             {"expires_at", file.expires_at}});
 }
 
-ApiError disk_error() {
-  return {507, "server_error", "the file could not be written to the server's disk", {}, "disk_error"};
-}
-
 }  // namespace
+
+int64_t now_us() {
+  using namespace std::chrono;
+  return duration_cast<microseconds>(system_clock::now().time_since_epoch()).count();
+}
 
 Json StoredFile::json() const {
   return {{"id", id},
@@ -141,7 +133,7 @@ std::optional<ApiError> FileStore::begin(std::unique_ptr<Upload>& out) {
   upload->id_ = random_id("file-");
   upload->path_ = path_of(upload->id_, ".data");
   Result<std::unique_ptr<AtomicFile>> file = AtomicFile::create(upload->path_);
-  if (!file.ok()) return disk_error();
+  if (!file.ok()) return disk_error("file");
   upload->file_ = std::move(*file);
   out = std::move(upload);
   return {};
@@ -159,7 +151,7 @@ std::optional<ApiError> FileStore::Upload::append(std::string_view bytes) {
         507, "server_error", "the server's folder for files is full; delete some", {}, "quota_exceeded"};
   const Status written = file_->write_at(bytes.data(), bytes.size(), static_cast<uint64_t>(bytes_));
   bytes_ += count;
-  if (!written.ok()) return disk_error();
+  if (!written.ok()) return disk_error("file");
   return {};
 }
 
@@ -177,7 +169,7 @@ bool FileStore::Upload::claim(int64_t bytes) {
 std::optional<ApiError> FileStore::Upload::finish() {
   const Status committed = file_->commit();
   finished_ = committed.ok();
-  if (!finished_) return disk_error();
+  if (!finished_) return disk_error("file");
   return {};
 }
 
@@ -186,7 +178,7 @@ std::optional<ApiError> FileStore::Upload::keep(std::string filename, std::strin
   MOEBIUS_CHECK(finished_ && !kept_);
   StoredFile file = {id_, std::move(filename), std::move(purpose), bytes_, now_us(), 0};
   if (expires_after_s > 0) file.expires_at = file.created_us / 1'000'000 + expires_after_s;
-  if (!write_text_file(store_.path_of(id_, ".json"), about_text(file)).ok()) return disk_error();
+  if (!write_text_file(store_.path_of(id_, ".json"), about_text(file)).ok()) return disk_error("file");
   kept_ = true;
   out = file;
   store_.release(claimed_ - bytes_);

@@ -25,6 +25,8 @@ struct StoredFile {
   Json json() const;  // OpenAI's object
 };
 
+int64_t now_us();  // as created_us counts
+
 struct FileLimits {
   int64_t file_bytes = int64_t{512} << 20;
   int64_t folder_bytes = int64_t{16} << 30;  // of all files, and of what others() counts

@@ -1,25 +1,15 @@
 #include "server/files/multipart.h"
 
 #include <algorithm>
-#include <cctype>
+
+#include "server/request_head.h"
 
 namespace moebius {
 
 namespace {
 
-ApiError malformed(const std::string& what) {
+ApiError malformed_form(const std::string& what) {
   return bad_request("the form is malformed: " + what, {}, "invalid_form");
-}
-
-bool same(std::string_view a, std::string_view lower) {
-  return std::equal(a.begin(), a.end(), lower.begin(), lower.end(),
-                    [](unsigned char x, unsigned char y) { return std::tolower(x) == y; });
-}
-
-std::string_view trim(std::string_view text) {
-  while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
-  while (!text.empty() && (text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
-  return text;
 }
 
 // What stands after "=": in quotes, where a backslash takes the next character, or up to the next semicolon.
@@ -46,7 +36,7 @@ std::optional<std::string> take_value(std::string_view& text) {
 template <class Call>
 bool for_parameters(std::string_view text, std::string_view kind, const Call& call) {
   const size_t end = std::min(text.find(';'), text.size());
-  if (!same(trim(text.substr(0, end)), kind)) return false;
+  if (!same_name(trim(text.substr(0, end)), kind)) return false;
   text.remove_prefix(end);
   while (!text.empty()) {
     if (!text.starts_with(';')) return false;
@@ -69,7 +59,7 @@ std::optional<std::string> form_boundary(std::string_view content_type) {
   std::string boundary;
   const bool read =
       for_parameters(content_type, "multipart/form-data", [&](std::string_view name, std::string value) {
-        if (same(name, "boundary")) boundary = std::move(value);
+        if (same_name(name, "boundary")) boundary = std::move(value);
       });
   const bool fits =
       !boundary.empty() && boundary.size() <= 70 &&
@@ -91,14 +81,14 @@ std::optional<ApiError> MultipartReader::take(std::string_view bytes) {
 
 std::optional<ApiError> MultipartReader::end() const {
   if (state_ == State::kOver) return {};
-  return malformed("it ends before its last boundary");
+  return malformed_form("it ends before its last boundary");
 }
 
 bool MultipartReader::step(std::optional<ApiError>& error) {
   switch (state_) {
     case State::kStart:
       if (!held_.starts_with(std::string_view(delimiter_).substr(0, held_.size()))) {
-        error = malformed("it does not begin with its boundary");
+        error = malformed_form("it does not begin with its boundary");
         return false;
       }
       if (held_.size() < delimiter_.size()) return false;
@@ -124,8 +114,8 @@ bool MultipartReader::read_boundary(std::optional<ApiError>& error) {
     state_ = State::kOver;
     return true;
   }
-  if (!held_.starts_with("\r\n")) error = malformed("a boundary's line does not end after it");
-  if (!error && ++parts_ > kParts) error = malformed("it has more than 32 parts");
+  if (!held_.starts_with("\r\n")) error = malformed_form("a boundary's line does not end after it");
+  if (!error && ++parts_ > kParts) error = malformed_form("it has more than 32 parts");
   if (error) return false;
   state_ = State::kHead;  // which begins with the line's end, so that an empty one is seen too
   return true;
@@ -133,7 +123,7 @@ bool MultipartReader::read_boundary(std::optional<ApiError>& error) {
 
 bool MultipartReader::read_head(std::optional<ApiError>& error) {
   const size_t end = held_.find("\r\n\r\n");
-  if (std::min(end, held_.size()) > kHeadBytes) error = malformed("the head of a part is too long");
+  if (std::min(end, held_.size()) > kHeadBytes) error = malformed_form("the head of a part is too long");
   if (error || end == std::string::npos) return false;
   FormPart part;
   bool named = false;
@@ -142,17 +132,18 @@ bool MultipartReader::read_head(std::optional<ApiError>& error) {
     const std::string_view line = head.substr(0, line_end);
     head.remove_prefix(std::min(line_end + 2, head.size()));
     const size_t colon = line.find(':');
-    if (colon == std::string_view::npos || !same(line.substr(0, colon), "content-disposition")) continue;
+    if (colon == std::string_view::npos || !same_name(line.substr(0, colon), "content-disposition")) continue;
     named = false;
     const bool read = for_parameters(trim(line.substr(colon + 1)), "form-data",
                                      [&](std::string_view name, std::string value) {
-                                       if (same(name, "name")) part.name = std::move(value), named = true;
-                                       if (same(name, "filename")) part.filename = std::move(value);
+                                       if (same_name(name, "name"))
+                                         part.name = std::move(value), named = true;
+                                       if (same_name(name, "filename")) part.filename = std::move(value);
                                      });
     named = named && read;
   }
   if (!named) {
-    error = malformed("a part has no Content-Disposition with a name");
+    error = malformed_form("a part has no Content-Disposition with a name");
     return false;
   }
   held_.erase(0, end + 4);

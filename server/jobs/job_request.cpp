@@ -16,35 +16,41 @@ namespace {
 constexpr double kLearningRate = 2e-3;  // that of `moebius finetune`, for a multiplier of 1
 constexpr size_t kSuffix = 64, kMetadata = 16, kKey = 64, kValue = 512, kTargets = 64;
 
-enum class Kind : uint8_t { kInteger, kNumber, kChoice, kNames, kFlag };
+enum class FieldKind : uint8_t { kInteger, kNumber, kChoice, kNames, kFlag };
 
 struct LoraField {
   const char* name;
   const char* argument;  // nullptr: learning_rate() has it
-  Kind kind;
+  FieldKind kind;
   double low = 0, high = 0;
   const char* usual = nullptr;  // what `moebius finetune` takes by itself; null: it depends
   std::array<const char*, 4> choices = {};
 };
 
 const LoraField kLoraFields[] = {
-    {"rank", "--rank", Kind::kInteger, 1, 65536, "16"},
-    {"alpha", "--alpha", Kind::kNumber, 1e-6, 1e6, "32"},
-    {"targets", "--targets", Kind::kNames},
-    {"optimizer", "--optimizer", Kind::kChoice, 0, 0, "\"muon\"", {"muon", "lora-muon", "adamw"}},
-    {"lr", nullptr, Kind::kNumber, 1e-12, 1e3},
-    {"weight_decay", "--weight-decay", Kind::kNumber, 0, 1e3, "0"},
-    {"schedule", "--schedule", Kind::kChoice, 0, 0, "\"cosine\"", {"cosine", "wsd", "linear", "constant"}},
-    {"warmup", "--warmup", Kind::kInteger, 0, 1e9, "0"},
-    {"clip", "--clip", Kind::kNumber, 1e-9, 1e9, "1"},
-    {"seq_len", "--max-tokens", Kind::kInteger, 2, 1 << 24},
-    {"cut_long", "--cut-long", Kind::kFlag},
-    {"micro_tokens", "--micro-tokens", Kind::kInteger, 2, 1 << 24},
-    {"accumulation", "--accumulate", Kind::kInteger, 1, 1 << 20},
-    {"steps", "--steps", Kind::kInteger, 1, 1e9},
-    {"eval_part", "--eval-part", Kind::kNumber, 0, 0.5, "0.05"},
-    {"patience", "--patience", Kind::kInteger, 0, 1e6, "0"},
-    {"adapter_layout", "--adapter-layout", Kind::kChoice, 0, 0, "\"fused\"", {"fused", "per-expert"}},
+    {"rank", "--rank", FieldKind::kInteger, 1, 65536, "16"},
+    {"alpha", "--alpha", FieldKind::kNumber, 1e-6, 1e6, "32"},
+    {"targets", "--targets", FieldKind::kNames},
+    {"optimizer", "--optimizer", FieldKind::kChoice, 0, 0, "\"muon\"", {"muon", "lora-muon", "adamw"}},
+    {"lr", nullptr, FieldKind::kNumber, 1e-12, 1e3},
+    {"weight_decay", "--weight-decay", FieldKind::kNumber, 0, 1e3, "0"},
+    {"schedule",
+     "--schedule",
+     FieldKind::kChoice,
+     0,
+     0,
+     "\"cosine\"",
+     {"cosine", "wsd", "linear", "constant"}},
+    {"warmup", "--warmup", FieldKind::kInteger, 0, 1e9, "0"},
+    {"clip", "--clip", FieldKind::kNumber, 1e-9, 1e9, "1"},
+    {"seq_len", "--max-tokens", FieldKind::kInteger, 2, 1 << 24},
+    {"cut_long", "--cut-long", FieldKind::kFlag},
+    {"micro_tokens", "--micro-tokens", FieldKind::kInteger, 2, 1 << 24},
+    {"accumulation", "--accumulate", FieldKind::kInteger, 1, 1 << 20},
+    {"steps", "--steps", FieldKind::kInteger, 1, 1e9},
+    {"eval_part", "--eval-part", FieldKind::kNumber, 0, 0.5, "0.05"},
+    {"patience", "--patience", FieldKind::kInteger, 0, 1e6, "0"},
+    {"adapter_layout", "--adapter-layout", FieldKind::kChoice, 0, 0, "\"fused\"", {"fused", "per-expert"}},
 };
 
 bool is_name(const std::string& text) {
@@ -73,16 +79,16 @@ void check_lora_field(Fields& in, const LoraField& field, const Json& value) {
   float number = 0;
   bool flag = false;
   switch (field.kind) {
-    case Kind::kInteger:
+    case FieldKind::kInteger:
       return in.integer(field.name, static_cast<int64_t>(field.low), static_cast<int64_t>(field.high),
                         integer);
-    case Kind::kNumber:
+    case FieldKind::kNumber:
       return in.number(field.name, field.low, field.high, number);
-    case Kind::kChoice:
+    case FieldKind::kChoice:
       return check_choice(in, field, value);
-    case Kind::kNames:
+    case FieldKind::kNames:
       return check_names(in, field, value);
-    case Kind::kFlag:
+    case FieldKind::kFlag:
       return in.boolean(field.name, flag);
   }
 }
@@ -230,7 +236,7 @@ std::vector<std::string> finetune_arguments(const JobRequest& request) {
   for (const LoraField& field : kLoraFields) {
     const auto given = request.lora.find(field.name);
     if (given == request.lora.end() || field.argument == nullptr) continue;
-    if (field.kind != Kind::kFlag)
+    if (field.kind != FieldKind::kFlag)
       out.push_back(fmt::format("{}={}", field.argument, argument_value(*given)));
     else if (*given == true)
       out.push_back(field.argument);

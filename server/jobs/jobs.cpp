@@ -17,23 +17,14 @@ namespace fs = std::filesystem;
 using std::chrono::milliseconds;
 using Clock = std::chrono::steady_clock;
 
-constexpr milliseconds kPoll{100};       // between two looks at a running job
+constexpr milliseconds kJobPoll{100};    // between two looks at a running job
 constexpr milliseconds kPatience{5000};  // that a client waits for what it asked for
 constexpr std::chrono::seconds kSaveEvery{10};
 constexpr int kRetryJobs_s = 60;  // a run takes minutes
 
-int64_t now_us() {
-  using namespace std::chrono;
-  return duration_cast<microseconds>(system_clock::now().time_since_epoch()).count();
-}
-
 ApiError wrong_status(const Job& job, const char* what) {
   return bad_request(fmt::format("the job is {} and cannot be {}", status_text(job.status), what), {},
                      "invalid_job_status");
-}
-
-ApiError disk_error() {
-  return {507, "server_error", "the job could not be written to the server's disk", {}, "disk_error"};
 }
 
 // The course of a run as OpenAI's result files have it.
@@ -156,7 +147,7 @@ std::optional<ApiError> Jobs::create(JobRequest request, Job& out) {
   if (!made.ok()) {
     log_.error("{}", made.message());
     folder.remove();
-    return disk_error();
+    return disk_error("job");
   }
   jobs_.push_back(std::move(job));
   set(jobs_.back(), JobStatus::kQueued, "Created fine-tuning job: " + jobs_.back().id);
@@ -279,7 +270,7 @@ std::unique_ptr<JobRun> Jobs::start(std::unique_lock<std::mutex>& lock, const st
       set(job, JobStatus::kFailed, job.error.message, EventLevel::kError);
       return nullptr;
     }
-    changed_.wait_for(lock, kPoll);
+    changed_.wait_for(lock, kJobPoll);
     if (stopping_ || wish_ == Wish::kPause) {
       set(*at(id), stopping_ ? JobStatus::kQueued : JobStatus::kPaused, "The job is paused");
       return nullptr;
@@ -303,7 +294,7 @@ void Jobs::watch(std::unique_lock<std::mutex>& lock, const std::string& id, JobR
     if (!asked && (stopping_ || wish_ == Wish::kPause)) run.ask_to_stop(), asked = true;
     if (stopping_ && !kill_at) kill_at = Clock::now() + options_.stop;
     if (kill_at && Clock::now() > *kill_at) run.kill();
-    changed_.wait_for(lock, kPoll);
+    changed_.wait_for(lock, kJobPoll);
   }
   note_progress(*at(id), run);
   finish(*at(id), run, *exit);

@@ -6,7 +6,7 @@ namespace moebius {
 
 namespace {
 
-constexpr std::chrono::milliseconds kPause{10};  // between two looks at answers that had nothing new
+constexpr std::chrono::milliseconds kAnswerPoll{10};  // between two looks at answers that had nothing new
 
 }  // namespace
 
@@ -59,7 +59,7 @@ void Background::loop() {
     lock.lock();
     for (const std::string& id : ended) entries_.remove_if([&](const Entry& e) { return e.id == id; });
     if (!ended.empty()) changed_.notify_all();
-    if (!any) changed_.wait_for(lock, kPause);
+    if (!any) changed_.wait_for(lock, kAnswerPoll);
   }
   entries_.clear();
 }

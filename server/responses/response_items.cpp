@@ -11,11 +11,6 @@ namespace moebius {
 
 namespace {
 
-std::string text_of(const Json& object, const char* key) {
-  const auto value = object.find(key);
-  return value != object.end() && value->is_string() ? value->get<std::string>() : "";
-}
-
 // A string or text parts as parts of one type.
 Json read_parts(const Json& content, const char* type, const std::string& name, Fields& in) {
   constexpr std::array<std::string_view, 4> kTexts = {"input_text", "output_text", "text", "reasoning_text"};
