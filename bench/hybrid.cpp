@@ -2,8 +2,9 @@
 // long a step takes beside what its parts must take, by the trace of the very steps that are timed.
 //
 //   decode    sum over layers of [attention, router] + max([shared and resident experts], [hand-off + cold])
-//   + [rest] dual      two sequences in two groups: max(all of the device's work, all of the CPU's) prefill
-//   max(link, device, CPU)
+//             + [rest]
+//   dual      sequences in two groups: max(all of the device's work, all of the CPU's)
+//   prefill   max(link, device, CPU)
 //
 // and beside the planner's prediction. The device's maths runs on one core and is to hide behind the modelled
 // times, the CPU's experts on the other; a busy machine shows in both. Arguments: a model's folder, made by
@@ -96,12 +97,8 @@ std::span<const Span> last_steps(const std::vector<Span>& device, size_t routers
   return std::span(device).last(std::min(device.size(), pieces * steps));
 }
 
-// Seconds of some steps of one sequence, by the model of a layer.
-struct LayerSums {
-  double bound = 0, handoff = 0;
-};
-
-LayerSums add_layers(std::span<const Span> device, std::span<const Span> cpu) {
+// Seconds of some steps in one group, by the model of a layer.
+double bound_of_layers(std::span<const Span> device, std::span<const Span> cpu) {
   struct Layer {
     double before = 0, beside = 0, after = 0, cold = 0;
   };
@@ -128,14 +125,13 @@ LayerSums add_layers(std::span<const Span> device, std::span<const Span> cpu) {
     (part == kBeside ? layer.beside : part == kAfter ? layer.after : layer.before) += s.length();
     if (part == kCopies || s.name == "router") part = kCopies, asked = s.end;
   }
-  LayerSums sums;
+  double bound = 0;
   const double handoff = median(there) + median(back);
   for (const Layer& l : layers) {
     const double cold = l.cold > 0 ? handoff + l.cold : 0;
-    sums.bound += l.before + std::max(l.beside, cold) + l.after;
-    sums.handoff += l.cold > 0 ? handoff : 0;
+    bound += l.before + std::max(l.beside, cold) + l.after;
   }
-  return sums;
+  return bound;
 }
 
 std::unique_ptr<Engine> open(const std::string& model, const Setting& s, const std::string& trace,
@@ -213,9 +209,8 @@ Decoded decode(const std::string& model, const Setting& s, bool overlap) {
   const double from = device.empty() ? 0 : device.front().begin;
   const auto first = std::ranges::find_if(trace.cpu, [&](const Span& c) { return c.begin >= from; });
   const std::span<const Span> cpu(first, trace.cpu.end());
-  const LayerSums sums = add_layers(device, cpu);
-  const double gpu = work_of(device), host = work_of(cpu) + sums.handoff;
-  result.bound_s = (result.in_two ? std::max(gpu, host) : sums.bound) / kSteps;
+  result.bound_s =
+      (result.in_two ? std::max(work_of(device), work_of(cpu)) : bound_of_layers(device, cpu)) / kSteps;
   return result;
 }
 
