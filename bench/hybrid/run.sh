@@ -4,5 +4,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 model=build/hybrid-model
-[ -f $model/config.json ] || build/moebius synth --geometry bench/hybrid/config.json --dtype int4 --out $model
+[ -f $model/config.json ] || build/moebius synth --geometry bench/hybrid/config.json --dtype int4 --out $model >&2
 exec build/bench_hybrid $model "$@"
