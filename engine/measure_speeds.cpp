@@ -11,7 +11,8 @@
 namespace moebius {
 namespace {
 
-constexpr int64_t kManyTokens = 64;
+constexpr int64_t kManyTokens = 64;     // of the host's products
+constexpr int64_t kDeviceTokens = 512;  // of the device's: with fewer it waits for the weights instead
 constexpr int kRuns = 3;
 constexpr int kManySmall = 64;
 constexpr double kMostBeside = 1000;                     // calls of the device beside the host's
@@ -70,22 +71,32 @@ class SpeedProbe {
 
   // As many experts as a token picks, or as the device has memory for beside some tokens.
   Status open() {
-    Arena measured(nullptr);
-    lay_out_tokens(config_, kManyTokens, measured);
-    const int64_t tokens_bytes = measured.used();
     count_ = std::min(config_.moe.top_k, std::ssize(here_));
-    for (;; count_ = (count_ + 1) / 2) {
-      Result<Buffer> memory = device_.alloc(static_cast<size_t>(tokens_bytes + chosen_bytes()));
-      if (!memory.ok() && count_ > 1) continue;
-      MOEBIUS_ASSIGN(on_device_, std::move(memory));
-      break;
+    for (;;) {
+      Result<Buffer> memory =
+          device_.alloc(static_cast<size_t>(bytes_of_tokens(device_tokens_) + chosen_bytes()));
+      if (!memory.ok() && device_tokens_ > kManyTokens) {
+        device_tokens_ = kManyTokens;
+      } else if (!memory.ok() && count_ > 1) {
+        count_ = (count_ + 1) / 2;
+      } else {
+        MOEBIUS_ASSIGN(on_device_, std::move(memory));
+        break;
+      }
     }
-    MOEBIUS_ASSIGN(on_host_, Buffer::host(static_cast<size_t>(tokens_bytes)));
-    MOEBIUS_ASSIGN(pinned_, device_.alloc_pinned(static_cast<size_t>(tokens_bytes)));
-    Arena host(on_host_), pinned(pinned_.as<char>(), pinned_.space()),
-        device(on_device_.as<char>() + chosen_bytes(), on_device_.space());
-    h_ = lay_out_tokens(config_, kManyTokens, host), p_ = lay_out_tokens(config_, kManyTokens, pinned);
-    d_ = lay_out_tokens(config_, kManyTokens, device);
+    MOEBIUS_ASSIGN(on_host_, Buffer::host(static_cast<size_t>(bytes_of_tokens(kManyTokens))));
+    Arena host(on_host_), device(on_device_.as<char>() + chosen_bytes(), on_device_.space());
+    h_ = lay_out_tokens(config_, kManyTokens, host);
+    d_ = lay_out_tokens(config_, device_tokens_, device);
+    const auto lay_out_pinned = [&](Arena& arena) {  // all that crosses to and fro
+      p_.h = arena.take(DType::kF32, {1, config_.hidden});
+      p_.ids = arena.take(DType::kI32, {device_tokens_, config_.moe.top_k});
+    };
+    Arena measured(nullptr);
+    lay_out_pinned(measured);
+    MOEBIUS_ASSIGN(pinned_, device_.alloc_pinned(static_cast<size_t>(measured.used())));
+    Arena pinned(pinned_.as<char>(), pinned_.space());
+    lay_out_pinned(pinned);
     choose(p_.ids, 0, count_);
     device_.copy(p_.ids, d_.ids);
     return device_.sync();
@@ -96,12 +107,13 @@ class SpeedProbe {
     const double bytes = static_cast<double>(chosen_bytes());
     double weights = 0;
     for (const ExpertWeights& e : chosen()) weights += weights_of(e);
-    const double operations = 2 * weights * static_cast<double>(kManyTokens);
-    const MachineSpeeds speeds{1e-9 * bytes / device_s(1),
-                               1e-9 * operations / device_s(kManyTokens),
+    const auto operations = [&](int64_t tokens) { return 2 * weights * static_cast<double>(tokens); };
+    const double device_GBs = 1e-9 * bytes / device_s(1);
+    const MachineSpeeds speeds{device_GBs,
+                               1e-9 * operations(device_tokens_) / device_products_s(device_GBs),
                                1e-9 * bytes / link_s,
                                1e-9 * bytes / host_token_s(),
-                               1e-9 * operations / host_s(0, kManyTokens),
+                               1e-9 * operations(kManyTokens) / host_s(0, kManyTokens),
                                kAssumedDiskGBs,
                                1e6 * handoff_s(),
                                1e6 * small_op_s()};
@@ -112,6 +124,11 @@ class SpeedProbe {
  private:
   std::span<const ExpertWeights> chosen() const {
     return std::span(here_).first(static_cast<size_t>(count_));
+  }
+  int64_t bytes_of_tokens(int64_t n) const {
+    Arena measured(nullptr);
+    lay_out_tokens(config_, n, measured);
+    return measured.used();
   }
   int64_t chosen_bytes() const {
     int64_t bytes = 0;
@@ -139,6 +156,13 @@ class SpeedProbe {
       compute_there(n);
       wait();
     });
+  }
+  // Of many tokens' products, but for the way of their rows: plans count it apart, at GBs.
+  double device_products_s(double GBs) {
+    const int64_t rows = device_tokens_ * (1 + count_);  // read and written
+    const double all_s = device_s(device_tokens_),
+                 rows_s = 1e-9 * static_cast<double>(4 * rows * config_.hidden) / GBs;
+    return std::max(all_s - rows_s, all_s / 4);
   }
   void compute_here(int64_t first, int64_t n) {
     choose(h_.ids, first, count_);
@@ -188,7 +212,7 @@ class SpeedProbe {
   Backend& device_;
   const std::vector<ExpertWeights> here_;
   std::vector<ExpertWeights> there_;  // the first count_
-  int64_t count_ = 0;
+  int64_t count_ = 0, device_tokens_ = kDeviceTokens;
   Buffer on_device_, on_host_, pinned_;
   Tokens h_, p_, d_;  // on the host, in pinned memory, on the device
   Status status_;

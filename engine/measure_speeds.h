@@ -9,9 +9,10 @@
 namespace moebius {
 
 // Brings the experts of a token to the device, and computes them on both sides for one token and for some
-// dozens: well below a second. Takes device memory for them, fewer where there is little, and for these
-// tokens meanwhile (kNoMemory); the device is idle before and after. The speed of the disk is not measured
-// but taken to be kAssumedDiskGBs. weights: of the host; at least one layer has experts.
+// dozens, on the device for some hundreds: well below a second on a GPU. Takes device memory for them, fewer
+// tokens and experts where there is little, meanwhile (kNoMemory); the device is idle before and after. The
+// speed of the disk is not measured but taken to be kAssumedDiskGBs. weights: of the host; at least one layer
+// has experts.
 Result<MachineSpeeds> measure_speeds(const ModelConfig& config, const Weights& weights, Backend& host,
                                      Backend& device);
 
