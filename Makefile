@@ -43,7 +43,7 @@ soak: thread-build
 
 thread-build: deps-test
 	cmake -S . -B build-thread -G Ninja -DMOEBIUS_SANITIZE=thread -DMOEBIUS_CUDA=OFF
-	cmake --build build-thread -j $(JOBS) --target staging_test disk_tier_test hybrid_soak_test scheduler_soak_test device_training_test
+	cmake --build build-thread -j $(JOBS) --target thread_tests
 
 # The whole suite under the address and undefined-behaviour sanitizers (about four times slower).
 sanitize: deps-test

@@ -3,6 +3,7 @@
 #include "engine/generator.h"
 
 namespace moebius {
+
 Result<GenerateStats> Engine::generate(Session& session, std::span<const int32_t> prompt,
                                        const GenerateOptions& options, const OnPiece& on_piece,
                                        const Session::Progress& progress) {

@@ -4,6 +4,7 @@
 #include "engine/scheduler_impl.h"
 
 namespace moebius {
+
 int64_t Scheduler::Impl::places_free() const {
   const int64_t computed = std::ranges::count_if(prompts, [](const auto& p) { return !p.ready; });
   return engine.options().sessions - computed - std::ssize(answers);

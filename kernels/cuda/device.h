@@ -90,7 +90,8 @@ namespace moebius::cuda {
 
 inline constexpr int kWarp = 32;
 
-// Before a loop over an array in registers, whose indices must be constants.
+// MOEBIUS_UNROLL: before a loop over an array in registers, whose indices must be constants.
+// MOEBIUS_NOT_INLINED: of a function whose code is large, called by kernels whose speed counts less.
 #ifdef MOEBIUS_EMULATE_CUDA
 #define MOEBIUS_UNROLL
 #define MOEBIUS_NOT_INLINED
